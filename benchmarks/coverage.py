@@ -1,11 +1,11 @@
-"""How often the project's intervals hold the truth, by simulation of worlds in which it is known, as tables in Markdown.
+"""Simulate how often the project's intervals contain the true value, in worlds where it is known; Markdown tables.
 
     python -m benchmarks.coverage [--part scores] [--replicates 2000] [--seed 0]
 
-A part is a list of cases. A case draws one data set and returns, by the name of the metric, the interval found on it and the
-true value. A table has a row a case and two columns a metric: the share of the replicates whose interval holds the true
-value (nominal 0.95, its standard error 0.005 for 2,000 replicates), and the mean width. Every case has random numbers of its
-own, so that a part gives the same table whatever else runs. Uses every core.
+A part is a list of cases. A case draws one data set and returns, for each metric, the interval found on it and the true value.
+A table has one row per case and two columns per metric: the share of replicates whose interval contains the true value
+(nominally 0.95; its standard error is 0.005 with 2,000 replicates), and the mean width. Every case has its own random numbers,
+so a part gives the same table whatever else runs. Uses every core.
 """
 
 import argparse
@@ -28,14 +28,14 @@ Simulate = Callable[[np.random.Generator], dict[str, tuple[Interval, float]]]
 
 
 class Case(NamedTuple):
-    """A world, and what is found on one data set drawn from it; `simulate` can be pickled."""
+    """A world, and the function that draws and evaluates one data set from it; `simulate` can be pickled."""
 
     name: str
     simulate: Simulate
 
 
 class Row(NamedTuple):
-    """What the replicates of a case gave, by the name of the metric."""
+    """The results of a case's replicates, by metric."""
 
     name: str
     coverage: dict[str, float]
@@ -55,7 +55,7 @@ def measure(case: Case, replicates: int, seed: int) -> Row:
 
 
 def table(title: str, rows: list[Row]) -> str:
-    """Return a table in Markdown, with the least coverage of each metric as its last line."""
+    """Return a Markdown table whose last line is the least coverage of each metric."""
     metrics = list(dict.fromkeys(name for row in rows for name in row.coverage))
     lines = [f"### {title}", "", "| | " + " | ".join(f"{name} | width" for name in metrics) + " |"]
     lines.append("|---|" + "---|" * 2 * len(metrics))
@@ -96,8 +96,8 @@ def one_run(
 
     Args:
         counts: images of each class.
-        recall: true one of each class; of two classes the threshold lies in the middle.
-        generator: of the logits.
+        recall: true recall of each class; with two classes the threshold lies in the middle.
+        generator: draws the logits.
     """
     labels = np.repeat(np.arange(len(counts)), counts)
     logits = generator.normal(size=(len(labels), len(counts)))
@@ -116,9 +116,9 @@ HALF_GROUPED = (
 
 
 def grouped_scores() -> list[Case]:
-    """Return the worlds of the metrics of one run on two classes of images in groups, of one class each or of both.
+    """Return the worlds of one run's metrics on images in groups, with two classes; a group has one class or both.
 
-    In the last ones only the images of the second class are in groups.
+    In the last worlds only the images of the second class are in groups.
     """
     worlds = []
     for number, size, alike in GROUPED:
@@ -140,7 +140,7 @@ def grouped_scores() -> list[Case]:
 def one_grouped_run(
     labels: np.ndarray, of: np.ndarray, alike: float, recall: float, generator: np.random.Generator
 ) -> dict[str, tuple[Interval, float]]:
-    """Draw one run of two classes, where the images of a group are about as hard as one another."""
+    """Draw one run with two classes; the images of a group are about equally hard."""
     hard = generator.normal(size=of.max() + 1)[of]
     noise = np.sqrt(alike) * hard + np.sqrt(1 - alike) * generator.normal(size=len(of))
     margin = (shift(recall, 2) + noise * np.sqrt(2)) * (2 * labels - 1)
@@ -152,13 +152,16 @@ def one_grouped_run(
 
 @functools.cache
 def shift(recall: float, classes: int) -> float:
-    """Return the shift with which the true class has the largest of the normal logits with probability `recall`."""
+    """Return the shift of the true class's normal logit that makes it the largest with probability `recall`."""
     return brentq(lambda d: WEIGHTS @ ndtr(POINTS + d) ** (classes - 1) - recall, 0, 20)
 
 
 @functools.cache
 def true_metrics(counts: tuple[int, ...], recall: float) -> dict[str, float]:
-    """Return the metrics of endlessly many images with the shares of `counts`; AUROC by 200,000 images of either kind."""
+    """Return the metrics of infinitely many images with the class shares of `counts`.
+
+    With more than two classes, AUROC is estimated from 200,000 positives and as many negatives.
+    """
     n, classes, d = np.array(counts, dtype=np.float64), len(counts), shift(recall, len(counts))
     wrong = (1 - recall) / (classes - 1)
     predicted = recall * n + wrong * (n.sum() - n)
@@ -186,17 +189,17 @@ UNEQUAL = {
 
 
 def accuracy() -> list[Case]:
-    """Return the worlds of an accuracy over seeds and images; one seed: of that trained network."""
+    """Return the worlds of an accuracy over seeds and images; with one seed, of that trained network."""
     return [Case(name, functools.partial(one_accuracy, *world)) for name, world in _seed_worlds()]
 
 
 def difference() -> list[Case]:
-    """Return the worlds of the difference of two settings of which the second is 0.02 worse."""
+    """Return the worlds of the difference of two settings, the second 0.02 worse."""
     return [Case(name, functools.partial(one_difference, *world)) for name, world in _seed_worlds()]
 
 
 def groups() -> list[Case]:
-    """Return the worlds of images in groups, of equal and of very unequal sizes."""
+    """Return the worlds of images in groups of equal and of very unequal sizes."""
     worlds = [(f"{number} groups of {size}", (size,) * number, alike, 1) for number, size, alike in GROUPS]
     worlds += [
         (name, sizes, alike, seeds) for name, sizes in UNEQUAL.items() for alike in (0.5, 1.5) for seeds in (1, 3, 5)
@@ -216,14 +219,14 @@ def _seed_worlds() -> list[tuple[str, tuple[int, int, float]]]:
 
 
 def _accuracies(spread: float) -> list[float]:
-    """Return the accuracies that seeds of this spread can have: where it is above the errors, it is another world."""
+    """Return the accuracies that seeds of this spread can have: the spread may not exceed the error rate."""
     return [value for value in ACCURACIES if spread <= (1 - value) + 1e-9]
 
 
 def one_accuracy(
     seeds: int, n: int, spread: float, generator: np.random.Generator
 ) -> dict[str, tuple[Interval, float]]:
-    """Draw what the seeds of a setting get right, for each accuracy."""
+    """Draw which images the seeds of a setting get right, for each accuracy."""
     found = {}
     for value in _accuracies(spread):
         (right,) = draw_rows(generator, [seed_world(value, spread)], seeds, n)
@@ -246,7 +249,7 @@ def one_difference(
 def one_grouped(
     sizes: tuple[int, ...], alike: float, seeds: int, generator: np.random.Generator
 ) -> dict[str, tuple[Interval, float]]:
-    """Draw the right images of one network, or of several seeds, in groups of these sizes, for each accuracy."""
+    """Draw which images, in groups of these sizes, one network or several seeds get right, for each accuracy."""
     found = {}
     for value in ACCURACIES:
         right, of = draw_groups(generator, value, sizes, alike, seeds)
@@ -268,9 +271,9 @@ PARTS: dict[str, tuple[str, Callable[[], list[Case]]]] = {
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--replicates", type=int, default=2000, help="of each case; 2000 by default")
+    options.add_argument("--replicates", type=int, default=2000, help="replicates of each case; 2000 by default")
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--part", choices=PARTS, help="all of them by default")
+    options.add_argument("--part", choices=PARTS, help="all parts by default")
     args = options.parse_args()
     with Pool() as pool:
         for title, cases in [PARTS[args.part]] if args.part else PARTS.values():

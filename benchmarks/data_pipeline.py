@@ -1,11 +1,11 @@
-"""How near training comes to the compute limit, and the gain of the pixel cache, against a plain loop.
+"""Compare training with the compute limit and with a plain loop, and measure the gain of the pixel cache.
 
     python -m benchmarks.data_pipeline --plain-loop FILE --root DIR [--weights FILE] [--repeats 5]
 
 Alternating runs in one session:
 - compute limit: forward, backward and optimizer step of the same network on one resident batch, channels last;
 - train.py with the study's recipe, and the plain loop, on DIR: steady images/s and the first epoch;
-- both on 12-megapixel JPEGs that this script makes (first epoch with the cache being built, and from the second on).
+- both on 12-megapixel JPEGs that this script makes: the first epoch, in which the cache is built, and later ones.
 Writes outputs/benchmarks/data_pipeline.json.
 """
 
@@ -48,19 +48,19 @@ print(60 * 16 / (time.perf_counter() - started))
 
 
 def compute_limit(memory: str = "kept") -> float:
-    """Measure images a second on one resident batch of 16; freed memory is `kept` as in train.py, or handled as `usual`."""
+    """Measure images/s on one resident batch of 16; freed memory is `kept` as in train.py, or handled as `usual`."""
     return float(run_python("-c", LIMIT, memory)[1])
 
 
 def plain_loop(script: str, root: Path, weights: str | None, epochs: int) -> dict[str, float]:
-    """Measure the plain loop: steady images a second, and the seconds of the first epoch."""
+    """Measure the plain loop: steady images/s, and the seconds of the first epoch."""
     _, printed = run_python(script, root, "--epochs", epochs, *(["--weights", weights] if weights else []))
     rates = [float(rate) for rate in re.findall(r"([\d.]+) images/s", printed)]
     return {"steady images/s": steady(rates), "first epoch, s": sum(1 for _ in root.glob("train/*/*")) / rates[0]}
 
 
 def train(root: Path, weights: str | None, epochs: int, cache: Path, *settings: str) -> dict[str, float]:
-    """Measure train.py: steady images a second, and the seconds from the start of reading to the end of the first epoch."""
+    """Measure train.py: steady images/s, and the seconds from the start of reading to the end of the first epoch."""
     with tempfile.TemporaryDirectory() as folder:
         run_python(
             PROJECT / "train.py", "datamodule=image_folder", f"datamodule.root={root}", f"datamodule.cache={cache}",
@@ -77,12 +77,12 @@ def train(root: Path, weights: str | None, epochs: int, cache: Path, *settings: 
 
 
 def steady(rates: list[float]) -> float:
-    """Return images a second over all epochs but the first; the epochs are equally long."""
+    """Return images/s over all epochs except the first; the epochs have the same number of images."""
     return len(rates[1:]) / sum(1 / rate for rate in rates[1:])
 
 
 def big_images(root: Path) -> Path:
-    """Make 40 noisy JPEGs of 4000 x 3000 pixels a class, and a few for validation."""
+    """Make 40 noisy JPEGs of 4000 x 3000 pixels per class, and a few for validation."""
     import numpy as np
     from PIL import Image
 

@@ -1,10 +1,10 @@
-"""What a trained network costs where it is used: torch, torch with channels last, ONNX, ONNX in whole numbers of 8 bits.
+"""What inference costs after training: torch, torch with channels last, ONNX, ONNX in 8-bit integers.
 
     python -m benchmarks.deployment --ckpt outputs/MODEL/DATE/checkpoints/best.ckpt [--repeats 5]
 
-One thread, alternating; latency of one image (p50 of 50 passes) and images a second in batches of 32. All get normalized
-images and return logits; the last four start from a decoded photo of 500 x 375, resized by Pillow or by the ONNX file
-itself, as Pillow does or with its own operator. Writes outputs/benchmarks/deployment.json.
+One thread, alternating; latency of one image (p50 of 50 passes) and images/s in batches of 32. The first four take normalized
+images and return logits; the last four start from a decoded photo of 500 x 375, resized by Pillow or by the ONNX file itself,
+which does it like Pillow or with ONNX's own operator. Writes outputs/benchmarks/deployment.json.
 """
 
 import functools
@@ -50,7 +50,7 @@ def on_torch(network: torch.nn.Module, memory_format: torch.memory_format) -> Mo
 
 
 def models(ckpt: str, folder: Path) -> dict[str, tuple[Model, Callable[[int], np.ndarray]]]:
-    """Return by name each way to run the network, and what makes a batch of a size for it."""
+    """Return, by name, each way to run the network and the function that makes a batch for it."""
     checkpoint = CheckpointBackend(Path(ckpt), "cpu")
     size = checkpoint.description.image_size
     generator = np.random.default_rng(0)

@@ -1,9 +1,9 @@
-"""What a trained network is in each format of export.py: size, latency, accuracy and how far it is from the checkpoint.
+"""Compare the formats of export.py: size, latency, accuracy and difference from the checkpoint.
 
     python -m benchmarks.export_formats --ckpt RUN/checkpoints/best.ckpt ... [--formats onnx litert_int8] [--repeats 5]
 
-Each checkpoint is exported once in each format and compared on the images of its run, as export.py does; then the files take
-one image of the network's own size on one thread, by turns (p50 of 50 passes). Prints a table in Markdown and writes
+Each checkpoint is exported once in each format and compared on the images of its run, as export.py does. Then the files, in
+turn, label one image of the network's own size on one thread (p50 of 50 passes). Prints a Markdown table and writes
 outputs/benchmarks/export_formats.json.
 """
 
@@ -40,7 +40,7 @@ HEAD = (
 
 
 def make_format(name: str, settings: list[str]) -> FileFormat:
-    """Return the format of a name in conf/format."""
+    """Return the format with this name in conf/format."""
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         return instantiate(compose("export", overrides=[f"format={name}", *settings]).format)
 
@@ -61,7 +61,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--ckpt", required=True, nargs="+", type=Path)
     options.add_argument(
-        "--formats", nargs="+", default=FORMATS, help="NAME or NAME,SETTING=VALUE; those of conf/format"
+        "--formats", nargs="+", default=FORMATS, help="NAME or NAME,SETTING=VALUE, with a NAME in conf/format"
     )
     args = options.parse_args()
     torch.set_num_threads(1)

@@ -1,11 +1,11 @@
-"""Images a second of train.py trainer=gpu, with CUDA graphs and without, against one batch that stays on the GPU.
+"""Compare images/s of train.py trainer=gpu, with and without CUDA graphs, with a single batch that stays on the GPU.
 
     python -m benchmarks.gpu --root DIR [--weights FILE] [--repeats 3] [--batch-sizes 16 128] [--epochs 4] [--device cuda]
 
-- the limit: forward, backward and optimizer step of the final network in bf16 on one resident batch, its kernels launched one
-  by one, and the whole step as one CUDA graph; in one process, alternating;
+- the limit: forward, backward and optimizer step of the final network in bf16 on one resident batch, with its kernels launched
+  one by one, and with the whole step as one CUDA graph; in one process, alternating;
 - training with the study's recipe: two sweeps of `--repeats` seeds, all settings with the first seed, then all with the second.
-  Images/s of all epochs but the first.
+  Images/s over all epochs except the first.
 
 `--device cpu` tries the script out, without graphs. Writes outputs/benchmarks/gpu.json.
 """
@@ -72,14 +72,14 @@ print(json.dumps(found))
 
 
 def limits(device: str, batches: list[int], repeats: int) -> Measured:
-    """Measure images a second on one resident batch."""
+    """Measure images/s on one resident batch."""
     found = json.loads(run_python("-c", LIMIT, device, repeats, *batches)[1].splitlines()[-1])
     names = {"False": "one resident batch, kernel by kernel", "True": "one resident batch, the whole step one graph"}
     return {f"batch {key.split()[0]}: {names[key.split()[1]]}": rates for key, rates in found.items()}
 
 
 def train(settings: list[str], swept: dict[str, list], epochs: int, repeats: int) -> dict[tuple, list[float]]:
-    """Measure images a second of a sweep over these keys; return those of all seeds by the values of the keys."""
+    """Measure images/s in a sweep over these keys; return those of all seeds by the values of the keys."""
     with tempfile.TemporaryDirectory() as folder:
         run_python(
             "train.py", "-m", *settings, f"seeds={repeats}", f"trainer.max_epochs={epochs}", f"hydra.sweep.dir={folder}",

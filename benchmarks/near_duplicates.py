@@ -1,11 +1,11 @@
-"""How long near duplicates among the images of fixed cameras are looked for, and how many planted ones are found.
+"""Measure how long the search for near duplicates takes on images of fixed cameras, and how many planted ones it finds.
 
     python -m benchmarks.near_duplicates [--images 3000 20000 100000] [--cameras 1] [--repeats 1]
 
-Made-up frames of 64 x 64: a scene, one to four boxes in it, exposure, light that wanders, noise; and 100 copies each with
-brightness +3 and +10%, a shift by 1%, JPEG at quality 50, a crop of 3%. The first look, and a later one, whose answers are
-kept. Wall and CPU seconds, memory, the share of copies found, groups without a planted copy. Writes
-outputs/benchmarks/near_duplicates.json.
+The frames are made up, 64 x 64: a scene with one to four boxes, exposure, wandering light and noise. Among them are 100 copies
+of each kind: brightness +3% and +10%, a shift by 1%, JPEG at quality 50, a crop of 3%. Measures the first search and a later
+one, which finds its answers cached: wall and CPU seconds, memory, the share of copies found, and groups without a planted copy.
+Writes outputs/benchmarks/near_duplicates.json.
 """
 
 import hashlib
@@ -71,7 +71,7 @@ def frame(generator: np.random.Generator, scene: np.ndarray, hour: float) -> np.
 
 
 class Frames:
-    """Images in memory, as a pixel cache gives them."""
+    """Images in memory, with the interface of a pixel cache."""
 
     def __init__(self, count: int, cameras: int, folder: Path):
         generator = np.random.default_rng(0)

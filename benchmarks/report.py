@@ -1,9 +1,9 @@
-"""A report of a thousand made-up runs: seconds and memory.
+"""Measure the seconds and the memory of a report on a thousand made-up runs.
 
     python -m benchmarks.report [--count 1000] [--images 200] [--repeats 3]
 
-Each run has metrics.csv of 12 epochs and predictions of test and validation. `--settings` is the number of rows, each with
-count / settings seeds. A measurement is `python report.py`, a process of its own. Writes outputs/benchmarks/report.json.
+Each run has a metrics.csv with 12 epochs, and predictions on test and validation. `--settings` is the number of rows, each with
+count / settings seeds. Each measurement runs `python report.py` as a new process. Writes outputs/benchmarks/report.json.
 """
 
 import resource
@@ -15,7 +15,7 @@ from tests.support.fake_runs import make_run
 
 
 def make_runs(root: Path, count: int, settings: int, images: int) -> None:
-    """Make `count` runs, some networks cheaper and worse than others."""
+    """Make `count` runs of `settings` networks, some cheaper and worse than others."""
     for index in range(count):
         row = index % settings
         make_run(
@@ -40,7 +40,7 @@ def main() -> None:
 
         def measure() -> dict[str, float]:
             seconds, _ = run_python("report.py", f"runs={root}")
-            memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # the largest of any child until now
+            memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # the largest of any child so far
             return {"s": seconds, "memory, MiB": memory, "page, MiB": (root / "report.html").stat().st_size / 2**20}
 
         report("report", alternate({f"{args.count:,} runs": measure}, args.repeats), **vars(args))

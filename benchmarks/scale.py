@@ -1,13 +1,13 @@
-"""What many images cost: reading them once, starting a job that knows them, memory, and the speed of the loader.
+"""Measure what many images cost: the first reading, starting a job with them cached, memory, and the speed of the loader.
 
     python -m benchmarks.scale [--counts 1000 100000 1000000] [--side 32] [--image-size 32] [--folder DIR] [--repeats 3]
 
-The images are made up: a class a folder, noise of 8 x 8 enlarged to SIDE, so that no two are alike. For each count and each
-`datamodule.cache_format`, in a process of its own:
-- first: seconds to list, decode, compare and audit them, and the peak of memory;
-- again: the same with all of it known, and an epoch of the loader with the study's augmentation, up to 20,000 images.
-Memory is what the data take beyond that of the process with all its imports: its own, and pages of files that it has mapped,
-which the system takes back where memory is short. Writes outputs/benchmarks/scale.json.
+The images are made up: one folder per class, noise of 8 x 8 pixels enlarged to SIDE, so no two are alike. For each count and
+each `datamodule.cache_format`, in a process of its own:
+- first: seconds to list, decode, compare and audit them, and peak memory;
+- again: the same with all of it cached, and an epoch of the loader with the study's augmentation, up to 20,000 images.
+Memory is what the data add to the process with all its imports: its own memory, and mapped pages of files, which the system
+reclaims when memory is short. Writes outputs/benchmarks/scale.json.
 """
 
 import json
@@ -64,7 +64,7 @@ print(json.dumps(found))
 
 
 def make_images(root: Path, count: int, side: int) -> Path:
-    """Make `count` JPEGs, where they are not there yet."""
+    """Make `count` JPEGs, unless the folder exists."""
     if not root.is_dir():
         for label in range(CLASSES):
             (root / f"class_{label:02d}").mkdir(parents=True)
@@ -85,7 +85,7 @@ def _make_part(root: Path, begin: int, count: int, side: int) -> None:
 
 
 def measure(root: Path, cache: Path, image_size: int, form: str, most: int) -> dict[str, float]:
-    """Set the data module up in a process of its own; `most` images of the loader's epoch are timed."""
+    """Set up the data module in a new process, and time `most` images of the loader's epoch; 0: none."""
     _, printed = run_python(
         "-c", PART, most, "datamodule=image_folder", f"datamodule.root={root}", f"datamodule.cache={cache}",
         f"model.image_size={image_size}", f"datamodule.cache_format={form}",
@@ -99,7 +99,7 @@ def main() -> None:
     options.add_argument("--side", type=int, default=32)
     options.add_argument("--image-size", type=int, default=32)
     options.add_argument("--formats", nargs="+", default=["uint8", "jpeg"])
-    options.add_argument("--folder", type=Path, help="keeps the images; they are made where they are not there")
+    options.add_argument("--folder", type=Path, help="keeps the images; missing ones are made")
     args = options.parse_args()
     if args.folder:
         args.folder.mkdir(parents=True, exist_ok=True)

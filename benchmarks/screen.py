@@ -1,12 +1,12 @@
-"""Does the screen know? Accuracy of probes and of the same networks fine-tuned, on the validation split, in one table.
+"""Can the screen be trusted? Compare probes with the same networks fine-tuned, by validation accuracy, in one table.
 
     python -m benchmarks.screen DIR ... elpv --weights tf_efficientnet_lite0=FILE shufflenet_v2_x0_5=FILE
         [--sizes 96 160] [--candidates 20] [--epochs 8] [--seed 1] [--jobs 1]
 
-DIR is a folder of images as of datamodule.root, and its name that of the row; any other name is a file of conf/datamodule.
-Every cut is screened; candidates evenly spaced among all cuts, by backbone, size and depth, are fine-tuned with recipe=fast.
-The interval is of the candidates: percentiles of 10,000 bootstrap samples of them. Runs and screens stay in
-outputs/benchmarks/screen: the same command resumes. Writes outputs/benchmarks/screen.json.
+DIR is a folder of images as for datamodule.root, and its name becomes that of the row; any other name is a file in
+conf/datamodule. Every cut is screened; candidates evenly spaced among all cuts, by backbone, size and depth, are fine-tuned
+with recipe=fast. The interval is over candidates: percentiles of 10,000 bootstrap samples. Runs and screens stay in
+outputs/benchmarks/screen, and the same command resumes. Writes outputs/benchmarks/screen.json.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def arguments_of(data: str) -> tuple[str, list[str]]:
 
 
 def screen(candidates: list[Candidate], weights: dict[str, str], folder: Path, overrides: list[str]) -> list[Pass]:
-    """Probe the candidates, in place; return the passes."""
+    """Probe the candidates in place; return the passes."""
     config = OmegaConf.create({"candidates": {"weights": weights}, "budget": {"minutes": None}})
     with initialize_config_dir(str(CONF), version_base="1.3"), Progress() as progress:
         return Screen(
@@ -98,14 +98,14 @@ def screen(candidates: list[Candidate], weights: dict[str, str], folder: Path, o
 
 
 def spread_out(candidates: list[Candidate], wanted: int) -> list[Candidate]:
-    """Return so many of those that were screened, evenly spaced."""
+    """Return `wanted` of the screened candidates, evenly spaced."""
     screened = [candidate for candidate in candidates if candidate.probe]
     places = np.linspace(0, len(screened) - 1, min(wanted, len(screened))).round().astype(int)
     return [screened[place] for place in places]
 
 
 def fine_tune(candidate: Candidate, folder: Path, overrides: list[str], weights: str, epochs: int, seed: int) -> Tried:
-    """Train a candidate, unless an earlier command has; return its validation accuracy beside that of its probe."""
+    """Train a candidate, unless an earlier command did; return its validation accuracy with that of its probe."""
     name = re.sub(r"[^\w.-]", "_", f"{candidate.backbone}-{candidate.keep}-{candidate.image_size}-{epochs}-{seed}")
     run = RunFolder(folder / name)
     if completed_record(run) is None:
@@ -129,13 +129,13 @@ def fine_tune(candidate: Candidate, folder: Path, overrides: list[str], weights:
 
 
 def rank_correlation(tried: list[Tried]) -> tuple[float, float, float]:
-    """Return Spearman's correlation of probed and fine-tuned accuracy with the bootstrap interval of the candidates."""
+    """Return Spearman's correlation of probed and fine-tuned accuracy with its bootstrap interval over candidates."""
     values = np.array([(each.probed, each.tuned) for each in tried])
     generator = np.random.default_rng(0)
     samples = []
     for _ in range(BOOTSTRAPS):
         drawn = values[generator.integers(0, len(values), len(values))]
-        if (np.ptp(drawn, axis=0) > 0).all():  # else there is no correlation
+        if (np.ptp(drawn, axis=0) > 0).all():  # else the correlation is undefined
             samples.append(spearmanr(*drawn.T).statistic)
     low, high = np.quantile(samples, [0.025, 0.975]) if samples else (np.nan, np.nan)
     whole = spearmanr(*values.T).statistic if (np.ptp(values, axis=0) > 0).all() else np.nan
@@ -167,10 +167,10 @@ def main() -> None:
     options.add_argument("data", nargs="+", help="folders of images, or files of conf/datamodule")
     options.add_argument("--weights", nargs="+", required=True, metavar="BACKBONE=FILE", help="or BACKBONE=auto")
     options.add_argument("--sizes", nargs="+", type=int, default=[96, 160])
-    options.add_argument("--candidates", type=int, default=20, help="that are fine-tuned of each data set")
+    options.add_argument("--candidates", type=int, default=20, help="number fine-tuned for each data set")
     options.add_argument("--epochs", type=int, default=8)
     options.add_argument("--seed", type=int, default=1)
-    options.add_argument("--jobs", type=int, default=1, help="trainings at once")
+    options.add_argument("--jobs", type=int, default=1, help="number of trainings at once")
     args = options.parse_args()
     tune_process()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)

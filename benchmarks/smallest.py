@@ -1,20 +1,22 @@
-"""smallest.py against the exhaustive grid and search.py over the same networks: what each answers, and what it costs.
+"""Compare smallest.py with an exhaustive grid and with search.py over the same networks: each one's answer and its cost.
 
     python -m benchmarks.smallest --data ants_bees=DIR elpv cifar_cat_dog=DIR \\
         --weights shufflenet_v2_x0_5=FILE tf_efficientnet_lite0=FILE [--parts smallest grid search] [--overrides OVERRIDE ...]
 
-DIR holds train/CLASS and test/CLASS, or val/CLASS, whose images then are the test images; elpv needs none. Of each data set:
+DIR contains train/CLASS and test/CLASS, or train/CLASS and val/CLASS, whose images then serve as test images; elpv needs no
+DIR. The parts for each data set:
 
-- smallest: `python smallest.py`, within --minutes; its smallest.json lists the networks of the other two parts.
-- grid: every network within --slack of the front of cost against probed accuracy, fine-tuned with recipe=fast and one seed (of
-  more than --most, so many evenly spaced ones and the best probed one); then the choice of smallest.py on validation, and test.
-- search: `python search.py` with the same backbones, cuts and sizes, accuracy and MACs; a search a backbone, since each has
-  weights and names of blocks of its own. --trials in all; by default as many as fit into the processor time of smallest.py, by
-  the mean time of the grid's runs. Then the same choice among its trials.
+- smallest: `python smallest.py` within --minutes; its smallest.json lists the networks for the other two parts.
+- grid: fine-tune every network within --slack of the front of cost against probed accuracy, with recipe=fast and one seed (if
+  there are more than --most, that many evenly spaced ones and the best probed one). Then choose on validation as smallest.py
+  does, and test.
+- search: `python search.py` with the same backbones, cuts and sizes, for accuracy and MACs; one search per backbone, because
+  each has its own weights and block names. --trials in total; by default as many as fit into the processor time of smallest.py,
+  by the mean time of the grid's runs. Then make the same choice among its trials.
 
-Whole processes, with the processor time of all that they start (of a benchmark that was killed, that of its last command is
-missing). Runs are kept in --folder: the same command resumes, and parts can be run one by one. OVERRIDE is of train.py and
-goes to all. Prints a Markdown table of what is there, and writes it to FOLDER/table.md.
+Each part is timed as whole processes, with the processor time of everything they start (if the benchmark was killed, that of
+its last command is missing). Runs are kept in --folder: the same command resumes, and parts can be run one by one. Each
+OVERRIDE of train.py applies to all parts. Prints a Markdown table of the results so far, and writes it to FOLDER/table.md.
 """
 
 import csv
@@ -50,7 +52,7 @@ SEED = "seed=1"
 
 
 class Answer(NamedTuple):
-    """What a part found."""
+    """The network that a part chose."""
 
     name: str
     macs: int
@@ -87,10 +89,10 @@ class Case:
 
     @property
     def record(self) -> SmallestRecord:
-        """What smallest.py has found.
+        """The record of smallest.py.
 
         Raises:
-            UserError: nothing yet.
+            UserError: there is none yet.
         """
         return SmallestRecord.read(self.folder / "smallest")
 
@@ -102,7 +104,7 @@ class Case:
         ]  # fmt: skip
 
     def run(self, part: str, script: str, *arguments: str) -> None:
-        """Run a command as a process, and append what it took to times.csv.
+        """Run a command as a process, and append its times to times.csv.
 
         Raises:
             SystemExit: it failed.
@@ -129,7 +131,7 @@ class Case:
             raise SystemExit(f"{self.folder / part}.log: the command ended with status {status}")
 
     def times(self, part: str, column: str = "processor_s") -> list[float]:
-        """Return the seconds of each command of a part that was run so far."""
+        """Return the seconds of each command of a part that has run so far."""
         times = self.folder / "times.csv"
         if not times.exists():
             return []
@@ -138,12 +140,13 @@ class Case:
 
 
 def near_front(candidates: Sequence[Candidate], cost: str, slack: float, most: int) -> list[int]:
-    """Return which candidates the grid trains, the cheapest first.
+    """Return the indices of the candidates that the grid trains, the cheapest first.
 
     Args:
+        candidates: of the search.
         cost: key of `common.smallest_record.COSTS`.
-        slack: of the probed value, up to which a candidate counts as on the front.
-        most: of more, so many are taken, evenly spaced in the order of their costs, and the best probed one.
+        slack: how far below the front a probed value may be.
+        most: if there are more, take this many, evenly spaced in the order of their costs, and the best probed one.
     """
     screened = [i for i, each in enumerate(candidates) if each.probe is not None and not each.excluded]
     screened.sort(key=lambda i: (candidates[i].costs.of(cost) or candidates[i].costs.macs, -candidates[i].probe.value))
@@ -216,7 +219,7 @@ def run_search(case: Case) -> None:
 
 
 def trials(case: Case) -> int:
-    """Return how many trials all searches of a data set have together."""
+    """Return the total number of trials for the searches of a data set."""
     grid, smallest, runs = sum(case.times("grid")), sum(case.times("smallest")), len(trained_runs(case, "grid"))
     if case.args.trials or not grid or not smallest or not runs:
         return case.args.trials or USUAL_TRIALS
@@ -224,9 +227,9 @@ def trials(case: Case) -> int:
 
 
 def whole_grid_s(case: Case) -> float:
-    """Return the processor time of all networks near the front with as many runs each as the reference has in the finals.
+    """Return the processor time of training all networks near the front, each as often as the reference in the finals.
 
-    Computed from the mean run of the grid, whose networks are evenly spaced among these; 0 where it has none.
+    It is computed from the mean run of the grid, whose networks are evenly spaced among these; 0 if the grid has no runs.
     """
     record, n_grid = case.record, len(trained_runs(case, "grid"))
     if not n_grid:
@@ -250,15 +253,15 @@ def trained_runs(case: Case, part: str) -> list[RunFolder]:
 
 
 def network_of(case: Case, run: RunFolder) -> Candidate:
-    """Return the candidate that a run has trained."""
+    """Return the candidate that a run trained."""
     settings = RunRecord.read(run).run.settings
     wanted = tuple(str(settings[f"model.{key}"]) for key in ("backbone", "keep", "image_size"))
     return next(each for each in case.record.candidates if (each.backbone, each.keep, str(each.image_size)) == wanted)
 
 
 def choose_run(case: Case, part: str) -> RunFolder | None:
-    """Return the run that the rule of smallest.py chooses on validation, against the most accurate one."""
-    runs = [run for run in trained_runs(case, part) if "retrained" not in run.path.parts]  # which search.py has tested
+    """Return the run that the rule of smallest.py chooses on validation, with the most accurate run as the reference."""
+    runs = [run for run in trained_runs(case, part) if "retrained" not in run.path.parts]  # search.py tested those
     if not runs:
         return None
     tables = [read_predictions(run, "val") for run in runs]
@@ -285,7 +288,7 @@ def test_folder(case: Case, part: str, run: RunFolder) -> Path:
 
 
 def answer(case: Case, part: str) -> Answer | None:
-    """Return what a part has found; None where it is not done."""
+    """Return the network that a part chose; None if the part is not done."""
     if part == "smallest":
         if not (case.folder / "smallest" / FILE).is_file() or (record := case.record).answer is None:
             return None
@@ -303,10 +306,10 @@ def answer(case: Case, part: str) -> Answer | None:
 
 
 def table(cases: Iterable[Case]) -> str:
-    """Return a Markdown table, a row a data set and part; processor time also as a share of the grid's.
+    """Return a Markdown table with one row per data set and part; processor time is also given as a share of the grid's.
 
-    And of the whole grid's, computed: all networks near the front, each with as many runs as the finals give one, which is
-    what the answer of smallest.py stands on.
+    A further column is the share of the whole grid's computed time: all networks near the front, each with as many runs as in
+    the finals, on which the answer of smallest.py is based.
     """
     titles = [
         "data", "by", "answer", "MACs", "test accuracy (95% interval)", "trained runs", "processor min", "of the grid's",
@@ -333,13 +336,13 @@ def main() -> None:
     options.add_argument("--weights", nargs="+", required=True, metavar="BACKBONE=FILE")
     options.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     options.add_argument("--folder", type=Path, default=RESULTS / "smallest")
-    options.add_argument("--sizes", type=int, nargs="+", help="of the images; those of smallest.py by default")
-    options.add_argument("--minutes", type=float, help="budget of smallest.py; none by default")
+    options.add_argument("--sizes", type=int, nargs="+", help="image sizes in pixels; those of smallest.py by default")
+    options.add_argument("--minutes", type=float, help="budget of smallest.py; no limit by default")
     options.add_argument("--good-enough", type=float, default=0.02)
-    options.add_argument("--slack", type=float, default=0.02, help="of a probe, below the front")
-    options.add_argument("--most", type=int, default=24, help="networks of the grid")
+    options.add_argument("--slack", type=float, default=0.02, help="how far below the front a probe may be")
+    options.add_argument("--most", type=int, default=24, help="most networks in the grid")
     options.add_argument("--trials", type=int)
-    options.add_argument("--overrides", nargs="*", default=[], metavar="OVERRIDE", help="further settings of train.py")
+    options.add_argument("--overrides", nargs="*", default=[], metavar="OVERRIDE", help="more settings of train.py")
     args = options.parse_args()
     args.folder = args.folder.resolve()
     cases = [Case(given, args) for given in args.data]

@@ -1,14 +1,16 @@
-"""How often the answer of smallest.py is wrong, by simulation of whole searches whose true accuracies are known.
+"""Simulate how often the answer of smallest.py is wrong, in whole searches whose true accuracies are known.
 
     python -m benchmarks.smallest_simulation [--replicates 2000] [--seed 0] [--only NAME] [--processes 1] [--count-raced]
         [--second-race]
 
-A search: many candidates with costs and true accuracies, a probe of each with noise, a race of eight of them and the best with
-one seed, finals of the reference (the most accurate in the race), of the cheapest that looks good enough in it and of the most
-accurate other one, with seeds or folds, of which the race's network is the first; then the project's own choice on validation
-and its proof on test (`evaluation.choice`). A network is right on an image with chance Phi(a + s + d + e): s differs between
-seeds, d between images (for all networks alike), e between images for one setting; the mean accuracy and its standard
-deviation (SD) between seeds are exactly those of the world. Prints a table in Markdown, a line a world.
+A search has many candidates with costs and true accuracies. Each gets a noisy probe; eight of them and the best one race with
+one seed. The finals are between the reference (the most accurate in the race), the cheapest that looks good enough in the race,
+and the most accurate of the others, with seeds or folds, the first of which is the race's network. Then come the project's own
+choice on validation and its proof on test (`evaluation.choice`).
+
+A network is right on an image with probability Phi(a + s + d + e): s differs between seeds, d between images (the same for all
+networks), e between images for one setting; the mean accuracy and its standard deviation (SD) between seeds are exactly those
+of the world. Prints a Markdown table with one line per world.
 """
 
 import argparse
@@ -23,40 +25,40 @@ from scipy.special import ndtr
 from benchmarks.worlds import IMAGES, seed_world
 from evaluation.choice import Finalist, Rule, choose, prove
 
-RACED, FINALISTS, SLACK = 8, 2, 0.06  # candidates; SLACK of probed accuracy
-PROBE = 0.04  # SD of what a probe is off
-OWN = 0.5  # of the variance of how easy images are: that of one setting
-ALIKE = 0.5  # of the variance of how easy images are: that of groups
+RACED, FINALISTS, SLACK = 8, 2, 0.06  # candidates, candidates, probed accuracy
+PROBE = 0.04  # SD of a probe's error
+OWN = 0.5  # share of the variance of how easy images are that is a setting's own
+ALIKE = 0.5  # share of the variance of how easy images are that groups share
 
 
 class World(NamedTuple):
-    """A kind of search; accuracies are of settings, that is the mean over endlessly many seeds."""
+    """A kind of search; accuracies are those of settings, which are means over infinitely many seeds."""
 
     name: str
     accuracies: tuple[float, ...]  # by cost, the cheapest first
     n_val: int
     n_test: int
     spread: float  # SD of the accuracies of seeds
-    n_seeds: int = 4  # the race's, which does not count for settings, and further ones
-    folds: bool = False  # in place of seeds: four, of four times the validation images
+    n_seeds: int = 4  # the race's seed, which does not count for settings, and the others
+    folds: bool = False  # four folds instead of seeds, on four times the validation images
     margin: float = 0.02
     target: float | None = None
-    small_class: float | None = None  # its share; balanced accuracy, and all that is below the best is lost on it
+    small_class: float | None = None  # share of a small class: balanced accuracy; all loss against the best is on it
     group_size: int = 1
-    best_validated: bool = False  # finalists are the best of the race, the cheapest is none
-    known: bool = False  # the reference is the last candidate, whoever is the first of the race: no luck of its own
+    best_validated: bool = False  # finalists are the best of the race, without the cheapest
+    known: bool = False  # the reference is the last candidate, whoever wins the race, so it has no luck of its own
 
 
 class Counts(NamedTuple):
-    """What the replicates of a world gave, as shares."""
+    """The results of a world's replicates, as shares."""
 
     shown: float
     shown_false: float
     trained: float
     trained_false: float
     good: float  # the chosen setting is truly good enough, whatever is shown
-    cost: float  # mean number of the chosen one among the candidates by cost, as a share
-    cost_shown: float  # likewise where something is shown
+    cost: float  # mean rank by cost of the chosen candidate, as a share of all candidates
+    cost_shown: float  # the same over the searches in which something is shown
 
 
 def worlds() -> list[World]:
@@ -119,7 +121,7 @@ def worlds() -> list[World]:
 
 
 class Images:
-    """One split: its images, and what networks get right of them."""
+    """One split: its images, and which of them networks get right."""
 
     def __init__(self, world: World, n: int, generator: np.random.Generator):
         self.generator, self.n, self.size = generator, n, world.group_size
@@ -138,7 +140,7 @@ class Images:
         return math.sqrt(ALIKE) * shared + math.sqrt(1 - ALIKE) * noise
 
     def right(self, setting: int, log_odds: np.ndarray) -> np.ndarray:
-        """Return what networks of a setting get right, (S, n), from a + s of each and each class, (S, K)."""
+        """Return which images networks of a setting get right, (S, n), from a + s of each network and class, (S, K)."""
         if setting not in self.own:
             self.own[setting] = self.easy + IMAGES * math.sqrt(OWN) * self._draw()
         noise = self.generator.standard_normal((len(log_odds), self.n), dtype=np.float32)
@@ -152,13 +154,13 @@ class Settings:
     def __init__(self, world: World):
         best, each = max(world.accuracies), np.array(world.accuracies)
         self.of_class = [[a] for a in each]
-        if world.small_class is not None:  # the large class is as good as that of the best
+        if world.small_class is not None:  # the large class is as accurate as the best setting's
             self.of_class = [[best, round(best - 2 * (best - a), 6)] for a in each]
         self.worlds = [[seed_world(a, world.spread) for a in classes] for classes in self.of_class]
         self.true = np.array([np.mean(classes) for classes in self.of_class])
 
     def train(self, index: int, luck: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return a + s of networks with this luck (S,), each class, and their true accuracies (S,)."""
+        """Return a + s of networks with this luck (S,) for each class, (S, K), and their true accuracies (S,)."""
         found = np.stack([a + sd * luck for a, sd in self.worlds[index]], axis=1)
         return found, ndtr(found / math.sqrt(1 + IMAGES**2)).mean(axis=1)
 
@@ -173,7 +175,11 @@ def score(right: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
 def one_search(
     world: World, settings: Settings, generator: np.random.Generator, count_raced: bool, second_race: bool
 ) -> tuple:
-    """Simulate a search; return the verdict, whether it and the claim on the trained networks are true, and the cost."""
+    """Simulate a search.
+
+    Return the verdict, whether the chosen setting is good enough, whether that is shown of the trained networks, whether it
+    is true of them, whether validation shows it, and the chosen candidate's index.
+    """
     n_all = 4 * world.n_val if world.folds else world.n_val
     val, test = Images(world, n_all, generator), Images(world, world.n_test, generator)
     raced_images = np.arange(n_all) % 4 == 0 if world.folds else np.ones(n_all, bool)
@@ -183,7 +189,7 @@ def one_search(
     networks, val_rows, scores = {}, {}, {}
 
     def race(indices: list[int]) -> tuple[int, float]:
-        """Train these; return the reference and the score that is good enough."""
+        """Train these candidates; return the reference and the score that is good enough."""
         for index in indices:
             networks[index] = generator.normal(size=1)
             val_rows[index] = val.right(index, settings.train(index, networks[index])[0])
@@ -224,7 +230,7 @@ def one_search(
 
 
 def screen(true: np.ndarray, generator: np.random.Generator) -> tuple[list[int], np.ndarray]:
-    """Return the candidates that are raced, the best of the probes and the cheapest that come near it; and all probes."""
+    """Return the candidates to race (the best probed one and the cheapest ones close to it), and all probes."""
     probed = true + PROBE * generator.standard_normal(len(true))
     best = int(probed.argmax())
     near = [index for index in range(len(true)) if index != best and probed[index] > probed[best] - SLACK]
@@ -236,7 +242,7 @@ def screen(true: np.ndarray, generator: np.random.Generator) -> tuple[list[int],
 
 
 def simulate(world: World, replicates: int, seed: int, count_raced: bool = False, second_race: bool = False) -> Counts:
-    """Count over many searches; `seed` and the world determine the random numbers."""
+    """Count the results of many searches; `seed` and the world determine the random numbers."""
     generator, settings = np.random.default_rng([seed, *repr(world).encode()]), Settings(world)
     found = [one_search(world, settings, generator, count_raced, second_race) for _ in range(replicates)]
     verdicts, good, trained, trained_good, _, chosen = (np.array(each) for each in zip(*found, strict=True))
@@ -250,7 +256,7 @@ def simulate(world: World, replicates: int, seed: int, count_raced: bool = False
 
 
 HEAD = (
-    "| world, validation and test images | SD | shown | of them wrong | as trained | of them wrong | chosen is good enough "
+    "| world, validation and test images | SD | shown | shown but wrong | as trained | as trained but wrong | chosen is good enough "
     "| its place by cost | where shown |\n|---|---|---|---|---|---|---|---|---|"
 )
 
@@ -266,15 +272,15 @@ def line(world: World, counts: Counts) -> str:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--replicates", type=int, default=2000, help="of each world; 2000 by default")
+    options.add_argument("--replicates", type=int, default=2000, help="replicates of each world; 2000 by default")
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--only", default="", help="worlds whose name has this; all by default")
+    options.add_argument("--only", default="", help="only worlds whose name contains this; all by default")
     options.add_argument("--processes", type=int, default=1)
     options.add_argument(
-        "--count-raced", action="store_true", help="let the race's seed count for settings: too often wrong"
+        "--count-raced", action="store_true", help="let the race's seed count for settings, which is wrong too often"
     )
     options.add_argument(
-        "--second-race", action="store_true", help="race eight more below the best where none is good enough for less"
+        "--second-race", action="store_true", help="race eight more below the best if no cheaper one is good enough"
     )
     args = options.parse_args()
     chosen, worst = [world for world in worlds() if args.only in world.name], (0.0, 0.0)

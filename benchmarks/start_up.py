@@ -1,9 +1,9 @@
-"""How long a command takes until it does something, against nothing but the imports.
+"""Measure how long commands take to start, compared with their imports.
 
     python -m benchmarks.start_up --root DIR [--runs FOLDER] [--repeats 5]
 
-Alternating in one session, whole processes: `import torch, torchvision, lightning`; train.py on DIR, its pixel cache warm,
-until its first optimizer step is done; `train.py --help`; a misspelt setting; report.py on FOLDER. Writes
+Whole processes, alternating in one session: `import torch, torchvision, lightning`; train.py on DIR with a warm pixel cache,
+until its first optimizer step is done; `train.py --help`; a misspelled setting; report.py on FOLDER. Writes
 outputs/benchmarks/start_up.json.
 """
 

@@ -1,11 +1,11 @@
-"""train.py against what one would write otherwise, in one table: start-up, speed, time to an accuracy, memory, processor time.
+"""Compare train.py with the usual alternatives in one table: start-up, speed, time to an accuracy, memory, processor time.
 
     python -m benchmarks.suite --root DIR --weights FILE --plain-loop FILE [--fastai PYTHON] [--target 0.80] [--repeats 5]
 
-DIR holds train/CLASS and val/CLASS. Alternating runs in one session; every contestant starts from the same pretrained backbone,
-trains with batches of 16 and prints a line an epoch; a run ends when its validation accuracy reaches the target, or at the
-limit. `--fastai` names a Python that has fastai; memory and processor time need psutil (pip install psutil). Writes
-outputs/benchmarks/suite.json and .png.
+DIR contains train/CLASS and val/CLASS. Runs alternate in one session. Every contestant starts from the same pretrained
+backbone, trains with batches of 16 and prints one line per epoch; a run ends when its validation accuracy reaches the target,
+or at the limit. `--fastai` names a Python interpreter with fastai; memory and processor time need psutil (pip install psutil).
+Writes outputs/benchmarks/suite.json and .png.
 """
 
 import argparse
@@ -40,7 +40,7 @@ Curve = list[tuple[float, float]]  # seconds, accuracy
 
 
 def contestants(args: argparse.Namespace, seed: int) -> dict[str, list[str]]:
-    """Return Python, script and arguments by name. The plain loop has a seed of its own, always the same."""
+    """Return the interpreter, script and arguments of each contestant, by name. The plain loop always has its own seed."""
     ours = [
         sys.executable, "train.py", "datamodule=image_folder", f"datamodule.root={args.root}", "trainer=cpu",
         f"model.weights={args.weights}", "stages=[fit]", f"seed={seed}",
@@ -64,7 +64,7 @@ def contestants(args: argparse.Namespace, seed: int) -> dict[str, list[str]]:
 
 
 def race(command: list[str], target: float, limit_s: float, images: int, curves: list[Curve]) -> dict[str, float]:
-    """Run until the target or the limit; return what COLUMNS names, and append the curve of accuracy over seconds."""
+    """Run until the target or the limit; return the values of COLUMNS, and append the curve of accuracy over seconds."""
     with tempfile.TemporaryDirectory() as folder:
         python, script, *rest = command
         rest += [f"hydra.run.dir={folder}/run"] if script == "train.py" else []
@@ -86,7 +86,7 @@ def race(command: list[str], target: float, limit_s: float, images: int, curves:
                     break
         if not curve:
             raise SystemExit(f"{' '.join(command)} printed no epoch:\n{''.join(printed[-20:])}")
-        cpu_s = total(family, lambda each: sum(each.cpu_times()[:4]))  # with that of children that have ended
+        cpu_s = total(family, lambda each: sum(each.cpu_times()[:4]))  # including children that have ended
         end(process)
         times = [float(line) - started for line in steps.read_text().split()]
     curves.append(curve)
@@ -97,7 +97,7 @@ def race(command: list[str], target: float, limit_s: float, images: int, curves:
 
 
 def total(family: list[psutil.Process], value_of: Callable[[psutil.Process], float]) -> float:
-    """Sum a value over the processes of a contestant that have not ended in between."""
+    """Sum a value over those processes of a contestant that are still alive."""
     values = []
     for each in family:
         with contextlib.suppress(psutil.Error):
@@ -116,7 +116,7 @@ def end(process: subprocess.Popen) -> None:
 
 
 def images_per_s(steps: list[float], epoch_ends: list[float], images: int) -> float:
-    """Return the rate of the training part of all epochs but the first: from the first to the last step of each."""
+    """Return images/s of training in all epochs except the first: from the first to the last step of each epoch."""
     seen, seconds = 0, 0.0
     for start, end in itertools.pairwise(epoch_ends):
         of_epoch = [step for step in steps if start < step < end]
@@ -127,7 +127,7 @@ def images_per_s(steps: list[float], epoch_ends: list[float], images: int) -> fl
 
 
 def table(measured: Measured, names: Iterable[str], target: float) -> str:
-    """Return a Markdown table, a row a contestant; ratios to the plain loop are run by run."""
+    """Return a Markdown table with one row per contestant; ratios to the plain loop are taken run by run."""
     baseline = measured[f"{PLAIN}, {TO_TARGET}"]
     titles = [f"contestant (n = {len(baseline)})", *COLUMNS, "of the plain loop's time"]
     lines = [
@@ -139,7 +139,7 @@ def table(measured: Measured, names: Iterable[str], target: float) -> str:
 
 
 def draw(curves: dict[str, list[Curve]], target: float) -> Figure:
-    """Draw validation accuracy against seconds since the command, a line a run."""
+    """Draw validation accuracy against seconds since the command, one line per run."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     colors = ("#D55E00", "#0072B2", "#000000", "#009E73", "#CC79A7")  # Okabe & Ito
@@ -164,8 +164,8 @@ def main() -> None:
     options.add_argument("--fastai")
     options.add_argument("--target", type=float, default=0.80)
     options.add_argument("--limit", type=float, default=150, help="seconds for each run")
-    options.add_argument("--epochs", type=int, default=6, help="of recipe=fast")
-    options.add_argument("--seed", type=int, default=11, help="of the first repeat; each next one is 1 higher")
+    options.add_argument("--epochs", type=int, default=6, help="epochs of recipe=fast")
+    options.add_argument("--seed", type=int, default=11, help="seed of the first repeat; each later one adds 1")
     args = options.parse_args()
     args.root = args.root.resolve()
     args.weights, args.plain_loop = (str(Path(path).resolve()) for path in (args.weights, args.plain_loop))

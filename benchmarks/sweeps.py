@@ -1,11 +1,11 @@
-"""A sweep of eight jobs one after the other, and side by side with other launchers: whole processes, alternating.
+"""Time a sweep of eight jobs, one after the other and in parallel with other launchers: whole processes, alternating.
 
     python -m benchmarks.sweeps --root DIR [--repeats 3] [--jobs 8] [--launchers basic joblib ray] [OVERRIDE ...]
 
-Also what one job more costs, from a sweep of one job and the one of all: jobs an hour, and seconds of the processor, which
-other processes do not change (of the launchers whose processes are this one's children). With tiny trainings (--root tests'
-images, trainer.max_epochs=1) that is the overhead of a job.
-Writes outputs/benchmarks/sweeps.json.
+Also measures what an additional job costs, from a sweep of one job and the sweep of all: jobs per hour, and seconds of
+processor time, which other processes do not affect (only for launchers whose processes are children of this one). With tiny
+trainings (--root with the tests' images, trainer.max_epochs=1) that is the overhead of a job. Writes
+outputs/benchmarks/sweeps.json.
 """
 
 import functools
@@ -23,7 +23,7 @@ ONE_CORE = ["hydra.launcher.cpus_per_task=1", "hydra.launcher.gpus_per_node=null
 
 
 def sweep(launcher: str, jobs: int, settings: list[str], folder: Path) -> tuple[float, float]:
-    """Measure the seconds from the start of the command to its end, and those of the processor."""
+    """Measure the seconds from start to end of the command, and its seconds of processor time."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds, _ = run_python(
         "train.py",
@@ -45,9 +45,9 @@ def main() -> None:
     options.add_argument("--root", required=True, type=Path, help="folder of images")
     options.add_argument("--jobs", type=int, default=8)
     options.add_argument(
-        "--launchers", nargs="+", default=["basic", "joblib"], help="the first one is what others are compared with"
+        "--launchers", nargs="+", default=["basic", "joblib"], help="the others are compared with the first one"
     )
-    options.add_argument("overrides", nargs="*", help="further settings of train.py")
+    options.add_argument("overrides", nargs="*", help="more settings of train.py")
     args = options.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folders = (Path(name, f"sweep-{index}") for index in itertools.count())

@@ -1,4 +1,4 @@
-"""What the benchmarks share: alternating measurements, their spread, and the file of results in outputs/benchmarks."""
+"""Shared by the benchmarks: alternating measurements, their spread, and the file of results in outputs/benchmarks."""
 
 import argparse
 import json
@@ -17,16 +17,16 @@ Measured = dict[str, list[float]]
 
 
 def parser(doc: str, repeats: int = 5) -> argparse.ArgumentParser:
-    """Return a parser of `--repeats` that shows the script's docstring as its help."""
+    """Return an argument parser with `--repeats` that shows the script's docstring as its help."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--repeats", type=int, default=repeats, help=f"of every measurement; {repeats} by default")
     return made
 
 
 def alternate(measures: Mapping[str, Callable[[], float | dict[str, float]]], repeats: int) -> Measured:
-    """Run every measure in turn, `repeats` times; return the values of each by its name.
+    """Run all measures in turn, `repeats` times; return the values of each by its name.
 
-    A measure that returns several values names them; they are kept as `NAME, VALUE'S NAME`.
+    If a measure returns several named values, each is kept as `NAME, VALUE'S NAME`.
     """
     found: Measured = {}
     for _ in range(repeats):
@@ -62,7 +62,7 @@ def run_python(*arguments: object, check: bool = True) -> tuple[float, str]:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return `12.3 (11.9 to 13.0)`: the median, the smallest and the largest; of those reached, where some are NaN."""
+    """Return `12.3 (11.9 to 13.0)`: the median, the smallest and the largest; NaN values are not counted."""
     reached = [value for value in values if not math.isnan(value)]
     if not reached:
         return "-"
@@ -76,7 +76,7 @@ def _four_digits(value: float) -> str:
 
 
 def ratios(values: Sequence[float], baseline: Sequence[float]) -> list[float]:
-    """Return the ratio of each pair of measurements that followed one another."""
+    """Return the ratio of each pair of consecutive measurements."""
     return [ours / theirs for ours, theirs in zip(values, baseline, strict=True)]
 
 

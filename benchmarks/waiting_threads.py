@@ -1,10 +1,10 @@
-"""How long threads of OpenMP may spin for one another: images/s of training, on a quiet machine and beside busy processes.
+"""How long should OpenMP threads spin while they wait? Images/s of training, on a quiet machine and beside busy processes.
 
     python -m benchmarks.waiting_threads [--beside 0 1 2] [--repeats 5]
 
-The compute limit of data_pipeline.py (one resident batch of the final network), each in a process of its own, by turns: as
-OpenMP of GNU is by itself, with several sizes of GOMP_SPINCOUNT, of them that of engine/process_tuning.py, and with
-OMP_WAIT_POLICY=passive, beside so many processes that only count. Writes outputs/benchmarks/waiting_threads.json.
+Measures the compute limit of data_pipeline.py (one resident batch of the final network), each time in a new process, in turn:
+with the default of GNU OpenMP, with several values of GOMP_SPINCOUNT, including that of engine/process_tuning.py, and with
+OMP_WAIT_POLICY=passive; each beside the given numbers of busy processes. Writes outputs/benchmarks/waiting_threads.json.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ WAITING = {
 
 @contextlib.contextmanager
 def busy_processes(count: int) -> Iterator[None]:
-    """Let so many processes count, each on a core of its own where there is one."""
+    """Keep `count` processes busy in an endless loop."""
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield

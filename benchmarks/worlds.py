@@ -1,4 +1,4 @@
-"""Worlds with known truth: seeds and images of which every outcome's chance is known."""
+"""Simulated worlds whose truth is known: the probability of every outcome, for each seed and image."""
 
 import functools
 import math
@@ -16,7 +16,7 @@ IMAGES = 2.0  # standard deviation of how easy images are
 
 @functools.cache
 def seed_world(accuracy: float, seeds_sd: float) -> tuple[float, float]:
-    """Return a and the SD of s for these accuracies of seeds that are right with chance Phi(a + s + d), d ~ N(0, 2^2)."""
+    """Return a and the SD of s for seeds of this mean accuracy and SD, right with chance Phi(a + s + d), d ~ N(0, 2^2)."""
     scale = math.sqrt(1 + IMAGES**2)
     start = norm.ppf(accuracy) * scale
     if seeds_sd == 0:
@@ -33,16 +33,16 @@ def seed_world(accuracy: float, seeds_sd: float) -> tuple[float, float]:
 
 
 def draw_rows(generator, worlds, n_seeds: int, n_images: int) -> list[np.ndarray]:
-    """Draw what each setting's seeds get right of the same images: (S, n) bool for each (a, SD) of `seed_world`."""
+    """Draw which of the same images each setting's seeds get right: (S, n) bool for each (a, SD) of `seed_world`."""
     easy = generator.normal(0, IMAGES, (1, n_images))
     noise = (n_seeds, n_images)
     return [a + sd * generator.normal(size=(n_seeds, 1)) + easy + generator.normal(size=noise) > 0 for a, sd in worlds]
 
 
 def draw_groups(generator, accuracy: float, sizes: Sequence[int], alike: float, n_seeds: int = 1):
-    """Draw what seeds get right of images in groups of these sizes: (S, n) bool and the (n,) numbers of the groups.
+    """Draw which images, in groups of these sizes, seeds get right: (S, n) bool and group numbers (n,).
 
-    `alike` is the SD of groups in units of that of images; beside it several seeds have noise of their own of that size.
+    `alike` is the SD between groups in units of the SD between images; several seeds also have their own noise with that SD.
     """
     groups, noise = np.repeat(np.arange(len(sizes)), sizes), float(n_seeds > 1)
     chance = norm.ppf(accuracy) * math.sqrt(1 + alike**2 + noise) + alike * generator.normal(size=len(sizes))[groups]

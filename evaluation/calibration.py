@@ -1,4 +1,4 @@
-"""How far the probabilities of a network can be trusted: calibration, temperature, selective prediction.
+"""How far to trust a network's probabilities: calibration, temperature, selective prediction.
 
 n images, K classes. The confidence of an image is its largest probability. NaN is refused everywhere (ValueError).
 """
@@ -17,11 +17,11 @@ from evaluation.scores import checked
 
 ROUNDED_TO_ZERO = 5e-7  # the largest probability that the six digits of predictions.csv show as 0
 TEMPERATURES = (0.05, 20.0)  # bounds of the search
-GROUPED_STEPS = 100  # a design effect each
+GROUPED_STEPS = 100  # each needs a design effect
 
 
 class ConfidenceBin(NamedTuple):
-    """The images of one bin of confidence, [low, high); means are None where there are none."""
+    """The images of one bin of confidence, [low, high); means are None if there are no images."""
 
     low: float
     high: float
@@ -41,7 +41,7 @@ def brier(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> list[ConfidenceBin]:
-    """Return equal bins of confidence; the last one includes a confidence of 1.
+    """Return bins of confidence of equal width; the last one includes a confidence of 1.
 
     Guo et al. 2017, arXiv:1706.04599, eq. 1 and 2, fig. 1. Labels (n,), probabilities (n, K).
     """
@@ -57,7 +57,7 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -
 def ece(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:
     """Return the expected calibration error, Guo et al. 2017, arXiv:1706.04599, eq. 3.
 
-    As in torchmetrics, bins are [low, high), and a confidence of exactly 1 has a bin of its own. Labels (n,),
+    As in torchmetrics, bins are [low, high), and a confidence of exactly 1 has its own bin. Labels (n,),
     probabilities (n, K).
     """
     confidence, correct, index = _binned(labels, probabilities, bins)
@@ -68,20 +68,20 @@ def ece(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:
 def ece_by_chance(
     probabilities: np.ndarray, bins: int = 15, effect: float = 1.0, draws: int = 1000, seed: int = 0
 ) -> EceByChance:
-    """Return the ECE that a perfectly calibrated network with these confidences shows: it is not 0 with few images.
+    """Return the ECE that a perfectly calibrated network with these confidences would show; with few images it is not 0.
 
-    Each draw calls an image right with the probability of its confidence. Broecker & Smith 2007, Weather and Forecasting
-    22:651-661 ("consistency resampling"). Of more than 40,000 images fewer draws are made, never under 200.
+    In each draw an image is right with a probability equal to its confidence. Broecker & Smith 2007, Weather and Forecasting
+    22:651-661 ("consistency resampling"). With more than 40,000 images fewer draws are made, but at least 200.
 
     Args:
         probabilities: (n, K).
         bins: as of `ece`.
-        effect: `design_effect` of images in groups, by whose root the error of chance is larger.
+        effect: `design_effect` of images in groups; the error by chance is larger by its square root.
         draws: at most.
         seed: of the draws.
     """
     confidence, _, index = _binned(np.argmax(probabilities, axis=1), probabilities, bins)
-    starts = np.flatnonzero(np.diff(index, prepend=-1))  # the most confident come first, so that bins are contiguous
+    starts = np.flatnonzero(np.diff(index, prepend=-1))  # the most confident come first, so bins are contiguous
     sums, n = np.add.reduceat(confidence, starts), len(confidence)
     draws = min(draws, max(FEWEST_RESAMPLES, DRAWS // n))
     generator, found = np.random.default_rng(seed), []
@@ -93,7 +93,7 @@ def ece_by_chance(
 
 
 def logarithm(probabilities: np.ndarray) -> np.ndarray:
-    """Return the natural logarithm, with 0 taken as 5e-7: what predictions.csv shows as 0 is not impossible.
+    """Return the natural logarithm, with 0 replaced by 5e-7, because a 0 in predictions.csv does not mean impossible.
 
     Raises:
         ValueError: NaN.
@@ -109,15 +109,15 @@ def fit_temperature(labels: np.ndarray, log_probabilities: np.ndarray) -> float:
 
     Guo et al. 2017, arXiv:1706.04599, sec. 4.2, with the targets of Platt 1999, Advances in Large Margin Classifiers, p.
     61-74: the true class counts (n + 1) / (n + 2), and the other classes share the rest in proportion to their own
-    probabilities. Without that the best T of images that are nearly all right runs to its lower bound, and calibrated
-    probabilities to 1. Images that are all right tell no temperature: T is 1. A bounded search on log T.
+    probabilities. Without smoothing, the best T for images that are nearly all right runs to its lower bound, and calibrated
+    probabilities to 1. If all images are right, T cannot be fitted and is 1. The search is bounded and over log T.
 
     Args:
         labels: (n,) class indices.
-        log_probabilities: (n, K) logits or log-probabilities, finite as from `logarithm`.
+        log_probabilities: (n, K) logits or log-probabilities, finite, e.g. from `logarithm`.
 
     Raises:
-        ValueError: shapes that do not fit, or values that are not finite.
+        ValueError: the shapes do not match, or values are not finite.
     """
     labels, logs = checked(labels, log_probabilities)
     n, truth = len(labels), np.eye(logs.shape[1], dtype=bool)[labels]
@@ -140,13 +140,13 @@ def at_bound(temperature: float) -> bool:
 
 
 def with_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Return softmax(log p / temperature) of probabilities (n, K); the largest stays the largest.
+    """Return softmax(log p / temperature) of probabilities (n, K); the most probable class stays the same.
 
     Raises:
-        ValueError: a temperature that is not above 0, or NaN.
+        ValueError: the temperature is not above 0, or a value is NaN.
     """
     if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature={temperature}; use one above 0, as from fit_temperature")
+        raise ValueError(f"temperature={temperature}; use one above 0, e.g. from fit_temperature")
     scaled = logarithm(probabilities) / temperature
     return np.exp(scaled - logsumexp(scaled, axis=1, keepdims=True))
 
@@ -168,17 +168,17 @@ def confidence_for_accuracy(
     delta: float,
     groups: np.ndarray | None = None,
 ) -> float | None:
-    """Find the smallest confidence from which on an accuracy can be promised; None where these images promise none.
+    """Find the smallest confidence from which on an accuracy can be promised; None if these images promise none.
 
-    With a probability of at least 1 - delta the accuracy of new images of the same source with at least this confidence
-    is the target or more. Learn then Test (Angelopoulos et al. 2021, arXiv:2110.01052, sec. 2) with fixed-sequence testing:
-    of the m most confident images, m rising, the hypothesis "they are right less often than the target" is rejected
-    while P(Binomial(m, 1 - target) <= errors among them) <= delta, from the first m that could be rejected at all; the
-    first one that is not ends it. Only confidences order the hypotheses, so that one delta serves all of them. Images
-    of equal confidence enter together. In groups m images count as m / design effect, the effect of these very images: the
-    most confident ones may be of few groups where all are of many. Then about `GROUPED_STEPS` values of m are tested.
+    With a probability of at least 1 - delta, the accuracy of new images from the same source with at least this confidence is
+    the target or more. This is Learn then Test (Angelopoulos et al. 2021, arXiv:2110.01052, sec. 2) with fixed-sequence
+    testing: for the m most confident images, with rising m, the hypothesis "they are right less often than the target" is
+    rejected if P(Binomial(m, 1 - target) <= errors among them) <= delta. The sequence starts at the first m that could be
+    rejected at all, and ends at the first that is not. Only confidences order the hypotheses, so all of them are tested at the
+    same delta. Images of equal confidence enter together. In groups, m images count as m / design effect, with the effect of
+    these m images, because the most confident ones may come from few groups; then about `GROUPED_STEPS` values of m are tested.
 
-    It presumes images that did not choose the network: where they also chose its epoch, it promises a little too much.
+    It assumes images that did not choose the network: if they also chose its epoch, it promises a little too much.
 
     Args:
         labels: (n,) class indices.
@@ -195,7 +195,7 @@ def confidence_for_accuracy(
     if groups is not None and len(m):
         groups = groups[np.argsort(-probabilities.max(axis=1), kind="stable")]
         m = np.unique(m[np.searchsorted(m, np.geomspace(m[0], m[-1], GROUPED_STEPS).astype(int))])
-        # Without an error; which m are tested must not depend on what is right
+        # As if without an error: which m are tested must not depend on what is right
         needed = [images_needed(target_accuracy, delta, design_effect(np.ones(k, bool), groups[:k])) for k in m]
         m = m[m >= needed]
         effect = np.array([design_effect(correct[:k], groups[:k]) for k in m])
@@ -206,7 +206,7 @@ def confidence_for_accuracy(
 
 
 def images_needed(target_accuracy: float, delta: float, effect: float = 1.0) -> float:
-    """Return how many images without an error promise an accuracy: target^(n / effect) <= delta; infinite for 1."""
+    """Return how many images without an error suffice to promise an accuracy: target^(n / effect) <= delta; infinite for 1."""
     if not 0 < target_accuracy < 1:
         return math.inf
     return max(1, math.ceil(effect * math.log(delta) / math.log(target_accuracy)))
@@ -215,9 +215,9 @@ def images_needed(target_accuracy: float, delta: float, effect: float = 1.0) -> 
 def selective_accuracy(
     labels: np.ndarray, probabilities: np.ndarray, confidence: float, groups: np.ndarray | None = None
 ) -> Selective:
-    """Measure selective prediction: the images with at least this confidence.
+    """Measure selective prediction, on the images with at least this confidence.
 
-    Labels (n,), probabilities (n, K), group numbers (n,) that widen the interval; None: each image is its own.
+    Labels (n,), probabilities (n, K); group numbers (n,) widen the interval, None: each image is its own group.
     """
     labels, probabilities = checked(labels, probabilities)
     kept = probabilities.max(axis=1) >= confidence
@@ -228,7 +228,7 @@ def selective_accuracy(
 
 
 def _sorted(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the confidence and whether the largest probability is right, (n,) each, the most confident first."""
+    """Return the confidence and whether the predicted class is right, (n,) each, the most confident image first."""
     labels, probabilities = checked(labels, probabilities)
     confidence = probabilities.max(axis=1)
     order = np.argsort(-confidence, kind="stable")
@@ -236,7 +236,7 @@ def _sorted(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _binned(labels: np.ndarray, probabilities: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return confidence, whether right, and bin: 0 to bins - 1, and `bins` for a confidence of 1; (n,) each."""
+    """Return confidence, whether right, and bin, (n,) each; bins are 0 to bins - 1, and `bins` for a confidence of 1."""
     if bins < 1:
         raise ValueError(f"bins={bins}; use 1 or more, e.g. 15")
     confidence, correct = _sorted(labels, probabilities)

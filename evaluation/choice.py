@@ -1,6 +1,6 @@
 """The choice of the smallest network on validation images and its proof on test images: pure functions.
 
-A finalist's rows are what its seeds (or folds) get right of the same n images. Nothing is chosen on test.
+A finalist has one row per seed (or fold), which says which of the same n images it gets right. Nothing is chosen on test.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from evaluation.paired_tests import HALF, balance, class_weights, compare_pair, 
 from evaluation.planning import Spread
 
 LEVEL = 0.05
-ROUNDED = 12  # digits of differences: 0.80 - 0.82 and 0.90 - 0.92 are one number, not last bits apart
+ROUNDED = 12  # digits of differences, so that 0.80 - 0.82 and 0.90 - 0.92 are equal
 
 
 class Rule(NamedTuple):
-    """When a network is good enough: at most `margin` below the reference, or above `target` where that is given."""
+    """When a network is good enough: at most `margin` below the reference, or above `target` if that is given."""
 
     margin: float
     target: float | None = None
@@ -29,23 +29,23 @@ class Rule(NamedTuple):
 class Finalist(NamedTuple):
     """A candidate's outcomes on one split."""
 
-    cost: float | tuple[float, int]  # what orders candidates: of equal costs MACs
+    cost: float | tuple[float, int]  # orders candidates; a tuple's second entry, MACs, breaks ties
     right: np.ndarray  # (S, n) bool
-    seeds: list[int]  # of the rows, or their folds; out-of-fold predictions are one row
+    seeds: list[int]  # seed or fold of each row; out-of-fold predictions are one row
 
 
 class Evidence(NamedTuple):
-    """What images of one split say of a candidate: against the reference, or of its own value against a target."""
+    """What the images of one split show about a candidate: against the reference, or its own value against a target."""
 
     value: float  # its metric minus that of the reference
     own: float  # its metric
-    at_least: float  # one-sided bound, of 1 - level, of the difference; with a target of its own value
-    p_value: float  # one-sided: of `limit` or less
+    at_least: float  # one-sided bound, with confidence 1 - level, on the difference; with a target on its own value
+    p_value: float  # one-sided, for `limit` or less
     level: float
-    limit: float  # -margin or target: what the bound has to lie above
+    limit: float  # -margin or target: the bound has to lie above it
     n: int
     n_seeds: int
-    of_settings: bool  # of other seeds of the same settings as well; else of these trained networks
+    of_settings: bool  # it also holds for other seeds of the same settings; else only for these trained networks
     absolute: bool  # whether it is about a target
     spread: Spread
 
@@ -55,35 +55,35 @@ class Evidence(NamedTuple):
 
     @property
     def smallest_margin(self) -> float:
-        """The smallest margin that these images show, or the largest target."""
+        """The smallest margin, or with a target the largest target, that these images show."""
         return self.at_least if self.absolute else max(0.0, -self.at_least)
 
     @property
     def gap(self) -> float:
-        """How far the value is above the limit; a difference above 0 counts as 0, since that may be luck."""
+        """How far the value is above the limit; a difference above 0 counts as 0, because it may be luck."""
         return round((self.own if self.absolute else min(self.value, 0.0)) - self.limit, ROUNDED)
 
 
 class Choice(NamedTuple):
-    """What validation chose."""
+    """The choice of validation."""
 
     index: int | None  # into the finalists; None: the reference
     within: bool  # whether validation shows that it is good enough; else it is the one nearest to that
     evidence: Evidence
-    finalists: list[Evidence]  # of each
+    finalists: list[Evidence]  # one per finalist
     reference: Evidence
 
 
 class Proof(NamedTuple):
-    """What test shows of the chosen one."""
+    """What test shows about the chosen candidate."""
 
     verdict: Literal["shown", "shown_as_trained", "not_shown"]
     evidence: (
-        Evidence  # of the verdict; where nothing is shown that of the trained networks, for which the least is needed
+        Evidence  # for the verdict; if nothing is shown, that for the trained networks, for which the least is needed
     )
     of_settings: Evidence | None  # None with fewer than FEWEST_SEEDS seeds that count
     as_trained: Evidence
-    seed: int  # of the two trained networks, the first common one: the network that is handed out
+    seed: int  # of the two trained networks: the first common seed, whose network is handed out
 
 
 def choose(
@@ -93,20 +93,20 @@ def choose(
     labels: np.ndarray | None = None,
     groups: np.ndarray | None = None,
 ) -> Choice:
-    """Choose on validation the cheapest candidate that is shown to be good enough there, at 5% each.
+    """Choose on validation the cheapest candidate that is shown there to be good enough, each tested at 5%.
 
-    Where there is none, that with the best bound. With a target the reference is a candidate as well; without one it is
-    chosen only where there is no other, since it is at no distance from itself.
+    If there is none, choose the one with the best bound. With a target the reference is a candidate too; without one it is
+    chosen only if there is no other, since its difference from itself is 0.
 
     Args:
-        reference: the most accurate one.
-        finalists: the candidates; seeds are paired with those of the reference.
-        rule: when one is good enough.
+        reference: the most accurate candidate.
+        finalists: the other candidates; their seeds are paired with those of the reference.
+        rule: when a candidate is good enough.
         labels: (n,) classes, for the balanced accuracy.
         groups: (n,) group numbers; None: each image is its own.
 
     Raises:
-        ValueError: other images, no seed in common, or no labels for the balanced accuracy.
+        ValueError: the images differ, no seed is in common, or the balanced accuracy has no labels.
     """
     found = [measure(each, reference, rule, labels, groups) for each in finalists]
     own = measure(reference, reference, rule, labels, groups)
@@ -130,24 +130,24 @@ def prove(
     *,
     raced: Sequence[int],
 ) -> Proof:
-    """Test on test images what validation chose.
+    """Test the choice of validation on test images.
 
-    Of settings from FEWEST_SEEDS seeds on, at 5% over the number of finalists: validation and test share the trained networks,
-    so that a row chosen for its lucky seeds is as lucky on test. Seeds by which the finalists came through the race do not
-    count: they are the luckiest of all that were raced. Else of the trained networks of the first common seed: chosen before
-    test was opened, so that nothing is to be corrected.
+    With at least FEWEST_SEEDS seeds, settings are tested, at 5% divided by the number of finalists: validation and test share
+    the trained networks, so a row chosen for its lucky seeds is as lucky on test. Seeds with which the finalists came through
+    the race do not count, because they are the luckiest of all that raced. Otherwise the trained networks of the first common
+    seed are tested: they were chosen before test was opened, so nothing needs a correction.
 
     Args:
         chosen: the candidate.
-        reference: the reference, which may be the chosen one.
+        reference: the reference, which may be the chosen candidate.
         rule: as in `choose`.
         labels: (n,) classes.
         groups: (n,) group numbers.
-        n_finalists: candidates besides the reference that could have been chosen; with a target the reference could as well.
-        raced: seeds, or folds, whose networks decided in the race who is a finalist.
+        n_finalists: candidates besides the reference that could have been chosen; with a target, so could the reference.
+        raced: seeds, or folds, whose networks decided in the race which candidates are finalists.
 
     Raises:
-        ValueError: as of `choose`.
+        ValueError: as in `choose`.
     """
     seeds, settings = _common(chosen, reference), None
 
@@ -172,7 +172,7 @@ def measure(
     groups: np.ndarray | None = None,
     level: float = LEVEL,
 ) -> Evidence:
-    """Measure a candidate against the reference, over the seeds that both have, or against the target, over its own."""
+    """Measure a candidate over the seeds that it shares with the reference, against the reference or the target."""
     if rule.metric == "balanced_accuracy" and labels is None:
         raise ValueError("the balanced accuracy needs the labels")
     labels = labels if rule.metric == "balanced_accuracy" else None
@@ -195,14 +195,14 @@ def measure(
 
 
 def mean_metric(right: np.ndarray, labels: np.ndarray | None) -> float:
-    """Return the mean accuracy of networks, balanced over the classes where labels are given."""
+    """Return the mean accuracy of networks, balanced over the classes if labels are given."""
     return float((right if labels is None else balance(right, labels, [])[0]).mean())
 
 
 def metric_interval(
     right: np.ndarray, rule: Rule, labels: np.ndarray | None = None, groups: np.ndarray | None = None
 ) -> tuple[float, float, float]:
-    """Return the mean of the rule's metric over seeds with its 95% interval, which holds it."""
+    """Return the mean of the rule's metric over seeds and its 95% interval, which contains the mean."""
     if rule.metric == "accuracy":
         return mean_metric(right, None), *accuracy_interval(right, groups)
     value = mean_metric(right, labels)
@@ -213,11 +213,11 @@ def metric_interval(
 def _above(
     right: np.ndarray, target: float, labels: np.ndarray | None, groups: np.ndarray | None, level: float
 ) -> tuple[float, float, Spread]:
-    """Return the one-sided bound of the value of networks, or of their settings, the p-value of the target, and the spread.
+    """Return the one-sided bound on the value of networks or their settings, the p-value for the target, and the spread.
 
-    One network: the exact bound of Clopper & Pearson 1934 (Biometrika 26:404-413), since Wilson's promises too much to one
-    side near 1; with groups of n / design effect images. Several seeds, or a balanced accuracy: the t distributions of
-    `accuracy_interval`, each also on the scale of log odds, since few of the seeds near 1 are much worse than the others.
+    One network: the exact bound of Clopper & Pearson 1934 (Biometrika 26:404-413), because Wilson's one-sided bound promises
+    too much near 1; with groups, for n / design effect images. Several seeds, or a balanced accuracy: the t distributions of
+    `accuracy_interval`, each also on the scale of log odds, because near 1 a few seeds are much worse than the others.
     """
     outcomes, pseudo = right, [(1.0, 2.0), (0.0, 2.0)]
     if labels is not None:
@@ -226,9 +226,9 @@ def _above(
     square = float((weights**2).mean())
     spread = Spread.of(outcomes, groups, square=square)
     if len(right) == 1 and labels is None:
-        n, variance = right.size, target * (1 - target)  # as the spread: with two pseudo-images
+        n, variance = right.size, target * (1 - target)  # with two pseudo-images, like the spread
         here = (n * right.mean() * (1 - right.mean()) + 2) / (n + 1)
-        spread = spread._replace(at_limit=variance / here, less=HALF)  # an exact test is as the normal one of less
+        spread = spread._replace(at_limit=variance / here, less=HALF)  # an exact test acts like a normal one with fewer
         effect = design_effect(right, groups)
         correct, wrong = right.sum() / effect, (~right).sum() / effect
         if correct == 0:
@@ -237,7 +237,7 @@ def _above(
         return at_least, float(betainc(correct, wrong + 1, target)), spread  # P(X >= correct)
     found, weight = student(outcomes, pseudo, groups), float(weights.mean())
     spread = spread._replace(target=target, weight=weight)
-    if right.all():  # then only pseudo-images vary, of which there are as many among more images
+    if right.all():  # only the pseudo-images vary; more images do not add any
         _, sizes, number, reach = columns_of(outcomes, groups)
         weight *= number * reach * float(sizes.mean())
         spread = spread._replace(units=0.0, further=2 * square * number * reach**2, weight=weight)
@@ -250,7 +250,7 @@ def _above(
 
 
 def _common(candidate: Finalist, reference: Finalist) -> list[int]:
-    """Return the seeds that both have, in the order of the reference."""
+    """Return the seeds that both have, in the reference's order."""
     for each in (candidate, reference):
         if each.right.ndim != 2 or each.right.size == 0 or len(each.right) != len(each.seeds):
             raise ValueError(f"one row a seed and at least one image are needed, not {each.right.shape}, {each.seeds}")

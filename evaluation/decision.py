@@ -2,8 +2,8 @@
 
 The validation images also chose the epoch, which flatters all three; test measures them on images that chose nothing.
 
-n images, K classes. Labels are (n,) class indices, probabilities (n, K) as the network gives them; a threshold and a
-confidence are of these, not of calibrated ones.
+n images, K classes. Labels are (n,) class indices, probabilities (n, K) as the network gives them; threshold and
+confidence apply to these, not to calibrated probabilities.
 """
 
 import logging
@@ -42,10 +42,10 @@ class DecisionRules:
     """Fit a decision to the validation images.
 
     Args:
-        positive_class: of two classes, a whole number for one that is called so; None: the second one.
+        positive_class: name of one of two classes (an int if the name is a whole number); None: the second one.
         threshold_criterion: what the threshold of the positive class maximizes, or with `cost` minimizes.
-        false_negative_cost: what a missed positive costs in false alarms, with `threshold_criterion=cost`.
-        target_accuracy: of the images whose confidence suffices for a prediction.
+        false_negative_cost: cost of a missed positive in false alarms, for `threshold_criterion=cost`.
+        target_accuracy: promised for the images whose confidence suffices for a prediction.
         delta: probability with which the promise of that accuracy may fail.
     """
 
@@ -56,7 +56,7 @@ class DecisionRules:
         threshold_criterion: Criterion,
         false_negative_cost: float,
         target_accuracy: float,
-        delta: float = 0.1,  # settings of older runs have none
+        delta: float = 0.1,  # older runs have no such setting
     ):
         if not 0 < false_negative_cost < np.inf:
             raise UserError(f"decision.false_negative_cost={false_negative_cost}: use a number above 0, e.g. 5")
@@ -77,7 +77,7 @@ class DecisionRules:
             UserError: it is not.
         """
         if self.positive_class is not None and (len(classes) != 2 or self.positive_class not in classes):
-            of_two = "" if len(classes) == 2 else f", and is for two classes (here are {len(classes)})"
+            of_two = "" if len(classes) == 2 else f", and it needs two classes (there are {len(classes)})"
             raise UserError(
                 f"decision.positive_class={self.positive_class}: allowed are {', '.join(classes)}{of_two}; null takes the "
                 "second of two"
@@ -95,7 +95,7 @@ class DecisionRules:
         logits: np.ndarray | None = None,
         groups: np.ndarray | None = None,
     ) -> Decision:
-        """Fit temperature and confidence, and a threshold where there are images of two classes.
+        """Fit temperature and confidence, and a threshold if there are images of two classes.
 
         Args:
             labels: (n,) class indices.
@@ -128,12 +128,12 @@ class DecisionRules:
                 name = decision.positive_class if decision.threshold == 0 else classes[1 - index]
                 log.warning(
                     "decision.threshold_criterion=%s: on validation no threshold is better than calling every image '%s', so "
-                    "by the threshold every image is", self.threshold_criterion, clean(name, 40),
+                    "the threshold does that", self.threshold_criterion, clean(name, 40),
                 )  # fmt: skip
         return decision
 
     def _settings(self, classes: list[str]) -> dict:
-        """Return the fields of a decision that these rules set, as far as they matter for so many classes."""
+        """Return the fields of a decision that these rules set; those for two classes are None otherwise."""
         two = len(classes) == 2
         return {
             "target_accuracy": self.target_accuracy,
@@ -154,7 +154,9 @@ def measure(
     logits: np.ndarray | None = None,
     groups: np.ndarray | None = None,
 ) -> SplitMetrics:
-    """Compute every metric of a split but `loss` and `test_evaluations`, which the engine knows.
+    """Compute every metric of a split except `loss` and `test_evaluations`, which the engine fills in.
+
+    A mean over classes counts only classes with images; `auroc` and `binary` are None if all images are of one class.
 
     Args:
         labels: (n,) class indices.
@@ -162,17 +164,15 @@ def measure(
         classes: K names.
         decision: of the checkpoint.
         further: the user's own metrics by their names.
-        logits: (n, K), by which AUROC and average precision rank the images; None where they are not known.
-        groups: (n,) group numbers, which widen the intervals; None where each image is its own.
-
-    A mean over classes is over those with images; `auroc` and `binary` are None where all images are of one class.
+        logits: (n, K), which rank the images for AUROC and average precision; None: not known, probabilities rank them.
+        groups: (n,) group numbers, which widen the intervals; None: each image is its own.
     """
     labels, probabilities = checked(labels, probabilities)
     k, several = len(classes), len(np.unique(labels)) > 1
     predicted = probabilities.argmax(axis=1)
     confusion, effect = count_confusion(labels, predicted, k), design_effect(predicted == labels, groups)
     positive = classes.index((decision and decision.positive_class) or classes[-1])
-    # The positive class comes last: of two classes only average precision depends on which one it is
+    # The positive class comes last: with two classes, only average precision depends on which one that is
     order = [1 - positive, positive] if k == 2 else list(range(k))
     found = estimate_metrics(
         np.argsort(order)[labels], probabilities[:, order], None if logits is None else logits[:, order], groups
@@ -224,13 +224,13 @@ def _calibrated(labels: np.ndarray, probabilities: np.ndarray, temperature: floa
 def at_threshold(
     labels: np.ndarray, scores: np.ndarray, threshold: float, groups: np.ndarray | None = None
 ) -> AtThreshold:
-    """Measure two classes where a score of at least `threshold` is predicted positive.
+    """Measure the predictions for two classes, where a score of at least `threshold` is positive.
 
     Args:
         labels: (n,) 1 positive, 0 negative.
         scores: (n,) probability of the positive class.
-        threshold: as from `choose_threshold`.
-        groups: (n,) group numbers; None where each image is its own.
+        threshold: e.g. from `choose_threshold`.
+        groups: (n,) group numbers; None: each image is its own.
 
     Raises:
         ValueError: a class is absent, or the lengths differ.
@@ -258,19 +258,19 @@ def at_threshold(
 def choose_threshold(
     labels: np.ndarray, scores: np.ndarray, criterion: Criterion, false_negative_cost: float = 1.0
 ) -> float:
-    """Choose the threshold that is best on these images, to be measured on others; of equals the one nearest to 0.5.
+    """Choose the threshold that is best on these images; ties go to the one nearest to 0.5. Measure it on other images.
 
     Candidates lie halfway between neighboring scores; at 0 every image is predicted positive, at the smallest number
-    above 1 none.
+    above 1 none is.
 
     Args:
         labels: (n,) 1 positive, 0 negative.
         scores: (n,) probability of the positive class, 0 to 1.
-        criterion: what it maximizes, with cost what it minimizes; f1 is that of the positive class.
-        false_negative_cost: with cost, what a missed positive costs in false alarms.
+        criterion: what it maximizes, or with `cost` minimizes; f1 is that of the positive class.
+        false_negative_cost: for `cost`, the cost of a missed positive in false alarms.
 
     Raises:
-        ValueError: another criterion, or labels and scores as of `auroc`.
+        ValueError: unknown criterion; labels and scores as for `auroc`.
     """
     positive, scores = two_classes(labels, scores)
     distinct, group = np.unique(scores, return_inverse=True)

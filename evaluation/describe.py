@@ -1,4 +1,4 @@
-"""The metrics of a split and its decision in words: the screen, the model card and predict.py say the same."""
+"""A split's metrics and decision in words, the same on the screen, in the model card and in predict.py."""
 
 import math
 
@@ -8,17 +8,17 @@ from evaluation.calibration import at_bound, images_needed
 from evaluation.estimates import few_images
 from evaluation.intervals import ONE_SIDED, coverage_caveat, format_accuracy, guessing_probability
 
-MOST_CLASSES = 10  # whose recall is shown; of more the WORST
+MOST_CLASSES = 10  # whose recall is shown; with more classes only the WORST
 WORST = 5
 ROUNDING = 1e-9  # of sums of probabilities
 NAMES = {"balanced_accuracy": "balanced accuracy", "f1": "macro F1", "auroc": "AUROC"}
 
 
 def describe_metrics(metrics: SplitMetrics, decision: Decision | None, split: str = "these images") -> list[str]:
-    """Return the metrics of a split beside accuracy, as lines for the screen.
+    """Return a split's metrics other than accuracy, as lines for the screen.
 
     Args:
-        metrics: with all that `measure` computes.
+        metrics: everything that `measure` computes.
         decision: of the checkpoint.
         split: its name.
     """
@@ -47,14 +47,14 @@ def describe_metrics(metrics: SplitMetrics, decision: Decision | None, split: st
 
 
 def describe_caveats(metrics: SplitMetrics) -> list[str]:
-    """Return what limits the intervals of these metrics, one sentence each."""
+    """Return the caveats on the intervals of these metrics, one sentence each."""
     caveats = [coverage_caveat(metrics.accuracy)] if metrics.accuracy else []
     if metrics.per_class:
         counts, classes = zip(*((each.n, each.name) for each in metrics.per_class), strict=True)
         caveats.append(few_images(counts, list(classes), list(metrics.further)))
         drawn = [clean(name, 40) for name in metrics.further if name in metrics.intervals]
         flawless = [clean(each.name, 40) for each in metrics.per_class if each.recall and each.recall.value == 1]
-        if drawn and flawless:  # a bootstrap knows no errors but those that were made
+        if drawn and flawless:  # a bootstrap knows only the errors that were made
             caveats.append(
                 f"all images of {join_words(flawless)} are right, also in every resample: the 95% interval of "
                 f"{join_words(drawn)} can cover as little as 63%"
@@ -63,7 +63,7 @@ def describe_caveats(metrics: SplitMetrics) -> list[str]:
 
 
 def name_accuracy(metrics: SplitMetrics, split: str) -> str:
-    """Return `Test accuracy`; of a debug run that was limited to some images `Accuracy on 8 of 14 test images only`."""
+    """Return `Test accuracy`, or `Accuracy on 8 of 14 test images only` for a debug run that was limited to some images."""
     return f"Accuracy on {metrics.part} only" if metrics.part else f"{split.capitalize()} accuracy"
 
 
@@ -81,7 +81,7 @@ def short_accuracy(metrics: SplitMetrics) -> str:
 
 
 def compare_to_guessing(metrics: SplitMetrics) -> str | None:
-    """Return `clearly better than always answering 'functional' (0.679)`, or that it is not shown; None where unknown."""
+    """Return `clearly better than always answering 'functional' (0.679)`, or that this is not shown; None if unknown."""
     if metrics.guessing is None:
         return None
     better = "clearly better" if (worse := describe_guessing(metrics)) is None else "not shown to be better"
@@ -93,7 +93,7 @@ def compare_to_guessing(metrics: SplitMetrics) -> str | None:
 
 
 def describe_guessing(metrics: SplitMetrics) -> str | None:
-    """Say that a network is no better than guessing; None where it is better, by its interval and by the exact test."""
+    """Say that a network is no better than guessing; None if it is better by both its interval and the exact test."""
     found, baseline = metrics.accuracy, metrics.guessing
     if not found or not baseline or not found.n:
         return None
@@ -101,7 +101,7 @@ def describe_guessing(metrics: SplitMetrics) -> str | None:
     if metrics.no_better_than_guessing:
         why = f"the interval of its accuracy reaches down to {found.low:.3f}, and always"
     elif by_chance > ONE_SIDED:
-        why = f"guessing has {found.correct:,} or more of them right with a probability of {by_chance:.3f}; always"
+        why = f"guessing gets {found.correct:,} or more of them right with a probability of {by_chance:.3f}; always"
     else:
         return None
     text = (
@@ -115,11 +115,11 @@ def describe_guessing(metrics: SplitMetrics) -> str | None:
 
 
 def describe_calibration(metrics: SplitMetrics, decision: Decision | None) -> str:
-    """Return the ECE with what chance gives beside it, and the ECE after the temperature."""
+    """Return the ECE, the ECE that chance gives, and the ECE after temperature scaling."""
     text, chance = f"{metrics.ece:.3f}", metrics.ece_by_chance
     if chance:
-        up_to = max(chance.mean, chance.p95)  # of rare large errors the mean may be above
-        # Where all images are right the two are the same sum, added up in another order
+        up_to = max(chance.mean, chance.p95)  # with rare large errors the mean may be above the quantile
+        # If all images are right, the two are the same sum, added up in another order
         verdict = "no miscalibration can be seen" if metrics.ece <= up_to + ROUNDING else "miscalibrated"
         images = plural(metrics.accuracy.n, "image")
         text += (
@@ -128,20 +128,20 @@ def describe_calibration(metrics: SplitMetrics, decision: Decision | None) -> st
     if decision is None or metrics.calibrated is None:
         return text
     if decision.temperature == 1:
-        return f"{text}; no temperature is fitted, as validation has no error"
+        return f"{text}; no temperature is fitted, because validation has no error"
     bound = ", a bound of the search" if at_bound(decision.temperature) else ""
     return f"{text}; with temperature {decision.temperature:.2f}{bound}: {metrics.calibrated.ece:.3f}"
 
 
 def describe_promise(decision: Decision, like: str = "these") -> str:
-    """Return which accuracy is promised from which confidence on, or why none is.
+    """Return the promised accuracy and the confidence from which on it holds, or why none is promised.
 
     Args:
         decision: of the checkpoint.
-        like: what the images of the promise are like: of the same source as those of validation.
+        like: completes "images like": the promise holds for images from the same source as the validation images.
     """
     target, n = f"accuracy {decision.target_accuracy:g}", decision.fitted_on or 0
-    if decision.delta is None:  # of an older version, which chose the confidence that just reached the target
+    if decision.delta is None:  # from an older version, which took the confidence that just reached the target
         reached = (
             "no confidence"
             if decision.confidence is None
@@ -164,7 +164,7 @@ def describe_promise(decision: Decision, like: str = "these") -> str:
 
 
 def format_threshold(threshold: float) -> str:
-    """Return `0.338`; near 0 and 1, where images of rare classes are, the digits that tell it from them: `0.000143295`."""
+    """Return `0.338`; near 0 and 1, where rare classes have their probabilities, more digits: `0.000143295`."""
     return f"{threshold:.3f}" if 0.01 <= threshold <= 0.99 else f"{threshold:.6g}"
 
 
@@ -177,7 +177,7 @@ def _decided(metrics: SplitMetrics, split: str) -> str:
 
 
 def _recall(classes: list[ClassScores]) -> str:
-    """Return the recall of each class with images, of many classes that of the worst."""
+    """Return the recall of each class with images; with many classes only the worst."""
     known = [scores for scores in classes if scores.recall]
     title = "recall"
     if len(known) > MOST_CLASSES:
@@ -192,7 +192,7 @@ def _interval(interval: tuple[float, float] | None) -> str:
 
 
 def _describe(share: Proportion, least: int = 3, more: str = "") -> str:
-    """Return `0.930 (0.900 to 0.952)`, with more digits than `least` where these hide an error or the interval."""
+    """Return `0.930 (0.900 to 0.952)`, with more than `least` digits if those would hide an error or the interval."""
     digits = digits_of_share(share.value, least)
     while digits < 9 and round(share.low, digits) == round(share.high, digits):
         digits += 1

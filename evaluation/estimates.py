@@ -1,4 +1,4 @@
-"""Metrics with their intervals: score intervals united with a bootstrap stratified by class; a user's own metric.
+"""Metrics with their intervals: score intervals united with a bootstrap stratified by class; also for the user's own metrics.
 
 n images, K classes, B resamples. Labels are (n,) class indices, probabilities (n, K) as the network gives them.
 """
@@ -36,18 +36,18 @@ from evaluation.scores import (
 
 CELLS = 4_000_000  # resamples x images held at a time, some tens of MB
 DRAWS = 40_000_000  # resamples x images x classes scored, two seconds
-MOST_SCORED = 400_000_000  # above which the AUROC is not resampled
+MOST_SCORED = 400_000_000  # above this the AUROC is not resampled
 FEWEST_RESAMPLES = 200
 ENOUGH_FOR_PERCENTILES = 1000
-FURTHER_RESAMPLES = 1000  # of a metric that takes one resample at a time
-MANY_CLASSES = 3  # of few images; so many recalls of few images each hide how much they vary
-FEW_IMAGES = 10  # of a class; with fewer no interval is sure to cover, whatever its scores are like
+FURTHER_RESAMPLES = 1000  # for a metric that takes one resample at a time
+MANY_CLASSES = 3  # classes with few images; with this many, recalls on few images each hide how much they vary
+FEW_IMAGES = 10  # of a class; with fewer no interval is sure to cover, whatever the scores are
 
 Metric = Callable[[np.ndarray, np.ndarray], float]  # labels (n,), probabilities (n, K)
 
 
 class Estimate(NamedTuple):
-    """A metric and its interval, which holds it."""
+    """A metric and its interval, which contains the value."""
 
     value: float
     interval: Interval
@@ -65,22 +65,22 @@ def estimate_metrics(
 ) -> dict[str, Estimate]:
     """Estimate `balanced_accuracy`, `f1` and `auroc` (both macro), with two classes also `average_precision` of class 1.
 
-    An interval holds the value, a score interval (evaluation/score_intervals.py) and the percentiles of a bootstrap stratified
-    by class (Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13): near a value of 1 or with few images of
-    a class the bootstrap is too narrow, and in between a score interval is at times. Of many classes with few images a balanced
-    accuracy and a macro F1 also have a `pooled_interval`, F1 one more where these classes have one F1 together. Where all
-    images are of one class there are no `auroc` and `average_precision`.
+    Each interval is the union of the value, a score interval (evaluation/score_intervals.py) and the percentiles of a bootstrap
+    stratified by class (Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13): near a value of 1, or with few
+    images of a class, the bootstrap is too narrow, and in between the score interval sometimes is. If many classes have few
+    images, balanced accuracy and macro F1 also have a `pooled_interval`, and F1 a second one for which these classes share one
+    F1. If all images are of one class, there are no `auroc` and `average_precision`.
 
-    Of many images or classes fewer resamples are drawn (`DRAWS` in all, never under 200 resamples); fewer than 1,000 give
-    their mean and standard deviation to a normal distribution in place of percentiles. Where 200 would take minutes
-    (`MOST_SCORED`: 2,000 images of 1,000 classes) the AUROC has the score interval only.
+    With many images or classes fewer resamples are drawn (`DRAWS` in all, but at least 200 resamples). Fewer than 1,000 are
+    summarized by a normal distribution with their mean and standard deviation instead of percentiles. If even 200 would take
+    minutes (`MOST_SCORED`: 2,000 images of 1,000 classes), the AUROC has only the score interval.
 
     Args:
         labels: (n,) class indices.
         probabilities: (n, K).
-        logits: (n, K), or None where they are not known; see `ranking_scores`.
-        groups: (n,) group numbers: whole ones are drawn, and a score interval is that of n / design effect images. None
-            where each image is its own.
+        logits: (n, K); None: unknown; see `ranking_scores`.
+        groups: (n,) group numbers: whole groups are drawn, and a score interval is that of n / design effect images. None:
+            each image is its own.
         resamples: at most.
         seed: of the draws.
         confidence: of each interval.
@@ -93,7 +93,7 @@ def estimate_metrics(
     predicted, k = probabilities.argmax(axis=1), probabilities.shape[1]
     confusion = count_confusion(labels, predicted, k)
     right = predicted == labels
-    # Of classes in other groups, or in fewer, each by itself; of all, since groups with images of several make them alike
+    # For each class, which may have other or fewer groups; and over all, as groups with images of several make classes alike
     effects = np.maximum(class_effects(right, labels, k, groups), design_effect(right, groups))
     counted = confusion / effects[:, None]
     drawn = resample_metrics(labels, predicted, scores, groups, resamples, seed)
@@ -118,13 +118,14 @@ def estimate_metrics(
         counts = np.bincount(labels)[present] / effects[present]
         ranked = {"auroc": macro_auroc(labels, probabilities, logits)}
         models = {"auroc": auroc_model(ranked["auroc"], counts)}
-        # Draws of m images have (m - 1) / m of their variance, of one image none; of two classes `informative` is the fewer's
+        # Draws of m images have (m - 1) / m of their variance, draws of one image have none; with two classes `informative`
+        # counts only the fewer
         hidden = auroc_model(ranked["auroc"], counts, 1 / np.maximum(counts, 1)) if len(sides) > 1 else 0.0
         if k == 2:
             ranked["average_precision"] = average_precision(*sides[0])
             models["average_precision"] = 1 / counts[1]  # Boyd, Eng & Page 2013, ECML PKDD, sec. 3.2
         for name, value in ranked.items():
-            # The average precision of few positives is too high on average, as that of its resamples is still higher
+            # With few positives the average precision is too high on average, and that of its resamples even higher
             draws = drawn.get(name, np.array([value]))
             center = max(0.0, value - max(0.0, float(draws.mean()) - value))
             unit = value * (1 - value)
@@ -140,9 +141,10 @@ def estimate_metrics(
 def resample_metrics(
     labels: np.ndarray, predicted: np.ndarray, scores: np.ndarray, groups: np.ndarray | None, resamples: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Draw resamples of the images of each class, or of its groups, and compute every metric of each.
+    """Draw resamples of each class's images, or groups, and compute every metric of each resample.
 
-    A class that is missing in a draw of groups does not count in it; a draw without an AUROC or average precision is left out.
+    A class that is missing in a draw of groups does not count in it; a draw whose AUROC or average precision is undefined is
+    skipped for that metric.
 
     Args:
         labels: (n,) class indices.
@@ -153,7 +155,7 @@ def resample_metrics(
         seed: of the draws.
 
     Returns:
-        The metrics of `estimate_metrics` by name, (B,) or fewer of each.
+        The metrics of `estimate_metrics` by name, at most B values each.
     """
     n, classes = scores.shape
     cells = labels * classes + predicted
@@ -172,7 +174,7 @@ def resample_metrics(
     drawn: dict[str, list[np.ndarray]] = {"balanced_accuracy": [], "f1": []}
     drawn |= {"auroc": []} if scored else {}
     drawn |= {"average_precision": []} if scored and classes == 2 else {}
-    waiting: list[np.ndarray] = []  # weights, to be scored together: each class has its images sorted only then
+    waiting: list[np.ndarray] = []  # weights to be scored together, so that each class is sorted only once for them
     for start in range(0, resamples, at_once):
         weights = draw(generator, min(at_once, resamples - start), counts)[:, unit]  # (B, n)
         cells = np.add.reduceat(weights, starts, axis=1)  # (B, pairs of a true and a predicted class)
@@ -205,9 +207,9 @@ def _sum_by(cells: np.ndarray, classes_of: np.ndarray, classes: int) -> np.ndarr
 
 
 def _units(labels: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return how many groups are drawn of each class, and the unit of each image (n,), numbered by class.
+    """Return how many groups are drawn from each class, and the unit of each image (n,), numbered by class.
 
-    A group with images of several classes counts as one of the rarest of them, and is drawn whole.
+    A group with images of several classes counts for the rarest of them, and is drawn whole.
     """
     rank = np.argsort(np.argsort(np.bincount(labels), kind="stable"), kind="stable")  # of each class, the rarest first
     numbers, group = np.unique(groups, return_inverse=True)
@@ -218,7 +220,7 @@ def _units(labels: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _of_draws(drawn: np.ndarray | None, confidence: float) -> list[Interval]:
-    """Return the percentile interval of the draws (B,) of a metric; of few, whose percentiles are rough, the normal one."""
+    """Return the percentile interval of a metric's draws (B,); with few draws, whose percentiles are rough, the normal one."""
     if drawn is None:
         return []
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
@@ -228,44 +230,44 @@ def _of_draws(drawn: np.ndarray | None, confidence: float) -> list[Interval]:
 
 
 def _overlapping(positive: np.ndarray, scores: np.ndarray) -> int:
-    """Return how many images the classes overlap by: positives not above all negatives, or negatives so, the fewer."""
+    """Return how many images overlap: positives not above all negatives, or negatives not below all positives if fewer."""
     above, below = scores[positive], scores[~positive]
     return int(min((above <= below.max()).sum(), (below >= above.min()).sum()))
 
 
 class FurtherMetric(NamedTuple):
-    """Hold a metric of the user's own."""
+    """Hold one of the user's own metrics."""
 
-    value: float | None  # None where it is NaN or infinite
-    interval: Interval | None  # None where resamples give none
+    value: float | None  # None if it is NaN or infinite
+    interval: Interval | None  # None if resamples give none
     reason: str | None = None  # why one of the two is None
 
 
 def further_metric(
     metric: Metric, labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray | None = None
 ) -> FurtherMetric:
-    """Compute a metric of the user's own with a percentile interval, stratified by class, that holds its value.
+    """Compute one of the user's own metrics with a percentile interval, stratified by class, that contains its value.
 
-    It also holds the expanded percentile interval (Hesterberg 2015, Am. Stat. 69:371-386), less the bias of the draws: draws
-    of m images have (m - 1) / m of their variance, and lie lower than the value about as it lies below the true one.
-    As in `resample_metrics` a group is drawn whole, with its images of several classes: it makes those alike. A draw in which
-    a class is missing is left out, since the metric may not be defined there.
+    The interval also contains the expanded percentile interval (Hesterberg 2015, Am. Stat. 69:371-386) with the bias of the
+    draws removed: draws of m images have (m - 1) / m of their variance, and lie below the value about as far as it lies below
+    the truth. As in `resample_metrics`, a group is drawn whole, also if it has images of several classes, which it makes alike.
+    A draw in which a class is missing is skipped, because the metric may be undefined there.
 
     Args:
         metric: labels (n,), probabilities (n, K) -> number.
         labels: (n,) class indices.
         probabilities: (n, K).
-        groups: (n,) group numbers, of which whole ones are drawn; None where each image is its own.
+        groups: (n,) group numbers; whole groups are drawn; None: each image is its own.
     """
     labels, probabilities = checked(labels, probabilities)
-    value = float(metric(labels.copy(), probabilities.copy()))  # it may change what it is given
+    value = float(metric(labels.copy(), probabilities.copy()))  # it may change its arguments
     if not np.isfinite(value):
         return FurtherMetric(None, None, "is NaN or infinite")
     generator, n, drawn = np.random.default_rng(0), len(labels), []
     counts, unit = _units(labels, np.arange(n) if groups is None else groups)
     if (counts == 1).any():
         return FurtherMetric(
-            value, None, "has no interval: a class has one image, or group, so that its draws are all alike"
+            value, None, "has no interval: a class has one image, or group, so its draws are all alike"
         )
     present, at_once = len(np.unique(labels)), max(1, CELLS // n)
     for start in range(0, FURTHER_RESAMPLES, at_once):
@@ -276,25 +278,25 @@ def further_metric(
     if len(drawn) < FEWEST_RESAMPLES:
         return FurtherMetric(value, None, "has no interval: few draws of groups have images of all classes")
     if not np.isfinite(drawn).all():
-        return FurtherMetric(value, None, "is NaN or infinite on a resample, so that it has no interval")
+        return FurtherMetric(value, None, "is NaN or infinite on a resample, so it has no interval")
     ends, center = np.quantile(drawn, [0.025, 0.975]), float(np.mean(drawn))
     low, high = ends.tolist()
     if low == high:
-        return FurtherMetric(value, None, f"is {low:g} on every resample, so that it has no interval")
+        return FurtherMetric(value, None, f"is {low:g} on every resample, so it has no interval")
     stretch = np.sqrt(np.mean(counts[counts > 1] / (counts[counts > 1] - 1)))
     expanded = np.clip(2 * value - center + stretch * (ends - center), min(drawn), max(drawn)).tolist()
     return FurtherMetric(value, Interval(min(low, expanded[0], value), max(high, expanded[1], value)))
 
 
 def few_images(counts: Sequence[int], classes: list[str], further: Sequence[str] = ()) -> str | None:
-    """Return a sentence about classes of so few images that no interval of theirs is sure to cover, or None.
+    """Return a sentence about classes with so few images that no interval on them is sure to cover, or None.
 
     Args:
         counts: images of each class.
         classes: K names.
         further: names of the user's own metrics.
     """
-    by_count = sorted(zip(classes, counts, strict=True), key=lambda each: each[1])  # of many the first are named
+    by_count = sorted(zip(classes, counts, strict=True), key=lambda each: each[1])  # if many, the rarest are named
     few = [f"{clean(name, 40)} ({count})" for name, count in by_count if 0 < count < FEW_IMAGES]
     if not few:
         return None
@@ -303,7 +305,7 @@ def few_images(counts: Sequence[int], classes: list[str], further: Sequence[str]
 
 
 def draw(generator: np.random.Generator, resamples: int, counts: np.ndarray) -> np.ndarray:
-    """Return how often each image is drawn, (B, n): as many of each class as it has; images sorted by class."""
+    """Return how often each image is drawn, (B, n): from each class as many as it has; images are sorted by class."""
     lines, counts = np.arange(resamples)[:, None], counts[counts > 0]
     parts = [
         np.bincount((generator.integers(n, size=(resamples, n)) + n * lines).ravel(), minlength=resamples * n)

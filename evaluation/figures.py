@@ -1,4 +1,4 @@
-"""Figures, drawn without a screen and without matplotlib's global state."""
+"""Figures drawn without a screen and without matplotlib's global state."""
 
 import numpy as np
 from matplotlib import colormaps
@@ -15,14 +15,14 @@ from evaluation.fonts import fonts_of
 from evaluation.intervals import design_effect, wilson
 
 MOST_NAMED = 60  # classes on an axis
-MOST_WITH_SHARES = 6  # classes; with more a cell has no room for it
-PLACES: dict[tuple[str, ...], list] = {}  # of the axes of the confusion matrix of these classes
+MOST_WITH_SHARES = 6  # classes; with more, cells have no room for shares
+PLACES: dict[tuple[str, ...], list] = {}  # class names -> positions of the axes of their confusion matrix
 
 
 def confusion_matrix(counts: list[list[int]], classes: list[str]) -> Figure:
     """Draw (K, K) counts, true classes down and predicted ones across, colored by the share of the true class.
 
-    Up to MOST_WITH_SHARES classes the share is written below each count; of more there is a color bar.
+    With up to MOST_WITH_SHARES classes, the share is written below each count; with more there is a color bar.
     """
     counts = np.asarray(counts)
     k = len(classes)
@@ -51,13 +51,16 @@ def draw_confusion(
     most_named: int,
     size: float | None = None,
 ) -> AxesImage:
-    """Draw (K, K) counts into axes; return what a color bar is for.
+    """Draw (K, K) counts into axes; return the image, for a color bar.
 
     Args:
-        with_shares: whether the share of the true class is written below each count.
-        most_written: classes up to which counts are written.
-        most_named: classes up to which an axis has their names; with more it has their numbers.
-        size: of the letters, points.
+        axes: to draw into.
+        counts: (K, K).
+        names: of the classes.
+        with_shares: whether to write the share of the true class below each count.
+        most_written: number of classes up to which counts are written.
+        most_named: number of classes up to which axes show their names; with more they show numbers.
+        size: of the letters in points.
     """
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     k = len(names)
@@ -81,7 +84,7 @@ def draw_confusion(
 
 
 def _place_as_before(figure: Figure, names: tuple[str, ...]) -> None:
-    """Lay a confusion matrix out once for its classes, whose names take the room; val, test and a sweep's jobs share them."""
+    """Lay out a confusion matrix once for its class names, which determine the room; val, test and a sweep's jobs share it."""
     if names not in PLACES:
         with fonts_of(figure):
             figure.draw_without_rendering()
@@ -101,12 +104,12 @@ def calibration(
 ) -> Figure:
     """Draw accuracy against confidence in ten bins, and accuracy against coverage.
 
-    Labels (n,), probabilities (n, K), group numbers (n,) that widen the intervals; with a decision also after its
-    temperature, and its coverage.
+    Labels (n,), probabilities (n, K); group numbers (n,) widen the intervals. With a decision, also draw the calibration after
+    its temperature, and its coverage.
     """
     effect = design_effect(probabilities.argmax(axis=1) == labels, groups)
     figure = Figure(figsize=(9.6, 4.4))
-    # Its labels are always as wide; "constrained" would draw all of them three times to find that out
+    # Its labels always have the same width; "constrained" would draw them all three times to find that out
     figure.subplots_adjust(left=0.06, right=0.99, bottom=0.115, top=0.93, wspace=0.17)
     left, right = figure.subplots(1, 2)
     kinds = [("uncalibrated", probabilities, "tab:blue", -1)]
@@ -157,7 +160,7 @@ def figure_pixels(figure: Figure, dpi: int = 100) -> np.ndarray:
 
 
 def axis_name(name: str, longest: int = 24) -> str:
-    """Return a class's name for an axis; matplotlib would take what is between two $ for a formula."""
+    """Return a class's name for an axis; matplotlib would read text between two $ as a formula."""
     return clean(name, longest).replace("$", r"\$")
 
 

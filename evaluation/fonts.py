@@ -1,4 +1,4 @@
-"""Give each text of a figure a font that has its letters: class names may be in any script, and matplotlib's font has few."""
+"""Give each text of a figure a font with its letters: class names may be in any script, and matplotlib's font covers few."""
 
 import contextlib
 import functools
@@ -13,18 +13,18 @@ from matplotlib.text import Text
 
 log = logging.getLogger(__name__)
 
-USUAL = "DejaVu Sans"  # which matplotlib brings
+USUAL = "DejaVu Sans"  # comes with matplotlib
 LAST_RESORT = "Last Resort"  # a font whose letters are all boxes
 
-logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it warns where a font has no bold letters
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it warns if a font has no bold letters
 
 
 @contextlib.contextmanager
 def fonts_of(figure: Figure) -> Iterator[None]:
-    """Draw inside with a font for each text that the usual one cannot show; letters that no font has are logged once."""
+    """Inside, draw each text that the usual font cannot show with one that can; log once which letters no font has."""
     _choose_fonts(figure)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)  # one of each letter
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)  # one per letter
         yield
 
 
@@ -38,10 +38,10 @@ def _choose_fonts(figure: Figure) -> None:
 
 @functools.cache
 def _font_with(missing: frozenset[int]) -> str | None:
-    """Return the name of the installed font that has the most of these letters; None where there is none with any."""
+    """Return the name of the installed font with the most of these letters; None if no font has any."""
     known = {entry.fname for entry in font_manager.fontManager.ttflist}
-    for file in set(font_manager.findSystemFonts()) - known:  # installed after matplotlib has listed them
-        with contextlib.suppress(OSError, RuntimeError):  # not a font that it reads
+    for file in set(font_manager.findSystemFonts()) - known:  # installed after matplotlib listed its fonts
+        with contextlib.suppress(OSError, RuntimeError):  # a font that it cannot read
             font_manager.fontManager.addfont(file)
     fonts = [each for each in font_manager.fontManager.ttflist if not each.name.startswith(LAST_RESORT)]
     fonts.sort(key=lambda each: (each.style != "normal", each.weight != 400, each.name))
@@ -56,7 +56,7 @@ def _font_with(missing: frozenset[int]) -> str | None:
 
 @functools.cache
 def _letters(file: str) -> frozenset[int]:
-    """Return the numbers of the letters that a font file has; none of one that cannot be read."""
+    """Return the code points of the letters that a font file has; none if it cannot be read."""
     try:
         return frozenset(FT2Font(file).get_charmap())
     except (OSError, RuntimeError):

@@ -1,4 +1,4 @@
-"""Intervals of accuracies: pure functions, each with its source."""
+"""Intervals for accuracies: pure functions, each with its source."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from scipy.special import betainc, expit, logit, stdtr, stdtrit
 
 from common.run_record import Proportion
 
-ONE_SIDED = 0.025  # level of a lower end of a 95% interval
+ONE_SIDED = 0.025  # level of the lower end of a 95% interval
 
 
 class Interval(NamedTuple):
@@ -31,35 +31,35 @@ class Seeds(NamedTuple):
 
 
 class StudentT(NamedTuple):
-    """What a t distribution says of a mean; an error of 0 is certainty."""
+    """The t distribution of an estimated mean; an error of 0 is certainty."""
 
     mean: float
     error: float  # standard error
     degrees_of_freedom: float  # inf: normal
 
     def interval(self, confidence: float = 0.95) -> Interval:
-        """Return the two-sided interval; its lower end is a one-sided bound of (1 + confidence) / 2."""
+        """Return the two-sided interval; its lower end is a one-sided bound with confidence (1 + confidence) / 2."""
         half = float(stdtrit(self.degrees_of_freedom, 0.5 + confidence / 2)) * self.error
         return Interval(self.mean - half, self.mean + half)
 
     def p_above(self, value: float) -> float:
-        """Return the one-sided p-value of a true mean at `value` or below."""
+        """Return the one-sided p-value for a true mean of `value` or less."""
         if self.error == 0:
             return float(self.mean <= value)
         return float(stdtr(self.degrees_of_freedom, (value - self.mean) / self.error))
 
     def p_value(self) -> float:
-        """Return the two-sided p-value of a true mean of 0."""
+        """Return the two-sided p-value for a true mean of 0."""
         return min(1.0, 2 * min(self.p_above(0.0), StudentT(-self.mean, *self[1:]).p_above(0.0)))
 
 
 def wilson(correct: float, n: float, confidence: float = 0.95) -> Interval:
     """Return the interval of a proportion: Wilson 1927, JASA 22:209-212, without continuity correction.
 
-    Both may be fractions, as the effective numbers of images in groups are.
+    `correct` and `n` may be fractions, such as the effective numbers of images in groups.
 
     Raises:
-        ValueError: no observations, or more correct ones than there are.
+        ValueError: no observations, or `correct` is not within 0 to `n`.
     """
     if not 0 <= correct <= n or n == 0:
         raise ValueError(f"a proportion needs 0 <= correct <= n and n > 0, not {correct} of {n}")
@@ -74,20 +74,20 @@ def wilson(correct: float, n: float, confidence: float = 0.95) -> Interval:
 
 
 def guessing_probability(correct: float, n: float, share: float) -> float:
-    """Return the probability that guessing, right with this share, has at least so many of n images right.
+    """Return the probability that guessing, which is right with probability `share`, gets at least `correct` of n images right.
 
-    The exact binomial test of Clopper & Pearson 1934 (Biometrika 26:404-413). With few images Wilson's lower end is above the
-    true value more often than in one case of 40 (in 0.06 of 5 images, of which guessing is right in one).
+    This is the exact binomial test of Clopper & Pearson 1934 (Biometrika 26:404-413). With few images, Wilson's lower end is
+    above the true value more often than in one case of 40 (in 0.06 of cases with 5 images of which guessing gets one right).
     """
     return 1.0 if correct == 0 else float(betainc(correct, n - correct + 1, share))
 
 
 def proportion(correct: int, n: int, effect: float = 1.0) -> Proportion:
-    """Return a proportion as records keep it; errors as of `wilson`.
+    """Return a proportion in the form that records keep; errors as of `wilson`.
 
     Args:
-        correct: images that count.
-        n: all images.
+        correct: number of correct images.
+        n: number of all images.
         effect: `design_effect` of images in groups; the interval is that of n / effect images.
     """
     low, high = wilson(correct / effect, n / effect)
@@ -102,7 +102,7 @@ def format_accuracy(found: Proportion) -> str:
 def mean_over_seeds(values: Sequence[float], confidence: float = 0.95) -> Seeds:
     """Return the mean of a metric over seeds with Student's t interval (Student 1908, Biometrika 6:1-25).
 
-    Only the seeds are a sample here, with the images as given; `over_seeds_and_images` counts the images as well.
+    Only the seeds are a sample here; the images are fixed. `over_seeds_and_images` treats both as samples.
 
     Raises:
         ValueError: no values.
@@ -118,24 +118,24 @@ def mean_over_seeds(values: Sequence[float], confidence: float = 0.95) -> Seeds:
 
 
 class MeanSquares(NamedTuple):
-    """The analysis of variance of S seeds by columns: images, or groups of them."""
+    """The analysis of variance of S seeds by columns, which are images or groups of them."""
 
     mean: float
     seeds: float
     images: float
     residual: float
     n_seeds: int
-    n_images: float  # columns, weighted
-    n_equal: float  # columns of equal size that tell as much
+    n_images: float  # weighted number of columns
+    n_equal: float  # number of equally large columns with as much information
 
     def student(self) -> StudentT:
-        """Return the mean with S n Var(mean) = MS_s + MS_p - MS_e, never below what one mean square gives by itself."""
+        """Return the mean with S n Var(mean) = MS_s + MS_p - MS_e, but at least the largest single mean square."""
         s, n = self.n_seeds - 1, self.n_equal - 1
         parts = [(self.seeds, s), (self.images, n), (self.residual, s * n)]
         combined, largest = self.seeds + self.images - self.residual, max(square for square, _ in parts)
         if combined <= largest * (
             1 + 1e-9
-        ):  # a component is estimated as none; of equals the fewest degrees of freedom
+        ):  # a component is estimated as 0; on ties take the fewest degrees of freedom
             combined, freedom = largest, min(f for square, f in parts if square >= largest * (1 - 1e-9))
         else:
             freedom = combined**2 / sum(square**2 / f for square, f in parts)
@@ -143,13 +143,13 @@ class MeanSquares(NamedTuple):
 
 
 def _mean_squares(y: np.ndarray, weights: np.ndarray, by: np.ndarray, equal: float) -> MeanSquares:
-    """Return the mean squares of y (S, n), whose columns count as often as `weights` (n,) says.
+    """Return the mean squares of outcomes y (S, n).
 
     Args:
         y: outcomes.
-        weights: of the columns.
-        by: (n,) what the square of a column's distance from the mean counts.
-        equal: share of the columns that would tell as much if all were of equal size.
+        weights: (n,) weights of the columns in the mean.
+        by: (n,) weights of the squared distances of columns from the mean.
+        equal: ratio of the number of equally large columns with as much information to the number of columns.
     """
     seeds, n = len(y), float(weights.sum())
     by_seed = y @ weights / n
@@ -170,15 +170,15 @@ def _mean_squares(y: np.ndarray, weights: np.ndarray, by: np.ndarray, equal: flo
 def over_seeds_and_images(
     outcomes: np.ndarray, pseudo: Sequence[tuple[float, float]], groups: np.ndarray | None = None, alike: float = 0.0
 ) -> tuple[StudentT, StudentT]:
-    """Return two t distributions of the mean over S >= 2 seeds and n images, both samples; intervals unite the two.
+    """Return two t distributions of the mean over S >= 2 seeds and n images, both treated as samples; intervals unite the two.
 
-    The first is two-way random effects without replication, y_ij = mu + s_i + p_j + e_ij (Searle, Casella & McCulloch
+    The first comes from two-way random effects without replication, y_ij = mu + s_i + p_j + e_ij (Searle, Casella & McCulloch
     1992, Variance Components, ch. 4; degrees of freedom: Satterthwaite 1946, Biometrics Bulletin 2:110-114), with
-    pseudo-images, as Agresti & Coull 1998 (Am. Stat. 52:119-126) and Bonett & Price 2012 (J. Educ. Behav. Stat. 37:479-488)
-    add them for one seed: without them there is no width where no outcome varies, and too little near an accuracy of 1.
-    The second is Student's of the S means: few seeds are never trusted beyond what they say themselves. With groups a
-    group of images is the unit (ratio estimate, Cochran 1977, ch. 6); degrees of freedom are those of as many groups of equal
-    size as tell as much.
+    pseudo-images added as by Agresti & Coull 1998 (Am. Stat. 52:119-126) and Bonett & Price 2012 (J. Educ. Behav. Stat.
+    37:479-488) for one seed: without them the interval has no width if no outcome varies, and too little near an accuracy of 1.
+    The second is Student's for the S means: the interval is never narrower than the seeds themselves allow. With groups, a
+    group of images is the unit (ratio estimate, Cochran 1977, ch. 6); degrees of freedom are those of the number of equally
+    large groups with as much information.
 
     Args:
         outcomes: (S, n) 0 or 1, or differences -1, 0 or 1.
@@ -197,7 +197,7 @@ def over_seeds_and_images(
 def over_images(
     outcomes: np.ndarray, pseudo: Sequence[tuple[float, float]], groups: np.ndarray, alike: float = 0.0
 ) -> StudentT:
-    """Return the t distribution of the mean of one network's outcomes (n,) in groups; as `over_seeds_and_images`."""
+    """Return the t distribution of the mean of one network's outcomes (n,) in groups; see `over_seeds_and_images`."""
     (values,), weights, by = columns_of(outcomes[None], groups, alike).with_pseudo(pseudo)
     n = float(weights.sum())
     mean = float(weights @ values) / n
@@ -206,7 +206,7 @@ def over_images(
 
 
 def by_group(outcomes: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return outcomes (S, n) of images as those of their groups (S, G), with the same means, and the mean size of a group."""
+    """Return outcomes of groups (S, G) with the same means as those of images (S, n), and the mean size of a group."""
     y = np.asarray(outcomes, dtype=np.float64)
     _, groups = np.unique(groups, return_inverse=True)
     sizes, mean = np.bincount(groups).astype(np.float64), y.mean()
@@ -215,18 +215,19 @@ def by_group(outcomes: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, floa
 
 
 class Columns(NamedTuple):
-    """Outcomes of images, or of groups of them with the same means, and what a pseudo-image counts beside them."""
+    """Outcomes of images, or of groups with the same means, and how much a pseudo-image counts beside them."""
 
     y: np.ndarray  # (S, n), or (S, G) of G groups
-    sizes: np.ndarray  # images of each column
-    number: float  # of columns that a pseudo-image is
-    reach: float  # columns' mean sizes that each of these is as large as, 1 or more
+    sizes: np.ndarray  # images in each column
+    number: float  # number of columns that a pseudo-image counts as
+    reach: float  # size of each of these in units of the columns' mean size, 1 or more
 
     def with_pseudo(self, pseudo: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the values (S, C) of all columns, their weights (C,) in the mean, and what their squares count (C,).
+        """Return the values (S, C) of all columns, their weights (C,) in the mean, and the weights (C,) of their squares.
 
-        The mean lies nearer to a large column than to a small one, so that the squares of its distance are too small by its
-        share of all images (Bell & McCaffrey 2002, Survey Methodology 28:169-181).
+        The mean lies closer to a large column than to a small one, so the square of a column's distance from it is too small
+        by the column's share of all images; the weights of squares correct that (Bell & McCaffrey 2002, Survey Methodology
+        28:169-181).
         """
         values = np.hstack([self.y, np.broadcast_to([value for value, _ in pseudo], (len(self.y), len(pseudo)))])
         reach = np.append(np.ones(len(self.sizes)), np.full(len(pseudo), self.reach))
@@ -236,14 +237,17 @@ class Columns(NamedTuple):
 
 
 def columns_of(outcomes: np.ndarray, groups: np.ndarray | None, alike: float = 0.0) -> Columns:
-    """Return outcomes (S, n) as columns; in groups a pseudo-image is as many images as are right or wrong together.
+    """Return outcomes (S, n) as columns; in groups a pseudo-image counts as the images that are right or wrong together.
 
-    Of a few large groups beside many small ones the large ones decide, and where none of them differs by chance, what varies
-    says nothing about them. So those many are of the group in which the variance lies, not of one of mean size: counted as
-    the latter, networks that were at the margin passed in 0.24 to 0.35 of cases (docs/intervals.md).
+    With a few large groups among many small ones, the large ones decide; if by chance none of them differs, the observed
+    variation says nothing about them. So the number of images of a pseudo-image is that of the groups in which the variance
+    lies, not of a group of mean size: with the latter, networks at the margin passed in 0.24 to 0.35 of cases
+    (docs/intervals.md).
 
     Args:
-        alike: least `intraclass_correlation`, of other outcomes on the same images.
+        outcomes: (S, n).
+        groups: (n,) group numbers; None: each image is its own.
+        alike: lower limit of the `intraclass_correlation`, from other outcomes on the same images.
     """
     y = np.asarray(outcomes, dtype=np.float64)
     if groups is None:
@@ -257,24 +261,24 @@ def columns_of(outcomes: np.ndarray, groups: np.ndarray | None, alike: float = 0
 
 
 def intraclass_correlation(outcomes: np.ndarray, groups: np.ndarray) -> float:
-    """Return how alike images of a group are, 0 to 1: their design effect less 1 per further image (Kish 1965, ch. 5)."""
+    """Return how alike the images of a group are, 0 to 1: (design effect - 1) / (group size - 1) (Kish 1965, ch. 5)."""
     sizes = np.unique(groups, return_counts=True)[1].astype(np.float64)
     size = float((sizes**2).sum() / sizes.sum())
     return (_clustering(np.atleast_2d(outcomes), groups) - 1) / (size - 1) if size > 1 else 0.0
 
 
 def effective_groups(groups: np.ndarray) -> float:
-    """Return how many groups of equal size tell as much as these."""
+    """Return the number of equally large groups with as much information as these."""
     sizes = np.unique(groups, return_counts=True)[1].astype(np.float64)
     return float(sizes.sum() ** 2 / (sizes**2).sum())
 
 
 def accuracy_interval(correct: np.ndarray, groups: np.ndarray | None = None) -> Interval:
-    """Return the 95% interval of the mean accuracy of S seeds on the same n images, over both, within 0 to 1.
+    """Return the 95% interval of the mean accuracy of S seeds on the same n images, over seeds and images, within 0 to 1.
 
-    One seed: Wilson's interval, of that trained network. Several: `over_seeds_and_images` with two pseudo-images that all
-    get right and two that all get wrong; the first of its two also on the scale of log odds, since the accuracies of seeds
-    near 1 are skewed: most a little better than the mean, few much worse. It always holds the mean itself.
+    One seed: Wilson's interval, for that trained network. Several seeds: `over_seeds_and_images` with two pseudo-images that
+    all get right and two that all get wrong; the first of its two distributions is also used on the scale of log odds, because
+    accuracies of seeds near 1 are skewed: most a little above the mean, few far below. The interval always contains the mean.
 
     Args:
         correct: (S, n) bool.
@@ -290,29 +294,29 @@ def accuracy_interval(correct: np.ndarray, groups: np.ndarray | None = None) -> 
 
 
 def log_odds(found: StudentT) -> StudentT:
-    """Return the t distribution of the log odds of a mean within 0 to 1."""
+    """Return the t distribution of the log odds of a mean between 0 and 1."""
     return StudentT(float(logit(found.mean)), found.error / (found.mean * (1 - found.mean)), found.degrees_of_freedom)
 
 
 def group_numbers(names: Sequence[str]) -> np.ndarray | None:
-    """Return the number of each image's group, (n,); "" is a group of its own. None where no group has two images."""
+    """Return the number of each image's group, (n,); an image named "" is its own group. None if no group has two images."""
     keys = [name or index for index, name in enumerate(names)]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     return np.array([numbers[key] for key in keys]) if len(numbers) < len(keys) else None
 
 
 def design_effect(correct: np.ndarray, groups: np.ndarray | None) -> float:
-    """Return how many images in groups tell as much as one image by itself: 1 without groups.
+    """Return how many images in groups have as much information as one independent image: 1 without groups.
 
-    The variance of the share of right images between groups over that of as many independent images (Kish 1965, Survey
-    Sampling, ch. 5), with the t quantile of the effective number of groups (Dean & Pagano 2015, J. Surv. Stat. Methodol.
-    3:484-503). As many images as are in a quarter of a group are added, of an all-right and of an all-wrong group as large as
-    an image's is on average: a few groups that are all right say little about how alike the images of a group are. The mean
-    lies nearer to a large group than to a small one, which is corrected by the group's share of the images (Bell & McCaffrey
-    2002, Survey Methodology 28:169-181).
+    It is the variance of the share of right images, estimated between groups, over that of as many independent images (Kish
+    1965, Survey Sampling, ch. 5), with the t quantile of the effective number of groups (Dean & Pagano 2015, J. Surv. Stat.
+    Methodol. 3:484-503). A few groups that are all right say little about how alike the images of a group are, so parts of an
+    all-right and an all-wrong group are added: each part has the images of a quarter of a mean group, the groups are as large
+    as an image's group is on average. The mean lies closer to a large group than to a small one, which is corrected by the
+    group's share of the images (Bell & McCaffrey 2002, Survey Methodology 28:169-181).
 
     Args:
-        correct: (n,) or (S, n) bool, of one network or of S.
+        correct: (n,) or (S, n) bool, for one network or for S.
         groups: (n,) group numbers; None: each image is its own.
     """
     if groups is None or len(np.unique(groups)) == len(groups):
@@ -322,12 +326,12 @@ def design_effect(correct: np.ndarray, groups: np.ndarray | None) -> float:
 
 
 def class_effects(correct: np.ndarray, of: np.ndarray, k: int, groups: np.ndarray | None) -> np.ndarray:
-    """Return the design effect on the images of each of k classes, (k,): its images may be of fewer groups than others'.
+    """Return the design effect on the images of each of k classes, (k,): some classes may have fewer groups than others.
 
     Args:
         correct: (n,) bool.
-        of: (n,) class of each image, the true or the predicted one.
-        k: classes; one without images has 1.
+        of: (n,) class of each image, true or predicted.
+        k: number of classes; a class without images has the effect 1.
         groups: (n,) group numbers; None: each image is its own.
     """
     effects = np.ones(k)
@@ -338,10 +342,10 @@ def class_effects(correct: np.ndarray, of: np.ndarray, k: int, groups: np.ndarra
 
 
 def _clustering(outcomes: np.ndarray, groups: np.ndarray) -> float:
-    """Return the design effect of groups on each line of outcomes (S, n), averaged; 1 to that of groups all alike."""
+    """Return the mean design effect of groups over the lines of outcomes (S, n); at most that of groups of alike images."""
     _, groups = np.unique(groups, return_inverse=True)
     sizes = np.bincount(groups).astype(np.float64)
-    size = float((sizes**2).sum() / sizes.sum())  # of the group that an image is in, on average
+    size = float((sizes**2).sum() / sizes.sum())  # mean size of the group that an image is in
     low, high = (-1.0, 1.0) if outcomes.min() < 0 else (0.0, 1.0)
     pseudo = 0.25 * float(sizes.mean()) / size  # `design_effect`
     weights = np.append(np.ones(len(sizes)), [pseudo, pseudo])
@@ -358,12 +362,12 @@ def _clustering(outcomes: np.ndarray, groups: np.ndarray) -> float:
 
 
 def coverage_caveat(found: Proportion) -> str | None:
-    """Return a caveat of Wilson's interval where it covers less than it says: near 0 and 1, and with few images.
+    """Return a caveat if Wilson's interval covers less than its nominal 95%: near 0 and 1, and with few images.
 
-    Exact sums over all counts, n 25 to 1,000, nominal 95%: with 0.17 errors expected it covers 0.837, with 0.55 0.894,
-    with 1.0 0.916, with more at least 0.918 (the dips of Brown, Cai & DasGupta 2001, Stat. Sci. 16:101-133, sec. 3);
-    the first two are where fewer than 3 errors are found. With 10 to 40 images it falls to 0.915 elsewhere, with more to
-    0.927 at single points.
+    Exact sums over all counts, n from 25 to 1,000: with 0.17 errors expected it covers 0.837, with 0.55 0.894, with 1.0
+    0.916, with more at least 0.918 (the dips of Brown, Cai & DasGupta 2001, Stat. Sci. 16:101-133, sec. 3); in the first two
+    cases fewer than 3 errors are found. Elsewhere coverage falls to 0.915 with 10 to 40 images, and with more to 0.927 at
+    single points.
     """
     rare, what = min((found.n - found.correct, "errors"), (found.correct, "right images"))
     if rare < 3:

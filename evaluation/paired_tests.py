@@ -1,4 +1,4 @@
-"""Compare networks on the same images: tests, intervals, sample sizes, the best of many."""
+"""Compare networks on the same images: tests, intervals, and the best of many."""
 
 import math
 from collections.abc import Sequence
@@ -13,13 +13,14 @@ from evaluation.estimates import CELLS, draw
 from evaluation.intervals import StudentT, intraclass_correlation, over_images, over_seeds_and_images
 from evaluation.planning import Spread
 
-# Images that a one-sided bound of trained networks is lower by. Without them Tango's test at 5% passes what is at the margin in
-# up to 5.6% (exact sums, 60 to 2,000 images), with them in at most 4.8%; the t test of balanced accuracies in 7.7% and 5.4%.
+# Images by which a one-sided bound for trained networks is lowered. Without them, Tango's test at 5% passes networks at the
+# margin in up to 5.6% of cases (exact sums, 60 to 2,000 images), with them in at most 4.8%; the t test of balanced accuracies
+# in 7.7% and 5.4%.
 HALF = 0.5
 
 
 class Difference(NamedTuple):
-    """Accuracy of A minus that of B, and its interval."""
+    """The accuracy of A minus that of B, with its interval."""
 
     value: float
     low: float
@@ -27,7 +28,7 @@ class Difference(NamedTuple):
 
 
 class BiasCorrectedBest(NamedTuple):
-    """The best of many runs: which, its accuracy as measured, corrected for the selection, and the bias."""
+    """The best of many runs: its index, its accuracy as measured and as corrected for the selection, and the bias."""
 
     index: int
     value: float
@@ -36,7 +37,7 @@ class BiasCorrectedBest(NamedTuple):
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Return the exact two-sided p-value of equal accuracies (McNemar 1947, Psychometrika 12:153-157; binomial with one half).
+    """Return the exact two-sided p-value for equal accuracies (McNemar 1947, Psychometrika 12:153-157; binomial, p = 1/2).
 
     Args:
         only_a: images on which only A is right.
@@ -69,12 +70,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def holm_against_best(p_values: Sequence[float]) -> list[float]:
-    """Return p-values of the best of K rows against the K - 1 others, where the same measurements chose the best.
+    """Return p-values of the best of K rows against the K - 1 others, if the same measurements chose the best.
 
-    Any row can come out as the best, so that all K (K - 1) / 2 pairs count: Holm's values times K / 2. Of rows that are equal
-    in truth in sets of b, an error needs p * (b - 1) * K / 2 below the level for one of b (b - 1) / 2 pairs of a set; added up
-    over the sets that is at most the level (Bonferroni). Without it the best of 12 equal networks was called better than
-    another one in 0.11 to 0.13 of simulated worlds.
+    Any row can come out as the best, so all K (K - 1) / 2 pairs count: the result is Holm's values times K / 2. If rows are
+    truly equal in sets of b, an error needs p * (b - 1) * K / 2 below the level for one of the b (b - 1) / 2 pairs of a set;
+    summed over the sets, its probability is at most the level (Bonferroni). Without this correction, the best of 12 equal
+    networks was called better than another one in 0.11 to 0.13 of simulated worlds.
 
     Raises:
         ValueError: a p-value outside of 0 to 1.
@@ -85,8 +86,8 @@ def holm_against_best(p_values: Sequence[float]) -> list[float]:
 def paired_difference(only_a: int, only_b: int, n: int) -> Difference:
     """Return the difference of two accuracies on the same n images, with the 95% score interval.
 
-    Tango 1998, Statistics in Medicine 17:891-908: the differences that its score test does not reject. It has a width
-    where the networks agree on all images, and its lower end is a one-sided bound of 97.5%.
+    Tango 1998, Statistics in Medicine 17:891-908: the interval contains the differences that its score test does not reject. It
+    has a width even if the networks agree on all images, and its lower end is a one-sided 97.5% bound.
 
     Raises:
         ValueError: counts that n images cannot give, or no images.
@@ -106,7 +107,7 @@ def paired_difference(only_a: int, only_b: int, n: int) -> Difference:
 
 
 def lower_bound(only_a: int, only_b: int, n: int, level: float) -> float:
-    """Return the one-sided bound of 1 - level of the difference: what `tango_score` less half an image does not reject."""
+    """Return the one-sided bound, with confidence 1 - level, on the difference, by `tango_score` with HALF an image less."""
     z, inner = NormalDist().inv_cdf(1 - level), 1e-12
     value = (only_a - only_b) / n
     if value <= inner - 1:
@@ -115,14 +116,14 @@ def lower_bound(only_a: int, only_b: int, n: int, level: float) -> float:
 
 
 def tango_score(only_a: int, only_b: int, n: int, difference: float, less: float = 0.0) -> float:
-    """Return the standard normal score of a true difference of the accuracies (A minus B): Tango 1998, eq. 12.
+    """Return the standard normal score for a true difference of the accuracies (A minus B): Tango 1998, eq. 12.
 
     Args:
         only_a: images on which only A is right.
         only_b: images on which only B is right.
         n: images.
         difference: above -1 and below 1.
-        less: images that the count of A is taken as too large by.
+        less: images to subtract from the count of A.
     """
     variance = n * _tango_variance(only_a / n, only_b / n, difference)
     distance = only_a - only_b - n * difference - less
@@ -132,7 +133,13 @@ def tango_score(only_a: int, only_b: int, n: int, difference: float, less: float
 
 
 def _tango_variance(only_a: float, only_b: float, difference: float) -> float:
-    """Return the variance of one image's difference under a true one, from the shares of images on which one is right."""
+    """Return the variance of one image's difference if the true difference is `difference`.
+
+    Args:
+        only_a: share of images on which only A is right.
+        only_b: share of images on which only B is right.
+        difference: of the accuracies, A minus B.
+    """
     b = -only_a - only_b + (2 - only_a + only_b) * difference
     c = -only_b * difference * (1 - difference)
     q = (math.sqrt(max(0.0, b * b - 8 * c)) - b) / 4  # share of `only_b` under this difference
@@ -140,21 +147,21 @@ def _tango_variance(only_a: float, only_b: float, difference: float) -> float:
 
 
 def _variance_at(limit: float, difference: float, variance: float) -> float:
-    """Return the variance that `tango_score` will have at the limit where an image's difference has this mean and variance."""
+    """Return the variance that `tango_score` uses at `limit` if an image's difference has this mean and variance."""
     disagree = min(1.0, variance + difference**2)
     return _tango_variance((disagree + difference) / 2, (disagree - difference) / 2, limit)
 
 
 class PairedComparison(NamedTuple):
-    """The accuracy of A minus that of B on the same n images and S seeds; every sentence on the pair comes from here."""
+    """The accuracy of A minus that of B on the same n images and S seeds; every sentence on the pair uses these numbers."""
 
     difference: float
     low: float  # 95% interval
     high: float
-    p_value: float  # of equal accuracy, two-sided
-    at_least: float  # one-sided bound of the difference, of 95% or as `level` says
+    p_value: float  # for equal accuracy, two-sided
+    at_least: float  # one-sided bound on the difference, with confidence 95% or 1 - `level`
     margin: float
-    margin_p_value: float  # of a difference of -margin or less, one-sided
+    margin_p_value: float  # for a difference of -margin or less, one-sided
     n: int
     n_seeds: int
     spread: Spread
@@ -170,27 +177,27 @@ def compare_pair(
 ) -> PairedComparison:
     """Compare two networks, or two settings over seeds, on the same images.
 
-    One seed: exact McNemar test and Tango's score interval, of these two trained networks. Several: `over_seeds_and_images`
-    with a pseudo-image that only A gets right and one that only B does. Images in groups: t tests on the groups. Balanced
-    accuracies: the same t tests on images that count by their class.
+    One seed: McNemar's exact test and Tango's score interval, for these two trained networks. Several seeds:
+    `over_seeds_and_images` with one pseudo-image that only A gets right and one that only B does. Images in groups: t tests on
+    the groups. Balanced accuracies: the same t tests, with images weighted by their class.
 
     Args:
         right_a: (S, n) bool.
-        right_b: (S, n) bool, line i of the same seed.
+        right_b: (S, n) bool; line i has the same seed as in `right_a`.
         margin: how far A may be below B and still be good enough, above 0.
         groups: (n,) group numbers; None: each image is its own.
-        labels: (n,) classes, over which the accuracies are balanced; None: each image counts the same.
+        labels: (n,) classes over which the accuracies are balanced; None: all images have the same weight.
         level: of the one-sided bound.
 
     Raises:
-        ValueError: shapes that differ, or no image.
+        ValueError: the shapes differ, or there are no images.
     """
     if right_a.shape != right_b.shape or right_a.ndim != 2 or right_a.size == 0:
         raise ValueError(f"two tables of the same seeds and images are needed, not {right_a.shape} and {right_b.shape}")
     differences = right_a.astype(np.int8) - right_b.astype(np.int8)
     (seeds, n), pseudo = differences.shape, [(1.0, 1.0), (-1.0, 1.0)]
     less = HALF / n if seeds == 1 else 0.0
-    # Groups in which no image tells the networks apart still show how alike their images are
+    # Groups on which the networks agree still show how alike their images are
     alike = 0.0 if groups is None else max(intraclass_correlation(each, groups) for each in (right_a, right_b))
     weights = class_weights(labels)
     if labels is not None:
@@ -210,7 +217,7 @@ def compare_pair(
         p_value = max(each.p_value() for each in found)
         at_least = min(each.interval(1 - 2 * level).low for each in found) - less
         margin_p = max(each.p_above(less - margin) for each in found)
-    if p_value >= 0.05:  # the exact test is the stricter one in 1 to 5% of tables: the interval follows it
+    if p_value >= 0.05:  # in 1 to 5% of tables the exact test is stricter; the interval then follows it
         low, high = min(low, 0.0), max(high, 0.0)
     low, high = min(low, value), max(high, value)
     return PairedComparison(
@@ -219,7 +226,7 @@ def compare_pair(
 
 
 def class_weights(labels: np.ndarray | None) -> np.ndarray:
-    """Return what an image, or a pseudo-image, of each class counts in a balanced accuracy, (K,); [1] without labels."""
+    """Return the weight of an image, or pseudo-image, of each class in a balanced accuracy, (K,); [1] without labels."""
     if labels is None:
         return np.ones(1)
     sizes = np.unique(labels, return_counts=True)[1]
@@ -231,10 +238,10 @@ def balance(
 ) -> tuple[np.ndarray, list[tuple[float, float]]]:
     """Return outcomes (S, n) whose mean is the mean over the classes, and the pseudo-images of the classes.
 
-    Linearized about the means of the classes, as in a stratified sample (Cochran 1977, ch. 5): of K classes image j of one
-    with n_c of n images and the mean m_c counts as m + n / (K n_c) (y_j - m_c); what an image differs from the mean of its
-    class times sqrt(n_c / (n_c - 1)), for the degrees of freedom of the means. Classes of one image, which show no spread, are
-    one stratum in this (collapsed strata, ch. 5A.12). Each class has its part of the pseudo-images.
+    They are linearized about the class means, as in a stratified sample (Cochran 1977, ch. 5). With K classes, image j of a
+    class with n_c of the n images and mean m_c becomes m + n / (K n_c) (y_j - m_c), where the deviation from the class mean is
+    multiplied by sqrt(n_c / (n_c - 1)) for the degrees of freedom of the means. Classes with one image show no spread; together
+    they are one stratum (collapsed strata, ch. 5A.12). Each class has its share of the pseudo-images.
 
     Args:
         outcomes: (S, n).
@@ -260,14 +267,14 @@ def balance(
 def student(
     outcomes: np.ndarray, pseudo: list[tuple[float, float]], groups: np.ndarray | None, alike: float = 0.0
 ) -> tuple[StudentT, ...]:
-    """Return the t distributions of the mean, of one network on images or groups, or of several over seeds and images."""
+    """Return t distributions of the mean: one for one network over images or groups, two for several seeds."""
     if len(outcomes) > 1:
         return over_seeds_and_images(outcomes, pseudo, groups, alike)
     return (over_images(outcomes[0], pseudo, np.arange(outcomes.shape[1]) if groups is None else groups, alike),)
 
 
 def format_p(p_value: float) -> str:
-    """Return `p = 0.69`; four digits around 0.05, so that 0.0497 does not read 0.05."""
+    """Return `p = 0.69`; with four digits around 0.05, so that 0.0497 is not shown as 0.05."""
     digits = 4 if 0.045 < p_value < 0.055 else 2
     return "p < 0.0001" if p_value < 0.0001 else f"p = {p_value:.{digits}g}"
 
@@ -277,25 +284,25 @@ def bias_corrected_best(
 ) -> BiasCorrectedBest:
     """Estimate the accuracy of the best of N runs without the bias of choosing it on the same images.
 
-    Bootstrap bias correction, Tsamardinos, Greasidou & Borboudakis 2018, Machine Learning 107:1895-1922, alg. 5: draw
-    images with replacement, take the best run on them, measure it on those not drawn; the mean over resamples.
-    Equal runs share a resample: taking the first, where runs come in order of their accuracy on all images, would choose
-    by the images that were left out. It corrects for the choice among the runs, not for that of each run's epoch.
+    Bootstrap bias correction, Tsamardinos, Greasidou & Borboudakis 2018, Machine Learning 107:1895-1922, alg. 5: draw images
+    with replacement, find the best run on them, measure it on the images not drawn; average over resamples. Runs that tie share
+    a resample: as runs come in order of their accuracy on all images, taking the first would choose by the images not drawn.
+    This corrects for the choice among the runs, not for the choice of each run's epoch.
 
     Args:
         correct: (N, n) bool or 0/1, runs on the same validation images.
         resamples: number of draws.
         seed: of the draws.
-        groups: (n,) group numbers, of which whole ones are drawn: images that are left out are as lucky as others of their
-            group that are in. None: each image is its own.
+        groups: (n,) group numbers; whole groups are drawn, because an image that is not drawn is as lucky as those of its
+            group that are. None: each image is its own.
 
     Raises:
-        ValueError: not a table of at least one run and two images, or no resamples.
+        ValueError: fewer than one run or two images, or no resamples.
     """
     correct = np.asarray(correct, dtype=np.float64)
     if correct.ndim != 2 or correct.shape[0] < 1 or correct.shape[1] < 2 or resamples < 1:
         raise ValueError(
-            f"the best of many needs a row a run, two images or more and a resample, not {correct.shape}, {resamples}"
+            f"the best of many needs one row per run, at least two images and a resample, not {correct.shape}, {resamples}"
         )
     n = correct.shape[1]
     generator = np.random.default_rng(seed)
@@ -310,11 +317,11 @@ def bias_corrected_best(
         excluded = (times == 0).astype(np.float64)
         counts = excluded.sum(axis=1)
         hits = np.einsum("ij,ij->i", best, excluded @ correct.T) / best.sum(axis=1)
-        accuracies.append(hits[counts > 0] / counts[counts > 0])  # a draw of few images may hold them all
+        accuracies.append(hits[counts > 0] / counts[counts > 0])  # a draw of few images may contain them all
     index = int(correct.sum(axis=1).argmax())
     value = float(correct[index].mean())
     measured = np.concatenate(accuracies)
-    corrected = min(value, float(measured.mean())) if len(measured) else value  # a mean above it is noise of the draws
+    corrected = min(value, float(measured.mean())) if len(measured) else value  # more is noise of the draws
     return BiasCorrectedBest(index, value, corrected, value - corrected)
 
 

@@ -1,4 +1,4 @@
-"""How many images, or seeds, would decide: from where the differences of a pair come from."""
+"""How many images or seeds would decide a comparison, from the variances of a pair's differences."""
 
 import math
 from statistics import NormalDist
@@ -15,19 +15,19 @@ MOST_SEEDS = 30
 
 
 class Spread(NamedTuple):
-    """Where the differences of a pair, or the outcomes of one side, come from: variances of seeds, images and the rest."""
+    """The variances of a pair's differences, or of one side's outcomes: between seeds, between images, and the rest."""
 
     seeds: float
-    units: float  # images, or groups of them
+    units: float  # between images, or groups of them
     residual: float
     n_seeds: int
     images_per_unit: float
-    target: float | None = None  # of outcomes that are tested as in `choice`, on the scale of log odds too
-    at_limit: float | None = None  # of one network without t: the variance at the margin or target over that here
-    less: float = 0.0  # images that the test of one network takes as fewer
-    equal: float = 1.0  # share of the units that would tell as much if all were of equal size
+    target: float | None = None  # for outcomes tested against a target as in `choice`, also on the scale of log odds
+    at_limit: float | None = None  # for one network without t test: variance at the limit over that here
+    less: float = 0.0  # images by which the test of one network lowers its count
+    equal: float = 1.0  # ratio of the number of equally large units with as much information to the number of units
     further: float = 0.0  # squares that pseudo-images add to those of all groups
-    weight: float = 1.0  # images that a pseudo-image of the target counts as
+    weight: float = 1.0  # number of images that a pseudo-image of the target counts as
 
     @classmethod
     def of(
@@ -35,17 +35,17 @@ class Spread(NamedTuple):
     ) -> "Spread":
         """Estimate the variances from differences (S, n) of -1, 0 or 1; the two pseudo-images count as images.
 
-        With groups a pseudo-image is a part of a group that depends on how alike their images are, and weighs as much among
-        other numbers of groups (`further`).
+        With groups, a pseudo-image is a part of a group that depends on how alike the images of groups are, and keeps its
+        weight for other numbers of groups (`further`).
 
-        Few seeds say little about the variance between seeds: it is taken at the upper end of its one-sided 80% interval, so
-        that what is planned with it suffices in four of five cases (Browne 1995, Statistics in Medicine 14:1933-1940).
+        Few seeds say little about the variance between seeds, so the upper end of its one-sided 80% interval is taken: a plan
+        made with it suffices in four of five cases (Browne 1995, Statistics in Medicine 14:1933-1940).
 
         Args:
             differences: of accuracies, or `balance`d.
             groups: (n,) group numbers; None: each image is its own.
             alike: as of `columns_of`.
-            square: of what a pseudo-image counts, on average over the classes.
+            square: mean over the classes of the squared weight of a pseudo-image.
         """
         columns = columns_of(differences, groups, alike)
         y, per_unit = columns.y, float(columns.sizes.mean())
@@ -67,11 +67,11 @@ class Spread(NamedTuple):
         return cls(seeds, of_units, residual, n_seeds, per_unit, equal=equal, further=further)
 
     def power(self, gap: float, n: float, n_seeds: int, alpha: float = 0.05) -> float:
-        """Return the chance that a true difference, or a value, that is `gap` off its limit is shown, one-sided at `alpha`.
+        """Return the power to show, one-sided at `alpha`, a true difference, or a value, that is `gap` above its limit.
 
-        As by `compare_pair`, and by `choice` for a target. A score test has the variance that the limit would give (Nam 1997,
-        Biometrics 53:1422-1430): where networks hardly disagree it is far above that of the difference. Over seeds by drawing
-        the mean squares of n images from their distributions (4,000 times, always the same).
+        The tests are those of `compare_pair`, and of `choice` for a target. A score test uses the variance at the limit (Nam
+        1997, Biometrics 53:1422-1430), which is far above that of the difference if networks hardly disagree. With several
+        seeds, the mean squares of n images are drawn from their distributions (4,000 draws, always the same).
         """
         units = n / self.images_per_unit
         free = max(1.0, units * self.equal - 1)
@@ -101,7 +101,7 @@ class Spread(NamedTuple):
 
 
 def _least_gap(target: float, gap: float, n: float) -> float:
-    """Return how far a value is above its target with four pseudo-images, on its own scale or on that of log odds."""
+    """Return how far a value is above its target with four pseudo-images: the smaller of its own scale and that of log odds."""
     value = (n * (target + gap) + 2) / (n + 4)
     if value <= target:
         return value - target
@@ -109,9 +109,9 @@ def _least_gap(target: float, gap: float, n: float) -> float:
 
 
 def images_needed(spread: Spread, gap: float, n_seeds: int, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """Return the images with which a true difference that is `gap` off is shown, one-sided; None: never.
+    """Return how many images show a true difference `gap` above its limit with this power; None: not even MOST_IMAGES do.
 
-    Where the seeds' part is too large, more images cannot help.
+    If the variance between seeds is too large, more images cannot help.
     """
     if gap <= 0 or spread.power(gap, MOST_IMAGES, n_seeds, alpha) < power:
         return None
@@ -123,6 +123,6 @@ def images_needed(spread: Spread, gap: float, n_seeds: int, alpha: float = 0.05,
 
 
 def seeds_needed(spread: Spread, gap: float, n: int, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """Return the seeds with which it is shown on n images; None: not with MOST_SEEDS of them."""
+    """Return how many seeds show it on n images; None: not even MOST_SEEDS do."""
     enough = (count for count in range(2, MOST_SEEDS + 1) if spread.power(gap, n, count, alpha) >= power)
     return next(enough, None) if gap > 0 else None

@@ -1,7 +1,7 @@
-"""Score intervals of metrics that are no plain proportion: they have a width where nothing is wrong, too.
+"""Score intervals of metrics that are not plain proportions: they have a width even if no prediction is wrong.
 
-A score interval holds every true value t that the estimate does not contradict, |estimate - t| <= z SD(t), with the standard
-deviation that the estimate would have if t were true; that of one proportion is Wilson's. K classes. Counts may be
+A score interval contains every true value t that the estimate does not contradict, |estimate - t| <= z SD(t), with the
+standard deviation that the estimate would have if t were true; for one proportion it is Wilson's. K classes. Counts may be
 fractions: images in groups count n / design effect.
 """
 
@@ -14,13 +14,13 @@ import scipy
 
 from evaluation.intervals import Interval, wilson
 
-UNSEEN = 0.5  # images of each class that count as confused evenly, beside those that were: where other errors would lie
+UNSEEN = 0.5  # images added to each class, confused evenly with the others: where unseen errors would lie
 ROUNDS = 3
-MODEL = 10.0  # images that the variance of a model counts for, beside those that show the variance
+MODEL = 10.0  # images that a model's variance counts for, beside the images that show the variance
 
 
 class Derivatives(NamedTuple):
-    """A metric of a confusion matrix c and its derivatives by c_ij: -column[j], and hit[i] more on the diagonal."""
+    """A metric of a confusion matrix c and its derivatives by c_ij: -column[j], plus hit[i] on the diagonal."""
 
     value: float
     hit: np.ndarray  # (K,)
@@ -33,7 +33,7 @@ Metric = Callable[
 
 
 def recall_derivatives(right: np.ndarray, n: np.ndarray, predicted: np.ndarray) -> Derivatives:
-    """Differentiate the mean of right / n over the classes that have images; their n is given."""
+    """Differentiate the mean of right / n over the classes with images; n is fixed."""
     share = _inverse(n) / (n > 0).sum()
     return Derivatives(float(right @ share), share, np.zeros(len(n)))
 
@@ -48,9 +48,8 @@ def confusion_interval(confusion: np.ndarray, metric: Metric, confidence: float 
     """Return the score interval of a metric of a confusion matrix whose rows are independent samples.
 
     Martin Andres, Alvarez Hernandez & Herranz Tejedor 2011 (Stat. Methods Med. Res. 20:251-267), for a linear combination of
-    proportions, here the recalls: where a true value is supposed, they are what is most likely under it. Macro F1, which is
-    not linear, has its derivatives there in place of coefficients, found in a few rounds. Of one class it is Wilson's
-    interval of the recall.
+    proportions, here the recalls: for each supposed true value, the recalls are the most likely ones. Macro F1 is not linear,
+    so its derivatives there serve as coefficients, found in a few rounds. With one class it is Wilson's interval of the recall.
 
     Args:
         confusion: (K, K) counts, the true classes as rows. Classes neither true nor predicted do not count.
@@ -60,14 +59,14 @@ def confusion_interval(confusion: np.ndarray, metric: Metric, confidence: float 
     counted = np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1))
     counts = np.asarray(confusion, dtype=np.float64)[np.ix_(counted, counted)]
     n, right, others = counts.sum(axis=1), counts.diagonal(), max(1, len(counted) - 1)
-    wrong = counts + UNSEEN / others  # (K, K) of the wrong images of a class, how many lie where
+    wrong = counts + UNSEEN / others  # (K, K) shares of a class's wrong images by predicted class
     np.fill_diagonal(wrong, 0)
     wrong *= _inverse(wrong.sum(axis=1))[:, None]
     estimate, hit, column = metric(right, n, counts.sum(axis=0))
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
 
     def supposed(recall: np.ndarray) -> tuple[float, float, np.ndarray]:
-        """Return the metric, its variance and its derivatives by the recalls, at these recalls (K,)."""
+        """Return the metric, its variance and its derivatives by the recalls, for these recalls (K,)."""
         value, hit, column = metric(n * recall, n, n * recall + (n * (1 - recall)) @ wrong)
         elsewhere = wrong @ column
         mean = recall * (hit - column) - (1 - recall) * elsewhere
@@ -75,7 +74,7 @@ def confusion_interval(confusion: np.ndarray, metric: Metric, confidence: float 
         return value, float(n @ np.maximum(square - mean**2, 0.0)), n * (hit - column + elsewhere)
 
     def end(sign: int) -> float:
-        """Return the lower (1) or upper (-1) end; the multiplier of Lagrange's condition is what is searched."""
+        """Return the lower (1) or upper (-1) end; the search is for the multiplier of Lagrange's condition."""
         slopes = n * (hit - column + wrong @ column)
         for _ in range(ROUNDS):
 
@@ -97,14 +96,14 @@ def confusion_interval(confusion: np.ndarray, metric: Metric, confidence: float 
 
 
 def pooled_interval(value: float, n: np.ndarray, confidence: float = 0.95) -> Interval:
-    """Return Wilson's interval of a mean over classes that all have one recall: of K^2 / sum(1 / n) images.
+    """Return Wilson's interval of a mean over classes that share one recall, for K^2 / sum(1 / n) images.
 
-    Of classes of very few images the recalls that were found vary less about their own values than the true ones allow: of one
-    image each not at all. One recall for all of them has the largest variance that classes of this mean can have.
+    If classes have very few images, the variance computed from the observed recalls is smaller than the true recalls allow:
+    with one image each it is 0. One recall for all classes gives the largest variance that classes with this mean can have.
 
     Args:
-        value: balanced accuracy, or macro F1, which of many alike classes is about as accurate.
-        n: (K,) images of each class; one without any does not count.
+        value: balanced accuracy, or macro F1, which for many similar classes is about as precise.
+        n: (K,) images of each class; a class without images does not count.
         confidence: of the interval.
     """
     n = n[n > 0]
@@ -115,16 +114,16 @@ def pooled_interval(value: float, n: np.ndarray, confidence: float = 0.95) -> In
 def scaled_interval(
     value: float, variance: float, model: float, informative: float, confidence: float = 0.95
 ) -> Interval:
-    """Return Wilson's interval of as many images as give a value in 0 to 1 its variance.
+    """Return Wilson's interval for the number of images that gives a value in 0 to 1 its variance.
 
-    The variance is taken as proportional to value (1 - value). A variance that was observed is none where nothing is wrong and
-    too small where few images are, so that it counts for the images that show it, and a model's for `MODEL` images.
+    The variance is taken to be proportional to value (1 - value). The observed variance is 0 if nothing is wrong, and too small
+    with few images. So it is averaged with that of a model: weighted by the images that show it, the model's by `MODEL` images.
 
     Args:
         value: the estimate.
-        variance: of the estimate, as observed.
-        model: variance of the estimate over value (1 - value), by a model.
-        informative: images that show the variance.
+        variance: observed variance of the estimate.
+        model: a model's variance of the estimate, divided by value (1 - value).
+        informative: number of images that show the variance.
         confidence: of the interval.
     """
     unit = value * (1 - value)
@@ -134,15 +133,15 @@ def scaled_interval(
 
 
 def auroc_model(value: float, counts: np.ndarray, share: np.ndarray | float = 1.0) -> float:
-    """Return the model variance of the mean of K AUROCs, one against the rest, over value (1 - value).
+    """Return the model variance of the mean of K one-against-rest AUROCs, divided by value (1 - value).
 
-    Of one AUROC as Newcombe 2006 (Statistics in Medicine 25:559-573, method 5) has it, after Hanley & McNeil 1982. Of two
-    classes both AUROCs are the same number; between any two of K the correlation is taken as 1 / (K - 1)^2.
+    For one AUROC it is that of Newcombe 2006 (Statistics in Medicine 25:559-573, method 5), after Hanley & McNeil 1982. With
+    two classes both AUROCs are the same number; the correlation between any two of K is taken to be 1 / (K - 1)^2.
 
     Args:
         value: mean AUROC.
         counts: (K,) images of each class, K >= 2.
-        share: (K,) of the variance of each class that counts.
+        share: (K,) share of each class's variance that counts.
     """
     m, n = counts, counts.sum() - counts
     others = np.maximum((m + n) / 2 - 1, 0.0)
@@ -151,7 +150,7 @@ def auroc_model(value: float, counts: np.ndarray, share: np.ndarray | float = 1.
 
 
 def unite(value: float, *intervals: Interval) -> Interval:
-    """Return the least interval within 0 to 1 that holds the value and all of the intervals."""
+    """Return the smallest interval within 0 to 1 that contains the value and all of the intervals."""
     low, high = min(value, *(each.low for each in intervals)), max(value, *(each.high for each in intervals))
     return Interval(float(max(0.0, low)), float(min(1.0, high)))
 

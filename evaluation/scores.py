@@ -1,4 +1,4 @@
-"""Metrics of labels, probabilities and logits in float64; with their intervals they are in evaluation/estimates.py.
+"""Metrics from labels, probabilities and logits, in float64; evaluation/estimates.py adds their intervals.
 
 n images, K classes, B resamples, G distinct scores. A confusion matrix has the true classes as rows.
 Classes without images do not count: a mean over classes is over the others.
@@ -10,8 +10,8 @@ from scipy.special import logsumexp
 from common.run_record import ClassScores, Confused
 from evaluation.intervals import proportion
 
-SMALLEST = np.nextafter(0.0, 1.0)  # in place of 0, whose logarithm is infinite
-MOST_IN_MATRIX = 100  # classes of a matrix in a record; of a thousand it would be megabytes
+SMALLEST = np.nextafter(0.0, 1.0)  # replaces 0, whose logarithm is infinite
+MOST_IN_MATRIX = 100  # classes of a matrix in a record; with a thousand it would take megabytes
 MOST_CONFUSED = 50  # pairs of classes in a record
 LOG_HALF = np.log(0.5)
 
@@ -34,8 +34,8 @@ def macro_f1(confusion: np.ndarray, together: np.ndarray | None = None) -> np.nd
 
     Args:
         confusion: counts.
-        together: (K,) classes that all have the F1 of their images together. Of few images each F1 is too low on average: a
-            wrong prediction takes more from a class of one image that is right than it could take from one that is wrong.
+        together: (K,) bool: classes that all get the F1 of their images together. With few images each F1 is too low on
+            average: a false positive costs a class with one image that is right more than one whose image is wrong.
     """
     confusion = np.asarray(confusion, dtype=np.float64)
     right, both = 2 * _diagonal(confusion), confusion.sum(axis=-1) + confusion.sum(axis=-2)
@@ -62,15 +62,15 @@ def auroc(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def macro_auroc(labels: np.ndarray, probabilities: np.ndarray, logits: np.ndarray | None = None) -> float:
-    """Return the mean over the classes of the AUROC of one against the rest; of two classes both are the same.
+    """Return the mean over the classes of the one-against-rest AUROC; with two classes both are the same.
 
     Args:
-        labels: (n,) class indices of two classes at least.
+        labels: (n,) class indices of at least two classes.
         probabilities: (n, K).
-        logits: (n, K), of which `ranking_scores` are made; None where only the probabilities are known.
+        logits: (n, K), for `ranking_scores`; None: only the probabilities are known.
 
     Raises:
-        ValueError: all images are of one class, or the shapes do not fit.
+        ValueError: all images are of one class, or the shapes do not match.
     """
     labels, probabilities = checked(labels, probabilities)
     scores = ranking_scores(probabilities, logits)
@@ -79,10 +79,10 @@ def macro_auroc(labels: np.ndarray, probabilities: np.ndarray, logits: np.ndarra
 
 
 def ranking_scores(probabilities: np.ndarray, logits: np.ndarray | None = None) -> np.ndarray:
-    """Return log odds of each class against the rest, (n, K) float64, by which AUROC and average precision rank images.
+    """Return log odds of each class against the rest, (n, K) float64, which rank images for AUROC and average precision.
 
-    Of logits z: z_k - logsumexp of the others, where probabilities in float32 are all 1 from a difference of 17 on. Without
-    logits log p - log(1 - p), of two classes with the probability of the other one for 1 - p.
+    From logits z: z_k - logsumexp of the others, which still differ where float32 probabilities are all 1, from a difference of
+    17 on. Without logits: log p - log(1 - p); with two classes 1 - p is the probability of the other one.
 
     Args:
         probabilities: (n, K).
@@ -97,14 +97,14 @@ def ranking_scores(probabilities: np.ndarray, logits: np.ndarray | None = None) 
         return logs - (logs[:, ::-1] if p.shape[1] == 2 else np.log(np.maximum(1 - p, SMALLEST)))
     z = np.asarray(logits, dtype=np.float64)
     if z.shape != p.shape:
-        raise ValueError(f"logits are needed as probabilities are, {p.shape}, not {z.shape}")
+        raise ValueError(f"logits need the shape of the probabilities, {p.shape}, not {z.shape}")
     _refuse_not_finite(z, "logits")
     if p.shape[1] == 2:
         return z - z[:, ::-1]
     total, largest = logsumexp(z, axis=1, keepdims=True), z.argmax(axis=1)[:, None]
     without = z.copy()
     np.put_along_axis(without, largest, -np.inf, axis=1)
-    # a class that is not the largest has a probability of 1/2 at most, which 1 - p does not round
+    # a class that is not the largest has a probability of at most 1/2, so 1 - p loses no digits
     below = total + np.log1p(-np.exp(np.minimum(without - total, LOG_HALF)))
     np.put_along_axis(below, largest, logsumexp(without, axis=1, keepdims=True), axis=1)
     return z - below
@@ -130,8 +130,8 @@ def per_class(
     Args:
         confusion: (K, K) counts.
         classes: K names.
-        of_recall: `class_effects` of images in groups, of the true classes; None: each image is its own.
-        of_precision: of the predicted ones.
+        of_recall: `class_effects` of images in groups, for the true classes; None: each image is its own.
+        of_precision: the same for the predicted classes.
     """
     scores = []
     effects = (np.ones(len(classes)) if each is None else each for each in (of_recall, of_precision))
@@ -150,7 +150,7 @@ def per_class(
 
 
 def most_confused(confusion: np.ndarray, classes: list[str], most: int = MOST_CONFUSED) -> list[Confused]:
-    """Return the most frequent confusions of (K, K) counts, of equal ones the first."""
+    """Return the most frequent confusions of (K, K) counts; ties keep the order of the matrix."""
     others = np.array(confusion)
     np.fill_diagonal(others, 0)
     rows, columns = np.nonzero(others)
@@ -162,10 +162,10 @@ def most_confused(confusion: np.ndarray, classes: list[str], most: int = MOST_CO
 
 
 def checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels (n,) and probabilities (n, K) in float64 that fit together.
+    """Return labels (n,) and float64 probabilities (n, K), checked to match.
 
     Raises:
-        ValueError: they do not, or probabilities are NaN or infinite.
+        ValueError: they do not match, or probabilities are NaN or infinite.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or len(labels) == 0:
@@ -179,14 +179,14 @@ def checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, 
 
 
 def two_classes(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return whether positive (bool) and scores (float64), (n,) each, that fit together.
+    """Return labels as bool (True: positive) and scores as float64, (n,) each, checked to match.
 
     Raises:
-        ValueError: they do not, one of the classes is absent, or scores are NaN or infinite.
+        ValueError: they do not match, one of the classes is absent, or scores are NaN or infinite.
     """
     positive, scores = np.asarray(labels).astype(bool), np.asarray(scores, dtype=np.float64)
     if positive.shape != scores.shape or scores.ndim != 1:
-        raise ValueError(f"labels and scores are needed one an image, not {positive.shape} and {scores.shape}")
+        raise ValueError(f"one label and one score per image are needed, not {positive.shape} and {scores.shape}")
     if not 0 < positive.sum() < len(positive):
         raise ValueError(f"{int(positive.sum())} positive of {len(positive)} images: give images of both classes")
     _refuse_not_finite(scores, "scores")
@@ -196,11 +196,11 @@ def two_classes(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.
 def _refuse_not_finite(values: np.ndarray, name: str) -> None:
     wrong = int((~np.isfinite(values.reshape(len(values), -1)).all(axis=1)).sum())
     if wrong:
-        raise ValueError(f"{name} have to be finite, and are NaN or infinite of {wrong:,} of {len(values):,} images")
+        raise ValueError(f"{name} must be finite, but are NaN or infinite for {wrong:,} of {len(values):,} images")
 
 
 def scored_classes(labels: np.ndarray, probabilities: np.ndarray) -> list[int]:
-    """Return the classes whose AUROC is resampled: those with images where others have some too; of two the second."""
+    """Return the classes whose AUROC is resampled: those with images, if several have some; of two classes the second."""
     present = np.unique(labels).tolist()
     if len(present) < 2:
         return []
@@ -208,7 +208,7 @@ def scored_classes(labels: np.ndarray, probabilities: np.ndarray) -> list[int]:
 
 
 def mean_ratio(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
-    """Return the mean of parts / wholes over the last axis, without those whose whole is 0."""
+    """Return the mean of parts / wholes over the last axis, excluding those with a whole of 0."""
     ratios = np.divide(parts, wholes, out=np.zeros_like(parts), where=wholes > 0)
     return ratios.sum(axis=-1) / (wholes > 0).sum(axis=-1)
 

@@ -11,7 +11,7 @@ EXAMPLE = RunFolder(Path("RUN")).best_checkpoint
 
 
 def is_read_by_predict(path: Path) -> bool:
-    """Return whether predict.py reads an exported file of this name in place of a checkpoint."""
+    """Return whether predict.py can read an exported file of this name instead of a checkpoint."""
     return path.suffix.lower() == ".onnx"
 
 
@@ -19,7 +19,7 @@ def checkpoint_argument(ckpt: str | Path | None, exported: bool = False) -> Path
     """Return the path of the file that `ckpt` names.
 
     Args:
-        exported: whether a file of export.py is allowed, too.
+        exported: whether a file of export.py is also allowed.
 
     Raises:
         UserError: nothing is given, a folder, no such file, or an exported file where a checkpoint is needed.
@@ -68,7 +68,7 @@ def check_export_arguments(
 ) -> Path:
     """Check the settings of export.py and return the path of the file to write, which ends in the format's suffix.
 
-    Of a format that writes a folder, `out` is that folder.
+    For a format that writes a folder, `out` is that folder.
 
     Raises:
         UserError: one of a wrong type or size, no checkpoint, or a place that cannot be written.

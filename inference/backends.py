@@ -27,7 +27,7 @@ CHECKSUM = "sha256"  # name in the metadata of an ONNX file
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """Describe a trained network: what goes in, what comes out, and how to decide on it."""
+    """Describe a trained network: its input, its output, and how to decide on that."""
 
     classes: list[str]
     image_size: int  # pixels, height and width
@@ -43,7 +43,7 @@ class ModelDescription:
 
     @property
     def value_range(self) -> ValueRange | None:
-        """Which values of pixels of more than 8 bits become 0 and 255, as in training."""
+        """The values that become 0 and 255 in pixels of more than 8 bits, as in training."""
         return None if self.range is None else ValueRange(*self.range)
 
     def pixels(self, image: Image.Image) -> np.ndarray:
@@ -51,17 +51,17 @@ class ModelDescription:
         return np.array(resize(image, self.image_size, self.fit, self.interpolation))
 
     def as_metadata(self) -> dict[str, str]:
-        """Return each value as JSON, for a file that keeps texts."""
+        """Return each value as JSON, for a file whose metadata are texts."""
         return {name: json.dumps(value, ensure_ascii=False) for name, value in asdict(self).items()}
 
     @classmethod
     def from_metadata(cls, texts: dict[str, str]) -> "ModelDescription":
-        """Return the description that `as_metadata` wrote to a file that is not trusted.
+        """Return the description that `as_metadata` wrote; the file is untrusted.
 
         Raises:
-            UserError: a value is missing, is no JSON, or is one that export.py does not write.
+            UserError: a value is missing, is not JSON, or is one that export.py does not write.
         """
-        # Of files from before there was a choice
+        # For files from before there was a choice
         defaults = {name: json.dumps(getattr(cls, name)) for name in ("fit", "range", "interpolation")}
         texts = defaults | texts
         missing = [field.name for field in fields(cls) if field.name not in texts]
@@ -88,10 +88,10 @@ def open_backend(path: Path, device: str = "auto", register: Sequence[str] = ())
     """Load a checkpoint or an ONNX file onto a device: auto, cpu, cuda or cuda:N.
 
     Args:
-        register: full names of networks, backbones and heads of the user's own, which the checkpoint may name.
+        register: full names of the user's own networks, backbones and heads that the checkpoint may use.
 
     Raises:
-        UserError: no such file, one of another kind, a device that is not here, or onnxruntime not installed.
+        UserError: no such file, a file of another kind, no such device, or onnxruntime is not installed.
     """
     path = checkpoint_argument(path, exported=True)
     return OnnxBackend(path, device) if is_read_by_predict(path) else CheckpointBackend(path, device, register)
@@ -123,7 +123,7 @@ class CheckpointBackend:
 
 
 def checksum_entry(content: bytes) -> bytes:
-    """Return the entry of metadata that ends an ONNX file, as protobuf writes it: the SHA-256 of all bytes before it."""
+    """Return the metadata entry that ends an ONNX file, in protobuf's encoding: the SHA-256 of all bytes before it."""
     key, value = CHECKSUM.encode(), json.dumps(hashlib.sha256(content).hexdigest()).encode()
     entry = b"\x0a" + bytes([len(key)]) + key + b"\x12" + bytes([len(value)]) + value
     return b"\x72" + bytes([len(entry)]) + entry  # field 14 of ModelProto, metadata_props
@@ -133,7 +133,7 @@ class OnnxBackend:
     """Compute probabilities with a file of export.py, whether or not it has its preprocessing inside."""
 
     def __init__(self, path: Path, device: str = "auto", threads: int | None = None):
-        """Open the file with so many threads; None: as torch."""
+        """Open the file; `threads` None: as many as torch uses."""
         runtime = import_extra("onnxruntime", f"ckpt={path}", "onnx")
         available = runtime.get_available_providers()
         if device not in ("auto", "cpu") and "CUDAExecutionProvider" not in available:
@@ -154,15 +154,15 @@ class OnnxBackend:
                 start = len(content) - len(checksum_entry(b""))
                 if content[start:] != checksum_entry(content[:start]):
                     raise UserError(
-                        f"its bytes do not fit {CHECKSUM} in its metadata; of a program that changes it on purpose, remove that"
+                        f"its bytes do not fit {CHECKSUM} in its metadata; if it was changed on purpose, remove that entry"
                     )
             self.description = ModelDescription.from_metadata(texts)
             shape, k = self.session.get_outputs()[0].shape, len(self.description.classes)
             if shape[1:] != [k]:
-                raise UserError(f"its outputs are of shape {shape}, for {k} classes")
+                raise UserError(f"its outputs have the shape {shape}, for {k} classes")
             self.input, side = self.session.get_inputs()[0], self.description.image_size
             if self.input.type != "tensor(uint8)" and self.input.shape[1:] != [3, side, side]:
-                raise UserError(f"its input is of shape {self.input.shape}, for an image_size of {side}")
+                raise UserError(f"its input has the shape {self.input.shape}, for an image_size of {side}")
         except Exception as error:  # onnxruntime's errors have no common class
             reason = " ".join(str(error).split())[:200]
             raise UserError(
@@ -187,10 +187,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def import_extra(package: str, wanted_by: str, extra: str):
-    """Import a package of an extra of this project; "" where it is of none.
+    """Import a package that belongs to an extra of this project; `extra` "": to none.
 
     Raises:
-        UserError: not installed; names how to install it.
+        UserError: it is not installed; the message names the command that installs it.
     """
     try:
         return importlib.import_module(package)
@@ -200,7 +200,7 @@ def import_extra(package: str, wanted_by: str, extra: str):
 
 
 def torch_device(name: str):
-    """Return torch's device of this name; auto: a GPU where there is one.
+    """Return torch's device of this name; auto: a GPU if there is one.
 
     Raises:
         UserError: no such device here.

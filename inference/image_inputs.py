@@ -1,4 +1,4 @@
-"""List the images that `images` names: files, folders, patterns, tables, runs. Only a few of them are in memory at a time."""
+"""List the images that `images` names: files, folders, patterns, tables, runs. Only a few are in memory at a time."""
 
 import glob
 import logging
@@ -28,28 +28,28 @@ log = logging.getLogger(__name__)
 
 
 class ImageInput(NamedTuple):
-    """Name an image to label."""
+    """An image to label."""
 
     path: str  # as given, or as found below the folder that was given
     file: Path
-    label: str = ""  # where a table has one
-    split: str = ""  # where a table has one
-    group: str = ""  # where a table has one
+    label: str = ""  # if a table has one
+    split: str = ""  # if a table has one
+    group: str = ""  # if a table has one
 
 
 class ImageInputs:
-    """List all images that `images` names, in their order, each time it is iterated over.
+    """List all images that `images` names, in order, each time it is iterated over.
 
-    Folders are searched to any depth. A file that is named itself, by a pattern or by a table is taken whatever it is; one
-    that is no image is found out when it is read. One that several of them name, or several lines of a table, is listed once.
+    Folders are searched to any depth. A file named directly, by a pattern or by a table is listed whatever it is; if it is not
+    an image, that shows when it is read. A file named several times is listed once.
 
     Args:
         images: an image, folder, pattern or table, or several.
-        root: folder of the relative paths of tables; None: the folder that a table lies in; for the tables of a run, the
-            folder in its record.
+        root: folder of the relative paths in tables; None: the table's own folder, or for a run's tables the folder in its
+            record.
 
     Raises:
-        UserError: nothing is given, no images are there, or a table is damaged, which is named with its line.
+        UserError: nothing is given, there are no images, or a table is damaged (the message names the line).
     """
 
     def __init__(self, images: str | Sequence[str] | None, root: str | None = None):
@@ -98,7 +98,7 @@ class ImageTable:
     """List the images of a table with a column path and, optionally, label, split and group.
 
     Attributes:
-        n_repeated: lines that name an image of an earlier one, which are left out: it would count twice in an accuracy.
+        n_repeated: lines that repeat an image of an earlier line; they are skipped, because it would count twice.
     """
 
     def __init__(self, path: Path, root: str | None):
@@ -118,7 +118,7 @@ class ImageTable:
             self._rows = None  # the user's, which may be written in other ways than a run's
 
     def __call__(self, warn: bool) -> Iterator[ImageInput]:
-        """Yield all images; with `warn`, which is the first time, find what is wrong with all of the table."""
+        """Yield all images; with `warn`, which is the first time, also check the whole table and log what was found."""
         own, files = OwnTable(self.path, ("path",), ("label", "split", "group")), FileFinder(self.folder)
         missing, n_found, labels = None, 0, {}
         try:
@@ -185,19 +185,19 @@ class ImageTable:
 
 
 def _predicted_images(run: RunFolder, split: str) -> Iterator[dict[str, str]]:
-    """Yield the rows of a run's predictions with the groups of their images, which only its splits.csv has."""
+    """Yield the rows of a run's predictions, with the groups of their images from its splits.csv."""
     groups = run.group_names() if run.splits.is_file() else {}
     return (row | {"group": groups.get(row["path"], "")} for row in read_predicted_images(run, split))
 
 
 class RunImages:
-    """List the test images of a run, or the validation images of one that was not evaluated on test.
+    """List the test images of a run, or its validation images if it was not evaluated on test.
 
     Args:
         root: folder of its images; None: the one in its record.
 
     Raises:
-        UserError: no images of this split, or not where they were.
+        UserError: no images of this split, or they are no longer where they were.
     """
 
     def __init__(self, run: RunFolder, root: str | None):
@@ -225,13 +225,13 @@ def check_whole(run: RunFolder, split: str, n: int) -> None:
     """Check that a run's splits.csv has as many images of a split as its record.
 
     Raises:
-        UserError: it has not, as where it was copied in part.
+        UserError: the numbers differ, e.g. because the table was copied in part.
     """
     recorded = getattr(RunRecord.read(run).data, f"n_{split}", None)
     if recorded is not None and recorded != n:
         raise UserError(
             f"images={run.path}: {run.splits.name} has {n:,} {split} images, and {run.record.name} {recorded:,}: copied in "
-            f"part, or edited; copy the run once more, or name the table: images={run.splits}"
+            f"part, or edited; copy the run again, or name the table: images={run.splits}"
         )
 
 
@@ -242,10 +242,10 @@ def resolve_images(images: str | Sequence[str] | None, root: str | None) -> RunI
 
 
 def named_run(images: str | Sequence[str] | None) -> RunFolder | None:
-    """Return the run whose folder `images` names; None where it names something else.
+    """Return the run whose folder `images` names; None if it names something else.
 
     Raises:
-        UserError: the folder of a run in part, whose figures are no images to label.
+        UserError: the folder of an incomplete run, whose figures are not images to label.
     """
     run = RunFolder(Path(images)) if isinstance(images, str) else None
     if run and is_run(run):
@@ -253,34 +253,34 @@ def named_run(images: str | Sequence[str] | None) -> RunFolder | None:
     if run and run.config.is_file():
         missing = run.splits if run.record.is_file() else run.record
         raise UserError(
-            f"images={images}: the folder of a run without {missing.name}, so that its images are not known; copy that "
-            "file, too, or name images: images=DIR"
+            f"images={images}: the folder of a run without {missing.name}, so its images are not known; copy that file, "
+            "too, or name images: images=DIR"
         )
     return None
 
 
 def is_run(folder: RunFolder) -> bool:
-    """Whether the folder has the record and the splits of a run."""
+    """Return whether the folder has the record and the splits of a run."""
     return folder.record.is_file() and folder.splits.is_file()
 
 
 def run_of_checkpoint(checkpoint: Path) -> RunFolder | None:
-    """Return the run that a checkpoint lies in; None where its record or its splits are missing."""
+    """Return the run whose folder has the checkpoint; None if its record or its splits are missing."""
     run = RunFolder.of_checkpoint(checkpoint)
     return run if run and is_run(run) else None
 
 
 def own_test_images(checkpoint: Path, root: str | None) -> OwnTestImages | None:
-    """Return the test images of the run that a checkpoint lies in; None where it lies elsewhere."""
+    """Return the test images of the run whose folder has the checkpoint; None if there is no such run."""
     run = run_of_checkpoint(checkpoint)
     return OwnTestImages(run, root) if run else None
 
 
 def count_test_evaluation(checkpoint: Path) -> int | None:
-    """Count one more evaluation on test in the record of the run that a checkpoint lies in.
+    """Count one more test evaluation in the record of the run whose folder has the checkpoint.
 
-    To be called when an accuracy on its test images has been shown. Return the number of evaluations; None where its record
-    cannot be written.
+    Call it when an accuracy on the run's test images has been shown. Return the number of test evaluations; None if the
+    record cannot be written.
     """
     run = run_of_checkpoint(checkpoint)
     try:
@@ -291,7 +291,7 @@ def count_test_evaluation(checkpoint: Path) -> int | None:
 
 
 def training_images(checkpoint: Path, root: str | None = None) -> tuple[list[ImageInput], str]:
-    """Return the training images of the run that a checkpoint lies in, or none and the reason."""
+    """Return the training images of the run whose folder has the checkpoint, or none and the reason."""
     run = run_of_checkpoint(checkpoint)
     if run is None:
         return [], "the checkpoint is not in the folder of a run with its record and splits"
@@ -316,7 +316,7 @@ def _open_folder(path: Path, warn: bool) -> Iterator[ImageInput]:
 
 
 def _open_place(place: str, root: str | None) -> Callable[[bool], Iterable[ImageInput]]:
-    """Return a function that lists the images of one place; its argument: whether to warn of what cannot be read."""
+    """Return a function that lists the images of one place; its argument says whether to warn of skipped files."""
     path = Path(place)
     if path.is_dir():
         return lambda warn: _open_folder(path, warn)

@@ -27,8 +27,8 @@ from inference.predictor import Prediction, Predictor
 log = logging.getLogger(__name__)
 
 FIRST = 5  # rows on the screen
-WIDEST = 48  # characters of a path there
-OTHER_TABLES = {*TABLES, ".json", ".txt", ".xlsx"} - {".csv"}  # suffixes that are asked for, and not written
+WIDEST = 48  # characters of a path on the screen
+OTHER_TABLES = {*TABLES, ".json", ".txt", ".xlsx"} - {".csv"}  # suffixes that users ask for, but that are not written
 TRUTH = {True: "true", False: "false", None: ""}
 
 
@@ -36,7 +36,7 @@ def run(config: DictConfig) -> None:
     """Write predictions.csv and print a summary.
 
     Raises:
-        UserError: a wrong setting; or, once all is written, that some files could not be read.
+        UserError: a wrong setting; or, after everything is written, some files could not be read.
     """
     checkpoint = checkpoint_argument(config.ckpt, exported=True)
     check_predict_arguments(config.batch_size, config.explain, config.explain_most)
@@ -79,8 +79,8 @@ def _run(config: DictConfig, checkpoint: Path, images: str | list[str] | None, p
         )
     if changed:
         log.warning(
-            "images=%s: %s of its %s test images have other pixels than when the run was tested, such as %s: replaced since, "
-            "or decoded by another library; this accuracy is not that of the run",
+            "images=%s: %s of its %s test images have different pixels than when the run was tested, such as %s: they were "
+            "replaced, or another library decoded them; this accuracy is not the run's",
             images, f"{len(changed):,}", f"{len(inputs):,}", changed[0],
         )  # fmt: skip
     test_evaluations = count_test_evaluation(checkpoint) if summary.evaluates_test else None
@@ -120,13 +120,13 @@ def table_path(out: str | None, read: Sequence[Path] = ()) -> Path:
 
 
 def prediction_columns(classes: list[str], decision: Decision | None) -> list[str]:
-    """Return the columns of a run's predictions.csv, and those that the decision adds."""
+    """Return the columns of a run's predictions.csv, then those that the decision adds."""
     decided = ["decided"] if has_threshold(decision) else []
     return [*predictions_csv.prediction_columns(classes), *decided, "abstained", "error"]
 
 
 def has_threshold(decision: Decision | None) -> bool:
-    """Whether predictions have a class that the threshold of the positive class chose."""
+    """Return whether predictions have a class chosen by the threshold of the positive class."""
     return decision is not None and decision.threshold is not None
 
 
@@ -148,7 +148,7 @@ def prediction_row(image_input: ImageInput, prediction: Prediction) -> dict[str,
 
 @contextlib.contextmanager
 def open_table(path: Path, columns: list[str]) -> Iterator[Callable[[dict], None]]:
-    """Yield a function that writes a row; the file appears once all are written without an error, or not at all.
+    """Yield a function that writes a row; the file appears once all rows are written without an error, or not at all.
 
     Raises:
         UserError: nothing can be written there.
@@ -187,10 +187,12 @@ class PredictionSummary:
     """Count predictions as they are made, for the screen.
 
     Args:
-        own_test: the test images of the run that trained the model; None where they are unknown.
+        classes: of the network.
+        decision: of the network; None: it has none.
+        own_test: the test images of the run that trained the model; None: unknown.
 
     Attributes:
-        evaluates_test: whether the accuracy is one on those.
+        evaluates_test: whether the accuracy includes any of those test images.
     """
 
     def __init__(self, classes: list[str], decision: Decision | None, own_test: OwnTestImages | None = None):
@@ -202,10 +204,10 @@ class PredictionSummary:
         self.first_error = ""
         self.predicted = Counter()
         self.unknown_labels = Counter()
-        # Split -> of each image with a label whether it is correct, whether the model did not abstain, and its group
+        # Split -> for each labeled image: is it correct, did the model decide (not abstain), its group
         self.known: dict[str, tuple[list[bool], list[bool], list[str]]] = {}
-        self.labels: dict[str, Counter] = {}  # split -> images of each label
-        self.learned = Counter()  # split -> of them those that trained or chose the network
+        self.labels: dict[str, Counter] = {}  # split -> number of images by label
+        self.learned = Counter()  # split -> number of images that trained or chose the network
 
     def add(self, image_input: ImageInput, prediction: Prediction) -> None:
         self.n += 1
@@ -230,10 +232,10 @@ class PredictionSummary:
             self.unknown_labels[image_input.label] += 1
 
     def lines(self, test_evaluations: int | None = None) -> list[str]:
-        """Return the first rows as a table, counts, and accuracy where labels are known.
+        """Return the first rows as a table, the counts, and the accuracy if labels are known.
 
         Args:
-            test_evaluations: of this model so far, this one included; None where this is none.
+            test_evaluations: number so far for this model, including this one; None: this is not a test evaluation.
         """
         from evaluation.describe import describe_accuracy, describe_caveats, describe_promise  # late: scipy
         from evaluation.intervals import design_effect, format_accuracy, group_numbers, proportion
@@ -255,7 +257,7 @@ class PredictionSummary:
             name = f"{split} accuracy".strip().capitalize()
             correct, kept, groups = *map(np.array, columns[:2]), group_numbers(columns[2])
             accuracy = proportion(int(correct.sum()), len(correct), design_effect(correct, groups))
-            counts = {name: self.labels[split][name] for name in self.classes}  # of equals the first, as in the record
+            counts = {name: self.labels[split][name] for name in self.classes}  # ties go to the first, as in the record
             metrics = SplitMetrics(accuracy=accuracy, baseline=Baseline.of(counts))
             lines += [f"{name}: {describe_accuracy(metrics)}", *describe_caveats(metrics)]
             if learned := self.learned[split]:
@@ -278,7 +280,7 @@ class PredictionSummary:
         return [printable(line) for line in lines]  # names of classes may come from an untrusted file
 
     def _frequent_classes(self) -> list[str]:
-        """All classes in the order of the network, or the most frequent of many."""
+        """Return all classes in the network's order; if there are many, only the most frequent ones."""
         return self.classes if len(self.classes) <= 12 else [name for name, _ in self.predicted.most_common(12)]
 
     def _first_rows(self) -> Table:

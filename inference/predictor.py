@@ -26,24 +26,25 @@ log = logging.getLogger(__name__)
 BATCH_SIZE = 16
 AHEAD = 2  # batches that are being read while the network computes one
 NOT_FINITE = "the network gives NaN for it"
-MOST_WAITING = 16  # batches' worth of inputs that wait for one full batch, where hardly a file can be read
+MOST_WAITING = 16  # batches' worth of inputs that may wait for one full batch when few files can be read
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Hold the prediction for one image; for one that could not be read, `error` is the reason and all else is empty.
+    """Hold the prediction for one image.
 
-    Where a network with damaged weights gives NaN, that is the `error`.
+    If the image could not be read, `error` is the reason and everything else is empty. If a network with damaged weights gives
+    NaN, `error` says so.
 
     Attributes:
-        path: where the image came from; None for one that was in memory.
+        path: where the image came from; None for an image in memory.
         fingerprint: 16 hex digits that identify the image's pixels.
-        predicted: the class of the largest probability.
+        predicted: the class with the largest probability.
         probabilities: of each class, as the network computes them.
-        calibrated: the same with the checkpoint's temperature; None where it has none.
-        decided: the class by the checkpoint's threshold; None for more than two classes, or without a decision.
+        calibrated: probabilities with the checkpoint's temperature; None if it has none.
+        decided: the class by the checkpoint's threshold; None with more than two classes or without a decision.
         abstained: whether the largest probability is below the confidence from which on the checkpoint promises its target
-            accuracy, True for every image where it promises none; None without a decision.
+            accuracy; True for every image if it promises none; None without a decision.
     """
 
     path: str | None
@@ -80,11 +81,12 @@ class Predictor:
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str = "auto", register: Sequence[str] = ()) -> "Predictor":
-        """Load a run's best.ckpt, or what export.py made of it (.onnx, which needs no torch).
+        """Load a run's best.ckpt, or the .onnx file that export.py made from it, which needs no torch.
 
         Args:
-            device: auto (a GPU where there is one), cpu, cuda or cuda:N.
-            register: full names of networks and heads of your own, which the checkpoint may name; it can name no others.
+            path: the file.
+            device: auto (a GPU if there is one), cpu, cuda or cuda:N.
+            register: full names of your own networks and heads that the checkpoint may use; it can use no others.
 
         Raises:
             UserError: no such file, one of another kind, or no such device.
@@ -104,24 +106,24 @@ class Predictor:
         return self.description.decision
 
     def predict(self, images, batch_size: int = BATCH_SIZE) -> list[Prediction]:
-        """Return predictions in the order of the images; a list for a single one, too.
+        """Return predictions in the order of the images; also a list for a single image.
 
         Args:
             images: one image or an iterable of them: a path, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4), a tensor
                 (3, H, W) or (1, H, W); or an array (N, H, W, 3) or tensor (N, 3, H, W); or a folder, pattern or table (.csv)
-                as in `python predict.py images=`. The channels of arrays and tensors are RGB; OpenCV's arrays are BGR and
-                become RGB by `array[..., ::-1]`. Values are uint8 of 0 to 255; others (uint16, float) are those that the
-                training images had, scaled by the range in the checkpoint.
-            batch_size: images at a time; another one changes probabilities in about the seventh digit.
+                as in `python predict.py images=`. The channels of arrays and tensors are RGB; OpenCV's arrays are BGR, and
+                `array[..., ::-1]` makes them RGB. Values are uint8 from 0 to 255; other types (uint16, float) must have the
+                values that the training images had, and are scaled by the range in the checkpoint.
+            batch_size: images at a time; another size changes probabilities in about the seventh digit.
 
         Raises:
-            UserError: a single path that does not exist, or something that is no image. One unreadable file of several is a
-                prediction with an `error`.
+            UserError: a single path that does not exist, or something that is not an image. If one of several files cannot
+                be read, its prediction has an `error` instead.
         """
         return [prediction for _, prediction in self.stream(_as_list(images), batch_size)]
 
     def stream(self, images: Iterable, batch_size: int = BATCH_SIZE) -> Iterator[tuple[object, Prediction]]:
-        """Yield each image with its prediction, in their order, while the next ones are being read in threads.
+        """Yield each image with its prediction, in order, while threads read the next images.
 
         Takes the same iterables as `predict`, and holds a few batches at a time.
 
@@ -143,7 +145,7 @@ class Predictor:
         yield from self._predict_batch(waiting)
 
     def _read_ahead(self, images: Iterable, ahead: int) -> Iterator[tuple[object, ReadyImage | str]]:
-        """Yield each image with its pixels or the reason why there are none; Pillow decodes outside of Python's lock."""
+        """Yield each image with its pixels, or the reason why there are none; Pillow decodes without holding the GIL."""
         pool = ThreadPoolExecutor(len(own_cores()))
         try:
             started = deque()
@@ -188,7 +190,7 @@ class Predictor:
                 yield item, Prediction(_path(item), decoded.fingerprint, **next(results))
 
     def _decide(self, probabilities: np.ndarray) -> Iterator[dict]:
-        """Yield the fields of a Prediction that are computed from probabilities (B, K), one dictionary an image."""
+        """Yield the fields of a Prediction that follow from probabilities (B, K), one dictionary per image."""
         decision = self.decision
         finite = np.isfinite(probabilities).all(axis=1)
         calibrated = np.full_like(probabilities, np.nan)
@@ -211,7 +213,7 @@ class Predictor:
 
 
 def decided(probabilities: dict[str, float], decision: Decision | None) -> str | None:
-    """Return the class by the threshold of the positive one; None where there is no threshold."""
+    """Return the class chosen by the threshold of the positive class; None if there is no threshold."""
     if decision is None or decision.threshold is None:
         return None
     positive = decision.positive_class
@@ -220,7 +222,7 @@ def decided(probabilities: dict[str, float], decision: Decision | None) -> str |
 
 
 def abstained(probabilities: dict[str, float], decision: Decision | None) -> bool | None:
-    """Whether the confidence is too low; always, where the validation images promised the target accuracy for none."""
+    """Return whether the confidence is too low, or no confidence promises the target accuracy; None without a decision."""
     if decision is None:
         return None
     return decision.confidence is None or max(probabilities.values()) < decision.confidence
@@ -240,8 +242,8 @@ def decode_item(item, image_size: int) -> DecodedImage:
     The file of a big JPEG is decoded at a fraction of its size; see `datamodules.decode`.
 
     Raises:
-        UnreadableImageError: a file that is no image.
-        UserError: an array that is no image, or a PIL image or tensor that cannot be decoded.
+        UnreadableImageError: a file that is not an image.
+        UserError: an array that is not an image, or a PIL image or tensor that cannot be decoded.
     """
     if isinstance(item, ImageInput):
         item = item.file
@@ -261,13 +263,13 @@ def decode_item(item, image_size: int) -> DecodedImage:
 
 
 def _as_list(images) -> Iterable:
-    """Return one image as a list of one, and a path as the images that it names."""
+    """Return a single image as a list, and a path as the images that it names."""
     if isinstance(images, (str, Path)):
         return resolve_images(str(images), None)
     if isinstance(images, Mapping) or not (hasattr(images, "ndim") or isinstance(images, (Image.Image, Iterable))):
-        values = "; of its values: list(images.values())" if isinstance(images, Mapping) else ""
+        values = "; for its values: list(images.values())" if isinstance(images, Mapping) else ""
         raise UserError(
-            f"{type(images).__name__} is no image: give a path, a PIL image, an array, a tensor or several of these{values}"
+            f"{type(images).__name__} is not an image: give a path, a PIL image, an array, a tensor or several of these{values}"
         )
     single = isinstance(images, Image.Image) or (hasattr(images, "ndim") and images.ndim < 4)
     return [images] if single else images

@@ -1,4 +1,4 @@
-"""The accuracy of a row on one split with its interval, and which images each of its seeds gets right; S seeds, n images."""
+"""A row's accuracy on one split with its interval, and which images each of its seeds gets right: S seeds, n images."""
 
 import hashlib
 from collections import defaultdict
@@ -17,7 +17,7 @@ from reports.load_runs import Run
 
 
 class Accuracy(NamedTuple):
-    """A row's accuracy on one split; the interval is None where it is not known, as for one seed without counts."""
+    """A row's accuracy on one split; the interval is None if it is unknown, e.g. for one seed without counts."""
 
     value: float
     low: float | None
@@ -29,11 +29,11 @@ class Accuracy(NamedTuple):
 
 
 class CorrectnessMatrix(NamedTuple):
-    """What the seeds of one row get right on the same images."""
+    """Which of the same images each seed of one row gets right."""
 
     seeds: list[int | None]
     correct: np.ndarray  # (S, n) bool
-    images: str  # names the images with their labels, in order
+    images: str  # a hash of the images with their labels, in order
     groups: np.ndarray | None = None  # (n,) numbers of the groups that images belong to; None: each is its own
 
 
@@ -44,8 +44,8 @@ class GroupNames:
         self._known: dict[tuple, dict[str, str]] = {}
 
     def of(self, run: Run, paths: Sequence[str]) -> list[str]:
-        """Return the names of the groups of images, "" for none, also where the run has no splits.csv."""
-        # Of runs on the same images one may name groups where another does not: its file is longer
+        """Return the name of each image's group; "" if it has none, or if the run has no splits.csv."""
+        # Of two runs on the same images, only one may name groups: its file is longer
         size = run.folder.splits.stat().st_size if run.folder.splits.is_file() else None
         key = run.data.fingerprint, run.data.root, size, None if run.data.fingerprint else run.folder.path
         if key not in self._known:
@@ -55,14 +55,14 @@ class GroupNames:
 
 
 def groups_of(runs: Sequence[Run], tables: Sequence[Predictions]) -> np.ndarray | None:
-    """Return the group numbers of images that all runs have in the same order, (n,), of the first run that has groups."""
+    """Return group numbers (n,) from the first run that has groups; all runs have the same images in the same order."""
     names = GroupNames()
     found = (group_numbers(names.of(run, table.paths)) for run, table in zip(runs, tables, strict=True))
     return next((groups for groups in found if groups is not None), None)
 
 
 def read_common(runs: Sequence[Run]) -> tuple[str, list[Predictions], np.ndarray]:
-    """Return the split (test where all runs have it), its tables and who is right, (runs, n); errors as of `correct_matrix`."""
+    """Return the split (test if all runs have it), its tables, and what is right, (runs, n); errors as of `correct_matrix`."""
     split = "test" if all(has_predictions(run.folder_of("test"), "test") for run in runs) else "val"
     tables = [read_predictions(run.folder_of(split), split, getattr(run.record, split)) for run in runs]
     return split, tables, correct_matrix(tables)
@@ -82,9 +82,9 @@ def read_tables(runs: Sequence[Run], split: str) -> list[Predictions] | str:
 def correctness_matrix(
     runs: Sequence[Run], tables: list[Predictions] | str, names: GroupNames
 ) -> CorrectnessMatrix | str:
-    """Return which images the seeds of a row get right, or why that is not known.
+    """Return which images the seeds of a row get right, or why that is unknown.
 
-    The folds of one seed's cross-validation are put together: one prediction an image.
+    The folds of one seed's cross-validation are joined: one prediction per image.
     """
     if isinstance(tables, str):
         return tables
@@ -108,7 +108,7 @@ def correctness_matrix(
 
 
 def _pool(folds: Sequence[tuple[Run, Predictions]], names: GroupNames) -> tuple[np.ndarray, str, list[str]] | None:
-    """Return correct or not, (n,) bool, the name of the images and their groups; None where folds share images."""
+    """Return what is right (n,) bool, a hash of the images, and their groups; None if folds share images."""
     lines = []
     for run, table in folds:
         labels = [table.classes[k] for k in table.labels]
@@ -124,9 +124,9 @@ def _pool(folds: Sequence[tuple[Run, Predictions]], names: GroupNames) -> tuple[
 
 
 def accuracy(runs: Sequence[Run], split: str, found: CorrectnessMatrix | str) -> Accuracy | None:
-    """Return the mean over seeds of the recorded accuracies, the folds of one seed taken together; None without any.
+    """Return the mean over seeds of the recorded accuracies, with each seed's folds joined; None if there are none.
 
-    Validation images of folds are different ones, which add up; test images are the same in each fold.
+    Folds have different validation images, which add up, but the same test images.
     """
     seeds: dict[int | None, list[Proportion]] = defaultdict(list)
     for run in runs:
@@ -136,7 +136,7 @@ def accuracy(runs: Sequence[Run], split: str, found: CorrectnessMatrix | str) ->
     if not seeds:
         return None
     counted = [_counts(entries, same_images=split == "test") for entries in seeds.values()]
-    n = min(of_seed for _, of_seed in counted)  # of seeds that lack folds the fewest
+    n = min(of_seed for _, of_seed in counted)  # seeds that lack folds have fewer
     values = [c / m if m else entries[0].value for (c, m), entries in zip(counted, seeds.values(), strict=True)]
     known = isinstance(found, CorrectnessMatrix) and len(found.seeds) == len(values)
     effect = max(map(_effect, chain(*seeds.values())))
@@ -153,20 +153,20 @@ def accuracy(runs: Sequence[Run], split: str, found: CorrectnessMatrix | str) ->
     if known:
         low, high = accuracy_interval(found.correct, found.groups)
         over = "seeds and images"
-    elif n:  # images count as well: never narrower than one network's interval
+    elif n:  # images count as well, so never narrower than one network's interval
         of_images = wilson(mean * n / effect, n / effect)
         low, high = min(low, of_images.low), max(high, of_images.high)
     return Accuracy(mean, max(0.0, low), min(1.0, high), deviation, n or None, len(values), over)
 
 
 def caveats_of_one_seed(accuracies: Iterable[tuple[float, int]]) -> list[str]:
-    """Return what limits the intervals of single networks, each of which has an accuracy and its images; each caveat once."""
+    """Return the caveats on the intervals of single networks, each caveat once; `accuracies` are pairs of value and n."""
     found = (coverage_caveat(proportion(round(value * n), n)) for value, n in accuracies)
-    return [f"of one network, {caveat}" for caveat in dict.fromkeys(filter(None, found))]
+    return [f"for a single network, {caveat}" for caveat in dict.fromkeys(filter(None, found))]
 
 
 def _effect(found: Proportion) -> float:
-    """Return the `design_effect` of images in groups by which a recorded Wilson interval is wide; 1 without groups."""
+    """Return the `design_effect` of images in groups that a recorded Wilson interval implies; 1 without groups."""
     end = found.low if found.low > 0 else found.high
     variance = end * (1 - end) * NormalDist().inv_cdf(0.975) ** 2
     distance = found.value - end
@@ -175,9 +175,9 @@ def _effect(found: Proportion) -> float:
 
 
 def _counts(entries: Sequence[Proportion], same_images: bool) -> tuple[float, int]:
-    """Return correct images and images of all folds, or on average where each fold has the same images.
+    """Return the numbers of correct images and of images: summed over folds, or averaged if folds have the same images.
 
-    They are (0, 0) where counts contradict each other, which no run writes.
+    They are (0, 0) if counts contradict each other, which no run writes.
     """
     if not all(0 <= each.correct <= each.n and each.n for each in entries):
         return 0, 0

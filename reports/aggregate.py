@@ -1,4 +1,4 @@
-"""Turn runs into the rows of a report: runs that differ only in seed or fold are one, and rows on other data are apart."""
+"""Turn runs into a report's rows: runs that differ only in seed or fold are one row, rows on different data are apart."""
 
 import copy
 import logging
@@ -20,15 +20,15 @@ from reports.top_losses import TopLosses, top_losses
 
 log = logging.getLogger(__name__)
 
-MOST_NAMED = 6  # settings in the name of a row; rows that differ in more are called by their folder
+MOST_NAMED = 6  # settings in the name of a row; rows that differ in more have the name of their folder
 
 
 def aggregate(loaded: LoadedRuns, good_enough: float = 0.02, target_accuracy: float | None = None) -> ReportData:
-    """Make all that a report shows: rows, grouped by data, ranked by validation accuracy, then MACs, and compared.
+    """Make everything that a report shows: rows grouped by data, ranked by validation accuracy, then MACs, and compared.
 
     Args:
         loaded: the runs.
-        good_enough: accuracy that a smaller network may lack against the best and still be good enough.
+        good_enough: how far below the best a smaller network may be in accuracy and still be good enough.
         target_accuracy: accuracy that is enough whatever the best has.
     """
     finished, of_evaluations = _join_evaluations(loaded.finished)
@@ -61,9 +61,9 @@ def aggregate(loaded: LoadedRuns, good_enough: float = 0.02, target_accuracy: fl
 
 
 def _join_evaluations(runs: list[Run]) -> tuple[list[Run], list[tuple[str, str]]]:
-    """Give trainings without results on test those of their first evaluation in another folder.
+    """Give trainings without test results those of their first evaluation in another folder.
 
-    Return the runs without such evaluations by their start, and the folder of each evaluation with what became of it.
+    Return the runs without such evaluations, ordered by their start, and the folder of each evaluation with what became of it.
     """
     trained = {_network(run): run for run in runs if run.record.best}
     folders = {os.path.abspath(run.folder.path): run for run in runs}  # noqa: PTH100 of a run that may be gone
@@ -72,20 +72,20 @@ def _join_evaluations(runs: list[Run]) -> tuple[list[Run], list[tuple[str, str]]
         given, record, here = folders.get(_evaluated(run)), run.record, str(run.folder.path)
         first = given or trained.get(_network(run))
         if given and _measured(given) != _measured(run):
-            first = None  # on other images perhaps, of which another network is trained since
+            first = None  # perhaps measured on other images: another network may have been trained there since
         if not first or record.best or not (record.test or record.val):
             joined.setdefault(run.folder.path, run)
             continue
-        # The section of test may hold no more than the number of evaluations elsewhere
+        # The record's test section may contain only the number of evaluations made elsewhere
         known = joined.get(first.folder.path, first)
         if not record.test or (known.record.test and known.record.test.accuracy):
-            reasons.append((here, f"{here}: evaluates again, on the same images, what {first.folder.path} trained"))
+            reasons.append((here, f"{here}: evaluates the network of {first.folder.path} again on the same images"))
         elif record.test.part:
             joined[run.folder.path] = run
         else:
             joined[first.folder.path] = known._replace(record=copy.copy(known.record), test_folder=run.folder)
             joined[first.folder.path].record.test = record.test
-            reasons.append((here, f"{here}: no row of its own; that of {first.folder.path} has its results on test"))
+            reasons.append((here, f"{here}: no row of its own; its test results are in the row of {first.folder.path}"))
     return sorted(joined.values(), key=lambda r: str(r.record.run.started_at)), reasons
 
 
@@ -94,12 +94,12 @@ def _settings_and_images(run: Run) -> tuple:
 
 
 def _digests(run: Run) -> list[str | None]:
-    """Return what names the images of all folds and the files of weights and teacher; None of an older version, or without."""
+    """Return digests of all folds' images and of the files of weights and teacher; None if absent or from an older version."""
     return [run.data.fingerprint_folds, *(getattr(run.model, field) for field in DIGESTS.values())]
 
 
 def _only_digests(runs: list[Run]) -> dict[tuple, str | None]:
-    """Return the digest of the runs with these settings and images where there is but one: runs of an older version join it."""
+    """Return the digest of the runs with the same settings and images if it is unique: runs of older versions join them."""
     found = defaultdict(set)
     for run in runs:
         key = _settings_and_images(run)
@@ -110,7 +110,7 @@ def _only_digests(runs: list[Run]) -> dict[tuple, str | None]:
 
 
 def _by_date(rows: list[ResultRow]) -> list[Study | None]:
-    """Return the studies, that with the latest run first; runs of none come last."""
+    """Return the studies, the one with the latest run first; runs without a study come last."""
     latest: dict[Study | None, str] = {}
     for row in rows:
         latest[row.study] = max(latest.get(row.study, ""), *(str(run.record.run.started_at) for run in row.runs))
@@ -121,7 +121,7 @@ def _finished_row(runs: list[Run], names: GroupNames) -> ResultRow:
     runs.sort(key=lambda run: (run.seed or 0, run.fold or 0))
     shown = "test" if all(has_predictions(run.folder_of("test"), "test") for run in runs) else "val"
     outcomes, accuracies = {}, {}
-    for split in SPLIT_NAMES:  # one after the other, since tables may be large
+    for split in SPLIT_NAMES:  # one at a time, because tables may be large
         tables = read_tables(runs, split)
         if isinstance(tables, str) and all(has_predictions(run.folder_of(split), split) for run in runs):
             log.warning("%s images are not compared: %s", SPLIT_NAMES[split], tables)
@@ -133,7 +133,7 @@ def _finished_row(runs: list[Run], names: GroupNames) -> ResultRow:
 
 
 def _share_groups(rows: list[ResultRow]) -> None:
-    """Give rows that name no groups those that another row names of the same images, as their comparison has them."""
+    """Give rows without groups the groups that another row has for the same images, as their comparison needs them."""
     for split in SPLIT_NAMES:
         found = [(row, row.outcomes[split]) for row in rows if isinstance(row.outcomes[split], CorrectnessMatrix)]
         known = {each.images: each.groups for _, each in found if each.groups is not None}
@@ -150,7 +150,7 @@ def _unfinished_row(run: Run) -> ResultRow:
 
 
 def _name(group: ResultGroup, of_study: list[ResultRow], unfinished: list[ResultRow]) -> None:
-    """Give rows their changed settings and names: what differs within the group, else within its study; `keep=4 lr=0.001`."""
+    """Set the rows' changed settings and names, `keep=4 lr=0.001`: what differs in the group, for a single row in its study."""
     rows = group.rows if len(group.rows) > 1 else [*of_study, *unfinished]
     pruned = [row for row in unfinished if row.status == "pruned"]
     keys = changed_settings([run for row in (*rows, *pruned) for run in row.runs])
@@ -166,12 +166,12 @@ def _name(group: ResultGroup, of_study: list[ResultRow], unfinished: list[Result
         row.name = name if name and len(present) <= MOST_NAMED else clean(own, 60)
     names = Counter(row.name for row in group.rows)
     for row in group.rows:
-        if names[row.name] > 1:  # as of one setting on images that were added since
+        if names[row.name] > 1:  # e.g. one setting before and after images were added
             row.name = f"{row.name} ({clean(row.runs[0].name, 60)})"
 
 
 def _rank(group: ResultGroup) -> None:
-    """Order rows by accuracy, cost and settings; what is no better than guessing comes last, so that it is never the best."""
+    """Order rows by accuracy, cost and settings; rows no better than guessing come last, so one is never the best."""
     group.rows.sort(
         key=lambda row: (
             row.guesses,
@@ -185,24 +185,24 @@ def _rank(group: ResultGroup) -> None:
 
 
 def _selection(run: Run) -> tuple[str, str]:
-    """Return what rows of one group have in common besides their images: the split that chose the epoch, and classes."""
+    """Return what the rows of a group share besides their images: the split that chose the epoch, and the classes."""
     return str(run.data.select_on), str(run.data.classes)
 
 
 def _network(run: Run) -> tuple:
-    """Return a key that is equal for the training of a network and its evaluation on the same images."""
+    """Return a key that is the same for the training of a network and its evaluation on the same images."""
     return *_measured(run), settings_key(run, of_network=True), run.seed, run.fold
 
 
 def _measured(run: Run) -> tuple:
-    """Return a key that is equal for runs that measured the same on the same images."""
+    """Return a key that is the same for runs that measured the same metrics on the same images."""
     metrics = {key: value for key, value in run.record.run.settings.items() if key.split(".")[0] == "metrics"}
     images = split_fingerprint(run), str(run.data.fingerprint_val_test), _selection(run)
     return run.study, *images, str(metrics)
 
 
 def _evaluated(run: Run) -> str:
-    """Return the folder of the run whose checkpoint a run was given; nothing where it was given none."""
+    """Return the folder of the run whose checkpoint this run was given; "" if it was given none."""
     typed = {
         key.lstrip("+"): value.strip("'\"") for key, _, value in (o.partition("=") for o in run.record.run.overrides)
     }
@@ -211,9 +211,9 @@ def _evaluated(run: Run) -> str:
 
 
 def _measured_on(runs: list[Run]) -> list[str]:
-    """Name the validation and test images of each run.
+    """Return a fingerprint of the validation and test images of each run.
 
-    A record without a fingerprint of only those has that of another record with the same images, else the one of all.
+    If a record has none for these images, take that of another record with the same images, else the one of all images.
     """
     data = [run.data for run in runs]
     known = {str(each.fingerprint): each.fingerprint_val_test for each in data if each.fingerprint_val_test is not None}
@@ -221,7 +221,7 @@ def _measured_on(runs: list[Run]) -> list[str]:
 
 
 def _groups(rows: list[ResultRow]) -> list[ResultGroup]:
-    """Group rows that have the same validation and test images; of cross-validations in the folds that they share."""
+    """Group rows that have the same validation and test images; for cross-validations, in the folds that they share."""
     runs = [run for row in rows for run in row.runs]
     measured_on = {id(run): name for run, name in zip(runs, _measured_on(runs), strict=True)}
     groups: list[tuple[tuple, dict, list[ResultRow]]] = []

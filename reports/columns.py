@@ -35,20 +35,20 @@ from reports.report_data import (
 
 LONGEST_ERROR = 120  # characters
 NOTE = (
-    "Each accuracy has its 95% interval, and after ± the standard deviation over seeds where there are several. Validation "
-    "also chose the epochs, which flatters its accuracies. "
+    "Each accuracy has its 95% interval, and ± its standard deviation over seeds if there are several. Validation images "
+    "also chose the epochs, which flatters validation accuracies. "
 )
 COMPARISON_NOTE = (
     "The difference is from the best row's {split} accuracy, on the same "
     "images and seeds, with its 95% interval. Good enough: shown on test images to be at most {margin:g} below the best, "
-    "corrected for the number of rows that could be shown to be. At most: the one-sided 95% bound of each row by itself. p: "
+    "corrected for the number of rows tested. At most: the one-sided 95% bound of each row by itself, not corrected. p: "
     "the p-value for equal accuracy, Holm-corrected for {m}{choice}. "
 )
 COST_NOTE = "Costs are for one image; MACs are multiply-accumulates."
 
 
 def result_table(group: ResultGroup) -> Table:
-    """Make the table of a group, a line a row."""
+    """Make the table of a group, one line per row."""
     rows = group.rows
     places = {id(row): place for place, row in enumerate(sorted(rows, key=by_settings))}
     title = "setting" if group.changed else "network"
@@ -72,14 +72,14 @@ def result_table(group: ResultGroup) -> Table:
 
 
 EXPORT_NOTE = (
-    "The trained networks as files that run elsewhere; of several seeds means. Accuracies are of validation images; the cost "
-    "is the checkpoint's accuracy minus the file's on the same images, with its 95% interval, paired. Latency is of one image "
-    "on one thread, from its pixels to its probabilities."
+    "The trained networks as files that run elsewhere; with several seeds, means. Accuracies are on validation images; the "
+    "cost is the checkpoint's accuracy minus the file's on the same images, with its paired 95% interval. Latency is for one "
+    "image on one thread, from its pixels to its probabilities."
 )
 
 
 def export_table(group: ResultGroup) -> Table | None:
-    """Make the table of the networks as files that run elsewhere; None where no run was asked for one."""
+    """Make the table of the exported networks; None if no run was asked to export one."""
     rows = [row for row in group.rows if row.deployed]
     if not rows:
         return None
@@ -100,7 +100,7 @@ def export_table(group: ResultGroup) -> Table | None:
 
 
 def setting_table(comparison: SettingComparison) -> Table:
-    """Make the table of one setting, a line for the best of each value."""
+    """Make the table of one setting, one line for the best row of each value."""
     columns = [
         Column(comparison.setting, lambda best: setting_cell(best.value, best.name), is_text=True),
         Column("#", lambda best: Cell(str(best.row.rank), best.row.rank)),
@@ -117,7 +117,7 @@ def setting_table(comparison: SettingComparison) -> Table:
 
 
 def grid_table(grid: Grid) -> Table:
-    """Make the table of two settings, a line a value of the first and a column a value of the second."""
+    """Make the table of two settings: one line per value of the first, one column per value of the second."""
     with_n = len({row.ranked_by.n for line in grid.lines for row in line.rows if row}) > 1
 
     def fill(line: GridLine, place: int) -> Cell:
@@ -148,7 +148,7 @@ def accuracy_cell(accuracy: Accuracy | None, with_n: bool) -> Cell:
 
 
 def setting_cell(text: str, name: str) -> Cell:
-    """Return `keep=4`, sorted by the value as a number where it is one."""
+    """Return `keep=4`, sorted by the value as a number if it is one."""
     value = numeral(text)
     return Cell(name, text if value is None else value)
 
@@ -197,11 +197,11 @@ def note(group: ResultGroup) -> str:
         reasons = [each for row in group.rows if isinstance(each := row.outcomes["test"], str)]
         if len(reasons) < len(group.rows):
             text += (
-                f" Test images are not compared, since the predictions of {len(reasons):,} of {len(group.rows):,} rows cannot "
-                f"be used: {clean(reasons[0])}."
+                f" Test images are not compared, because the predictions of {len(reasons):,} of {len(group.rows):,} rows "
+                f"cannot be used: {clean(reasons[0])}."
             )
     if group.selected_on_test:
-        text += " Here the test images chose the epoch: these accuracies are too good."
+        text += " The test images chose the epoch, so these accuracies are too good."
     counts = [run.record.test.test_evaluations or 1 for row in group.rows for run in row.runs if run.record.test]
     if counts and not group.selected_on_test:
         times = "once" if max(counts) == 1 else f"up to {max(counts)} times"
@@ -212,7 +212,7 @@ def note(group: ResultGroup) -> str:
 
 
 def _accuracies(rows: Sequence[ResultRow]) -> list[Column]:
-    """Make the columns of validation and test; n is in the title where it is the same for all."""
+    """Make the columns of validation and test accuracy; n is in the title if it is the same for all rows."""
     made = []
     for split, name in SPLIT_NAMES.items():
         sizes = {row.accuracies[split].n for row in rows if row.accuracies[split]}
@@ -223,7 +223,7 @@ def _accuracies(rows: Sequence[ResultRow]) -> list[Column]:
 
 
 def _further_metrics(rows: Sequence[ResultRow]) -> list[Column]:
-    """Make a column for each metric of the user's own, on test where a row was measured there: the mean over a row's runs."""
+    """Make a column for each of the user's own metrics, a mean over a row's runs: on test if any row has it, else on val."""
     split = "test" if any(row.further("test") for row in rows) else "val"
     names = dict.fromkeys(name for row in rows for name in row.further(split))
     return [
@@ -274,14 +274,14 @@ def _export_costs(row: ResultRow) -> Cell:
 
 
 def _export_verdict(row: ResultRow) -> Cell:
-    """Return `within 0.01`, or of several runs how many are."""
+    """Return `within 0.01`; for several runs the number of runs with each verdict."""
     counts = Counter(clean(each.verdict, LONGEST_ERROR) for each in _costs_of(row))
     text = ", ".join(f"{n:,} {verdict}" if len(_costs_of(row)) > 1 else verdict for verdict, n in counts.items())
     return Cell(text or "-", text or None)
 
 
 def exported_values(row: ResultRow) -> list:
-    """Return format, accuracy, cost, bytes and latency in ms, None where they are not known."""
+    """Return format, accuracy, cost, bytes and latency in ms; None for each that is unknown."""
     size = _over_runs(row, lambda each: each.bytes, str)
     cells = (
         _exported_as(row),
@@ -313,7 +313,7 @@ def _over_runs(
 
 
 def _training_images(rows: Sequence[ResultRow]) -> list[Column]:
-    """Make a column where rows were trained on different images; equally many are distinguished by their fingerprint."""
+    """Make a column if rows were trained on different images; a fingerprint tells equal numbers of images apart."""
     trained = {(row.data.n_train, row.fingerprint) for row in rows}
     if len(trained) < 2:
         return []

@@ -29,13 +29,13 @@ from reports.wording import LEVEL, evidence
 MOST_CHANGED = 6  # settings that differ and are named
 HELP = """Compares the predictions of two runs, image by image.
 
-RUN is the folder of a run (with result.json and predictions.csv), or a folder with one run a seed, which differ in
-nothing else; both sides then need the same seeds. Images are paired by their pixels, whatever the files are called.
+RUN is the folder of a run (with result.json and predictions.csv), or a folder of runs that differ only in the seed; both
+sides then need the same seeds. Images are paired by their pixels, whatever the files are called.
 """
 
 
 class Side(NamedTuple):
-    """One of the two networks: its runs, one a seed, ordered by seed."""
+    """One of the two networks: its runs, one per seed, ordered by seed."""
 
     name: str
     runs: list[Run]
@@ -50,7 +50,7 @@ def load(folder: Path) -> Side:
     """Load the run in a folder, or the finished runs below it that differ only in the seed.
 
     Raises:
-        UserError: no folder, no record that can be read or none finished, or runs that differ in more.
+        UserError: no folder, no readable record, no finished run, or runs that differ in more than the seed.
     """
     single = RunFolder(folder).record
     loaded = load_below(single if single.is_file() else folder)
@@ -72,20 +72,20 @@ def _check_only_seeds_differ(side: Side) -> None:
             raise UserError(
                 f"{side.name}: its runs differ in more than the seed: {' '.join(sorted(here - there)) or 'nothing'} in "
                 f"{names[0]}, {' '.join(sorted(there - here)) or 'nothing'} in {names[1]}; "
-                "compare two of them by their own folders"
+                "to compare two of them, give their own folders"
             )
         for setting, field in DIGESTS.items():
             digests = getattr(first.model, field), getattr(other.model, field)
             if all(digests) and digests[0] != digests[1]:
                 raise UserError(
-                    f"{side.name}: the file of {setting} had another content when {names[0]} began than when {names[1]} did "
-                    f"(model.{field} {digests[0]}, {digests[1]}); compare two of them by their own folders"
+                    f"{side.name}: the file of {setting} changed between the starts of {names[0]} and {names[1]} "
+                    f"(model.{field} {digests[0]}, {digests[1]}); to compare two of them, give their own folders"
                 )
         prints = data_fingerprint(first), data_fingerprint(other)
         if prints[0] != prints[1]:
             raise UserError(
-                f"{side.name}: {names[0]} and {names[1]} have other data or splits (fingerprint {prints[0]}, {prints[1]}); "
-                "where the seed draws the splits, fix them in folders train, val, test or in a column split"
+                f"{side.name}: {names[0]} and {names[1]} have different data or splits (fingerprint {prints[0]}, "
+                f"{prints[1]}); if the seed draws the splits, fix them with folders train, val, test or a column split"
             )
     if len(set(side.seeds)) < len(side.seeds):
         raise UserError(f"{side.name}: a seed appears twice ({', '.join(map(str, side.seeds))}); delete one")
@@ -103,10 +103,10 @@ def compare(a: Side, b: Side, good_enough: float = 0.02) -> list[str]:
     Args:
         a: one side.
         b: the other side.
-        good_enough: accuracy that one may lack against the other and still take its place.
+        good_enough: how far one may be below the other in accuracy and still take its place.
 
     Raises:
-        UserError: other seeds, or other images.
+        UserError: the seeds or the images differ.
     """
     several = len(a.runs) > 1 or len(b.runs) > 1
     if several and a.seeds != b.seeds:
@@ -210,11 +210,11 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example: python -m reports.compare outputs/resnet18/DATE outputs/shufflenet_mod/DATE",
     )
-    parser.add_argument("run_a", metavar="RUN_A", type=Path, help="folder of a run, or of one run a seed")
-    parser.add_argument("run_b", metavar="RUN_B", type=Path, help="the same of the other network")
+    parser.add_argument("run_a", metavar="RUN_A", type=Path, help="folder of a run, or of one run per seed")
+    parser.add_argument("run_b", metavar="RUN_B", type=Path, help="the same for the other network")
     parser.add_argument(
         "--good-enough", metavar="MARGIN", type=float, default=0.02,
-        help="accuracy that one may lack against the other and still take its place (default: 0.02)",
+        help="how far one may be below the other in accuracy and still take its place (default: 0.02)",
     )  # fmt: skip
     options = parser.parse_args(arguments)
     try:

@@ -10,9 +10,9 @@ from common.text import clean
 from reports.load_runs import Run
 
 WIDE = {"experiment"}  # a choice that may set anything
-OF_MEASURING = {"stages"}  # settings of what is done with a network, and not of the network
+OF_MEASURING = {"stages"}  # settings about what is done with a network, not about the network
 LONGEST = 48  # characters of a name or value
-LONGEST_OF_EQUAL = 240  # of values that differ only further on
+LONGEST_OF_EQUAL = 240  # characters of values whose first LONGEST do not differ
 
 
 def settings_key(run: Run, *, of_network: bool = False) -> Hashable:
@@ -20,7 +20,7 @@ def settings_key(run: Run, *, of_network: bool = False) -> Hashable:
 
     Args:
         run: a run.
-        of_network: also for those that differ in what was done with the network.
+        of_network: also equal for runs that differ in what was done with the network.
     """
     about, ignored = run.record.run, REPEATS | OF_MEASURING if of_network else REPEATS
     settings = {key: value for key, value in about.settings.items() if key not in ignored}
@@ -32,8 +32,8 @@ def settings_key(run: Run, *, of_network: bool = False) -> Hashable:
 def changed_settings(runs: Sequence[Run]) -> dict[str, str]:
     """Return the keys that differ between runs, each with its short name: groups first, then settings.
 
-    A setting that depends on a group's choice, as the learning rate does on the optimizer's file, is skipped,
-    unless the command lines set it to different values.
+    A setting that follows from a group's choice, such as the learning rate from the optimizer's file, is skipped unless
+    the command lines set it to different values.
     """
     known = [run.record.run for run in runs if run.record.run.settings]
     choices = [about.choices for about in known]
@@ -53,9 +53,9 @@ def changed_settings(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def values_of(runs: Sequence[Run], key: str) -> list[str]:
-    """Return a group's choice or a setting of each run as short text; a dash where it has none.
+    """Return a group's choice or a setting of each run as short text; a dash if a run has none.
 
-    Values that differ stay different: long ones, such as paths, then lack the folders that they share.
+    Different values stay different: long ones, such as paths, lose the folders that they share.
     """
     values = [_value(run, key) for run in runs]
     whole = [str(value).removesuffix(".0") if isinstance(value, float) else str(value) for value in values]
@@ -100,7 +100,7 @@ def _depends(values: list, choices: list) -> bool:
 
 
 def _short(keys: list[str]) -> dict[str, str]:
-    """Return each key with its last word, two where that says nothing; with the whole key where two end alike."""
+    """Return a short name for each key: its last word, two words if it is `enabled`, the whole key if two would be equal."""
     ends = {key: ".".join(key.split(".")[-2 if key.endswith(".enabled") else -1 :]) for key in keys}
     alike = Counter(ends.values())
     return {key: clean(key if alike[end] > 1 else end, LONGEST) for key, end in ends.items()}

@@ -14,9 +14,9 @@ from matplotlib.transforms import Bbox
 from common.text import compact_count
 from reports.svg import COLORS, GRID, INK, PAPER, STYLE, cost_ticks, panel, to_svg
 
-LONGEST_LABEL = 26  # characters; longer names are drawn as the rank
-MOST_NAMED = 8  # points that are labeled by name
-DEEPEST = 1.5  # of the height of all intervals: a baseline further below is an arrow at the edge
+LONGEST_LABEL = 26  # characters; instead of a longer name the rank is drawn
+MOST_NAMED = 8  # points up to which they are labeled by name
+DEEPEST = 1.5  # times the height of all intervals: a baseline further below is drawn as an arrow at the edge
 OFFSETS = [  # of a label from its point, in points, the best place first
     (7, 0), (-7, 0), (7, 8), (7, -8), (-7, 8), (-7, -8), (0, 9), (0, -9), (7, 17), (7, -17), (-7, 17), (-7, -17),
     (0, 19), (0, -19), (16, 26), (-16, 26), (16, -26), (-16, -26),
@@ -32,14 +32,14 @@ class Point(NamedTuple):
     high: float | None
     cost: float
     name: str = ""
-    words: str = ""  # shown where the point is pointed at or tapped
+    words: str = ""  # shown when the point is hovered over or tapped
 
 
 class Levels(NamedTuple):
-    """Accuracies that points are seen against; None where it is not known or not asked for."""
+    """Accuracies that the figure marks for comparison; None: unknown or not asked for."""
 
     best: float | None = None
-    margin: float = 0.0  # below the best, still good enough
+    margin: float = 0.0  # how far below the best is still good enough
     baseline: float | None = None  # of always predicting the most frequent class
     target: float | None = None
 
@@ -86,7 +86,7 @@ def accuracy_figure(
 
 
 def cost_figure(title: str, points: Sequence[Point], label: str) -> str:
-    """Draw a cost of each row as a point on a logarithmic axis, one below the other, with its value beside it."""
+    """Draw one cost of each row as a point on a logarithmic axis, row below row, with the value beside it."""
     with mpl.rc_context(STYLE):
         figure, axes = panel((4.4, 0.9 + 0.26 * len(points)))
         places = range(len(points), 0, -1)
@@ -108,7 +108,7 @@ def cost_figure(title: str, points: Sequence[Point], label: str) -> str:
 
 
 def _draw_levels(axes: Axes, points: Sequence[Point], levels: Levels) -> None:
-    """Draw the margin below the best as a band, baseline and target as lines, and choose what heights are shown."""
+    """Draw the margin below the best as a band, baseline and target as lines, and set the limits of the vertical axis."""
     ends = [end for point in points for end in (point.accuracy, point.low, point.high) if end is not None]
     low, high = min(ends), max(ends)
     span = max(high - low, 0.02)
@@ -125,7 +125,7 @@ def _draw_levels(axes: Axes, points: Sequence[Point], levels: Levels) -> None:
 
 
 def _label(figure: Figure, axes: Axes, points: Sequence[Point], front: set[int], levels: Levels) -> None:
-    """Write names beside points, where they cover neither another label nor a point; what finds no place is left out."""
+    """Write names beside points where they cover neither another label nor a point; skip those without such a place."""
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw_without_rendering()  # places the axes
     frame = axes.get_window_extent(renderer)
@@ -156,7 +156,7 @@ def _label(figure: Figure, axes: Axes, points: Sequence[Point], front: set[int],
 
 
 def _place(note: mpl.text.Annotation, frame: Bbox, taken: list[Bbox], renderer) -> bool:
-    """Move a label to the first place that is free, and take that; return whether there is one."""
+    """Move a label to the first free place and mark it as taken; return whether there is one."""
     for x, y in OFFSETS:
         note.set_position((x, y))
         note.set_horizontalalignment("left" if x > 0 else "right" if x < 0 else "center")
@@ -169,7 +169,7 @@ def _place(note: mpl.text.Annotation, frame: Bbox, taken: list[Bbox], renderer) 
 
 
 def _label_baseline(axes: Axes, share: float, taken: list[Bbox], renderer) -> None:
-    """Write what the line is at the end of it where that is free, or at the lower edge with an arrow to it."""
+    """Label the baseline at the end that is freer; if the baseline lies below the figure, at the lower edge with an arrow."""
     is_shown = axes.get_ylim()[0] < share
     text = (
         f"always the most frequent class: {share:.3f}" if is_shown else f"↓ always the most frequent class: {share:.3f}"
@@ -198,5 +198,5 @@ def _label_baseline(axes: Axes, share: float, taken: list[Bbox], renderer) -> No
 
 
 def _text(point: Point) -> str:
-    """Return a name that the figure can show in one line, or the rank."""
+    """Return the name if the figure can show it in one line, else the rank."""
     return point.name if point.name.isascii() and 0 < len(point.name) <= LONGEST_LABEL else str(point.rank)

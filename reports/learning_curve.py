@@ -55,7 +55,7 @@ class Curves(NamedTuple):
 
 
 def read_curves(folder: Path) -> Curves:
-    """Read the finished runs below a folder; accuracy is on test images, or on those of val where a run has no test.
+    """Read the finished runs below a folder; accuracy is on test images, or on those of val if a run has no test.
 
     Raises:
         UserError: no record, none finished, or runs that were measured on different images.
@@ -75,13 +75,13 @@ def curves_of(trained: Sequence[Run], excluded: list[str]) -> Curves:
     """
     runs = [run for run in trained if _has_sizes(run)]
     if not runs:
-        raise UserError("no record has parameters and training images")
+        raise UserError("no record has both the parameters and the number of training images")
     excluded = excluded + [
         f"{run.name}: its record lacks parameters or training images" for run in trained if not _has_sizes(run)
     ]
     if len({run.fold for run in runs}) > 1:
         raise UserError(
-            "it needs the same images for all runs, and each fold has others; use one fold, or datamodule.folds=null"
+            "it needs the same images for all runs, but each fold has its own; use one fold, or datamodule.folds=null"
         )
     split, tables, correct = read_common(runs)
     groups = groups_of(runs, tables)
@@ -103,14 +103,14 @@ def curves_of(trained: Sequence[Run], excluded: list[str]) -> Curves:
 
 
 def _share(run: Run) -> tuple:
-    """Return what seeds have in common that train on as many images, or nearly, where groups are not divided."""
+    """Return a key shared by the seeds that train on the same number of images, or nearly if groups are kept together."""
     data, fraction = run.data, run.record.run.settings.get("datamodule.train_fraction")
     known = data.fingerprint_full is not None and isinstance(fraction, (int, float))
     return (fraction, data.fingerprint_full) if known else (data.n_train,)
 
 
 def _check_only_seeds_differ(model: str, n_train: int, runs: Sequence[Run]) -> None:
-    """Check that the runs of one point are its seeds: of other settings as well, they would count as seeds, some twice.
+    """Check that the runs of one point differ only in their seed: other runs would be counted as seeds, some twice.
 
     Raises:
         UserError: two of them have other settings, or the same seed.
@@ -122,7 +122,7 @@ def _check_only_seeds_differ(model: str, n_train: int, runs: Sequence[Run]) -> N
     if others or len({run.seed for run in runs}) < len(runs):
         which = f"differ in {join_words(others)}" if others else "have the same seed"
         raise UserError(
-            f"{model}: runs on {n_train:,} training images {which}; a learning curve is of runs that differ in nothing but the "
+            f"{model}: runs on {n_train:,} training images {which}; the runs of a learning curve may differ only in the "
             "network, the number of training images and the seed"
         )
 
@@ -132,7 +132,7 @@ def _has_sizes(run: Run) -> bool:
 
 
 def describe_curves(curves: Curves) -> list[str]:
-    """Return a sentence on more images for each network with two points, one on larger networks, and what is excluded.
+    """Return a sentence on more images for each network with two points, one per larger network, and what is excluded.
 
     Their p-values are Holm-corrected together.
     """
@@ -192,7 +192,7 @@ def draw(curves: Curves, size: tuple[float, float] = (7.2, 4.6)) -> Figure:
 
 
 def curve_figure(curves: Curves) -> str:
-    """Draw the same for a page, which chooses the colors of text and lines."""
+    """Draw the learning curve as SVG for a page, which sets the colors of text and lines."""
     with mpl.rc_context(STYLE):
         figure = draw(curves, (5.2, 3.7))
         figure.set_facecolor("none")

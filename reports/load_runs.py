@@ -21,9 +21,9 @@ class Run(NamedTuple):
 
     folder: RunFolder
     record: RunRecord
-    study: Study | None = None  # the sweep or search that it is of, where a page shows several
+    study: Study | None = None  # the sweep or search that it belongs to, if a page shows several
     test_folder: RunFolder | None = (
-        None  # of the evaluation that its results on test are from, where that is another one
+        None  # folder of the evaluation that its test results come from, if that is another run
     )
 
     @property
@@ -40,12 +40,12 @@ class Run(NamedTuple):
 
     @property
     def data(self) -> DataInfo:
-        """The record's section, empty where the run did not come to its data."""
+        """The record's section; empty if the run did not get as far as its data."""
         return self.record.data or DataInfo()
 
     @property
     def model(self) -> ModelInfo:
-        """The record's section, empty where the run did not come to its network."""
+        """The record's section; empty if the run did not get as far as its network."""
         return self.record.model or ModelInfo()
 
     def folder_of(self, split: str) -> RunFolder:
@@ -63,7 +63,7 @@ class Run(NamedTuple):
 
 
 class LoadedRuns(NamedTuple):
-    """The runs whose records can be read, and the excluded folders with the reason."""
+    """The runs with readable records, and the excluded folders with the reason."""
 
     runs: list[Run]
     excluded: list[tuple[str, str]]
@@ -74,7 +74,7 @@ class LoadedRuns(NamedTuple):
 
     @property
     def left_out(self) -> list[str]:
-        """The reason for each record that is not among the finished runs."""
+        """The reason why each record that is not a finished run is left out."""
         unfinished = [f"{run.folder.path}: not finished" for run in self.runs if run.status != "finished"]
         return [*unfinished, *(why for _, why in self.excluded)]
 
@@ -103,7 +103,7 @@ def find_records(where: str | Sequence[str] | None) -> list[Path]:
 
 
 def _records_below(folder: Path, name: str) -> list[Path]:
-    """Return the records below a folder, and the one that may be in a folder that cannot be read: `load_runs` excludes it."""
+    """Return the records below a folder; for an unreadable folder the one it may have, which `load_runs` then excludes."""
     unreadable: list[str] = []
     readable = [
         place for place, _, files in os.walk(folder, onerror=lambda e: unreadable.append(e.filename)) if name in files
@@ -119,27 +119,27 @@ def given_folders(where: str | Sequence[str]) -> list[Path]:
 
 
 def _matching(place: str) -> list[Path]:
-    """Return the folder of this name, or those that match the pattern."""
+    """Return the folder with this name, or those that match the pattern."""
     if glob.has_magic(place) and not Path(place).exists():
         return [Path(path) for path in sorted(glob.glob(place, recursive=True))]  # noqa: PTH207 absolute ones too
     return [Path(place)]
 
 
 def _is_kept(path: Path, folder: Path) -> bool:
-    """Return whether a record below a folder is that of a run that another one has replaced, kept in case it is missed."""
+    """Return whether a record below a folder belongs to a run that was replaced by another and only kept as a backup."""
     parts = path.relative_to(folder).parts
     return any(part.startswith(".before-") or part.endswith(".replaced") for part in parts)
 
 
 def load_runs(paths: Sequence[Path], given: Sequence[Path] = ()) -> LoadedRuns:
-    """Read records; one that is cut off, damaged or of another schema is excluded with the reason, and so is a debug run.
+    """Read records; exclude, with the reason, debug runs and records that are cut off, damaged or of another schema.
 
     Args:
         paths: of the records.
-        given: the folders that were searched; a sweep or search that lies in one of them is a study of its own.
+        given: the folders that were searched; each sweep or search inside one of them is a study of its own.
 
     Raises:
-        UserError: none can be read, or there are debug runs only.
+        UserError: none can be read, or there are only debug runs.
     """
     runs, excluded = [], []
     for path in paths:
@@ -160,7 +160,7 @@ def load_runs(paths: Sequence[Path], given: Sequence[Path] = ()) -> LoadedRuns:
 
 
 def load_below(path: Path) -> LoadedRuns:
-    """Load the runs below a folder, or a record, that a command has as its argument and not as `runs`; errors as of both."""
+    """Load the runs below a folder, or one record, given as a command's argument instead of `runs=`; errors as of both."""
     try:
         return load_runs(find_records(str(path)))
     except UserError as error:

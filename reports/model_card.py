@@ -1,6 +1,6 @@
-"""MODEL_CARD.md of a run: what was trained on what, how good it is, what it costs and where its limits are; from the record.
+"""MODEL_CARD.md of a run, from its record: what was trained on what, how good it is, what it costs and its limits.
 
-Mitchell et al. 2019, "Model Cards for Model Reporting", arXiv:1810.03993, whose sections it follows.
+The sections follow Mitchell et al. 2019, "Model Cards for Model Reporting", arXiv:1810.03993.
 """
 
 import json
@@ -35,13 +35,13 @@ GROUPS = (
     "model", "recipe", "optimizer", "scheduler", "loss", "augmentation", "batch_transform", "trainer", "datamodule", "decision",
 )  # fmt: skip
 METRICS = (("balanced_accuracy", "balanced accuracy"), ("f1", "macro F1"), ("auroc", "AUROC"))
-FITS = {  # what datamodule.fit does to images that are no squares, where it does not squash them
-    "crop": ", of which it sees the largest square in the center of an image",
-    "pad": ", into which an image is put whole, between black borders",
+FITS = {  # what datamodule.fit does to images that are not square, unless it squashes them
+    "crop": ": the largest square in the center of an image",
+    "pad": ": the whole image, padded with black to a square",
 }
 UNKNOWN_LICENSE = "not known to this project: look it up at their source before publishing weights trained on them"
 LICENSES_OF_WEIGHTS = {
-    "random": "initialized randomly, so that no other license applies.",
+    "random": "initialized randomly, so no other license applies.",
     "imagenet": "initialized from weights trained on ImageNet, whose terms allow non-commercial research and education; "
     "torchvision and timm, which distribute them, leave it to users to find out whether that covers their use.",
     "hub": "initialized from a repository of the Hugging Face hub, whose page states its terms.",
@@ -54,17 +54,18 @@ def write_card(record: RunRecord, ckpt_path: str | None) -> None:
     """Write the card of a run that has finished.
 
     Args:
-        ckpt_path: what was measured, where nothing was trained.
+        record: of the run.
+        ckpt_path: the checkpoint that was measured, if nothing was trained.
     """
     checkpoint = record.best.checkpoint if record.best else ckpt_path
     write_text(record.folder.model_card, model_card(record, str(checkpoint)))
 
 
 def model_card(record: RunRecord, checkpoint: str) -> str:
-    """Make the card of a run as Markdown, in which every value is text of one line.
+    """Make the card of a run as Markdown; every value is text on one line.
 
     Args:
-        record: of a run that has measured something; missing sections are skipped.
+        record: of a run that measured something; missing sections are skipped.
         checkpoint: path of the model that the card describes.
     """
     environment = jinja_environment(Path(__file__).parent).overlay(finalize=_escaped)
@@ -126,7 +127,7 @@ def _classes(run: Run) -> str:
         pixels += f" Images are resized {seen.interpolation}, and normalized with mean {mean} and std {std}."
     if run.data.range is not None:
         low, high, _ = run.data.range
-        pixels += f" Of images of more than 8 bits a channel the values {low:g} to {high:g} become 0 to 255."
+        pixels += f" In images with more than 8 bits per channel, the values {low:g} to {high:g} become 0 to 255."
     return f"{run.model.name} distinguishes {join_words(run.data.classes, MOST_CLASSES)}.{pixels}"
 
 
@@ -141,7 +142,7 @@ def _data(run: Run) -> list[str]:
         seed_of_the_splits=settings.get("datamodule.split_seed"),
     )
     if data.folds:
-        lines.append(f"fold {data.fold} of {data.folds} of a cross-validation, in which the test split takes no part")
+        lines.append(f"fold {data.fold} of {data.folds} of a cross-validation, which does not use the test split")
     return [*lines, f"excluded: {plural(len(data.excluded), 'image')}, see result.json"] if data.excluded else lines
 
 
@@ -149,7 +150,9 @@ def _training(run: Run) -> list[str]:
     about, best = run.record.run, run.record.best
     norms = run.record.batch_norms
     kept = (
-        f"as in the weights, learning rate of the backbone times {norms.lr_factor:g}" if norms and norms.kept else None
+        f"kept from the weights, learning rate of the backbone times {norms.lr_factor:g}"
+        if norms and norms.kept
+        else None
     )
     lines = _facts(initial_weights=run.model.weights, statistics_of_batch_norms=kept)
     if best:
@@ -159,24 +162,24 @@ def _training(run: Run) -> list[str]:
     for group in GROUPS:
         own = {k.partition(".")[2]: v for k, v in about.settings.items() if k.startswith(f"{group}.")}
         known = {key: value for key, value in own.items() if "$" not in str(value) and not key.endswith("_target_")}
-        if group == "trainer":  # lists all flags of Lightning's, most of which are not used
+        if group == "trainer":  # it lists all of Lightning's flags, most of them unused
             known = {key: value for key, value in known.items() if value is not None}
         shown = [f"{key} {_value(value)}" for key, value in known.items()]
         if about.choices.get(group) or shown:
             named = f"{group} {about.choices[group]}" if about.choices.get(group) else group
             lines.append(f"{named}: {', '.join(shown) or 'no settings'}")
     lines += _facts(seed=about.seed, git_commit=about.git_commit)
-    lines += ["the code had changed since that commit"] if about.git_dirty else []
+    lines += ["the code had uncommitted changes"] if about.git_dirty else []
     return [*lines, ", ".join(f"{name} {version}" for name, version in about.versions.items())]
 
 
 def _name(split: str, metrics: SplitMetrics) -> str:
-    """Return what these metrics are of: `test`, or `on 8 of 14 test images only` in a debug run."""
+    """Return what was measured: `test`, or `on 8 of 14 test images only` in a debug run."""
     return f"on {metrics.part} only" if metrics.part else SPLIT_NAMES[split]
 
 
 def _accuracy(split: str, metrics: SplitMetrics) -> dict[str, object]:
-    """Return the accuracy as the card's first lines have it: with its baseline, a verdict and what limits its interval."""
+    """Return the accuracy for the card's first lines, with its baseline, a verdict and the caveats on its interval."""
     return {
         "split": _name(split, metrics),
         "text": describe_accuracy(metrics),
@@ -207,7 +210,7 @@ def _class_tables(run: Run, split: str, metrics: SplitMetrics) -> list[Table]:
         shown = metrics.per_class
         if len(shown) > MOST_ROWS:
             shown = sorted(shown, key=lambda each: each.recall.value if each.recall else 1)[:MOST_ROWS]
-        of = "" if shown is metrics.per_class else f", the {MOST_ROWS} of lowest recall of {len(names):,}"
+        of = "" if shown is metrics.per_class else f", the {MOST_ROWS} with the lowest recall of {len(names):,}"
         head = [f"class ({_name(split, metrics)}{of})", "recall (95% interval)", "precision (95% interval)", "F1", "n"]
         rows = [[e.name, _share(e.recall), _share(e.precision), _digits(e.f1), f"{e.n:,}"] for e in shown]
         tables.append(Table.of(head, rows))
@@ -237,11 +240,11 @@ def _decisions(record: RunRecord, split: str, metrics: SplitMetrics) -> list[str
         )
     promise, selective = describe_promise(decision, like="those of validation"), metrics.selective
     if selective is None:
-        lines.append(f"selective prediction: {promise}, so that it abstains from every image")
+        lines.append(f"selective prediction: {promise}, so it abstains from every image")
     else:
         correct = f", {_share(selective.accuracy)} of them correct" if selective.accuracy else ""
         lines.append(
-            f"selective prediction: {promise}; that decides {selective.n:,} of {n:,} {SPLIT_NAMES[split]} images{correct}; "
+            f"selective prediction: {promise}; this decides {selective.n:,} of {n:,} {SPLIT_NAMES[split]} images{correct}; "
             "it abstains from the others"
         )
     return lines
@@ -251,7 +254,7 @@ def _cost(run: Run) -> list[str]:
     model, about, speed = run.model, run.record.run, run.record.throughput
     lines = [f"{model.parameters:,} parameters"] if model.parameters else []
     if model.counted_macs:
-        lines.append(f"{model.counted_macs:,} multiply-accumulates (MACs) an image")
+        lines.append(f"{model.counted_macs:,} multiply-accumulates (MACs) per image")
     lines += [f"checkpoint {model.checkpoint_mib} MiB"] if model.checkpoint_mib else []
     lines += [_latency(each) for each in model.latency or []]
     lines += run.record.deployed.describe_lines() if run.record.deployed else []
@@ -282,16 +285,16 @@ def _limits(run: Run, split: str | None, metrics: SplitMetrics | None) -> list[s
         lines.append(
             f"{plural(leaks, 'finding')} of the audit: training images are also in val or test, which flatters."
         )
-    by_count = sorted((metrics and metrics.per_class) or [], key=lambda each: each.n)  # of many the first are named
+    by_count = sorted((metrics and metrics.per_class) or [], key=lambda each: each.n)  # if many, the rarest are named
     if rare := [f"{e.name} ({e.n})" for e in by_count if e.n < FEW_IMAGES]:
-        lines.append(f"Few {SPLIT_NAMES[split]} images, so that little is known: {join_words(rare, MOST_CLASSES)}.")
+        lines.append(f"Few {SPLIT_NAMES[split]} images, so little is known: {join_words(rare, MOST_CLASSES)}.")
     if (run.model.weights or "").startswith("random"):
-        lines.append("It was trained from random weights; with pretrained ones the same network is mostly better.")
+        lines.append("It was trained from random weights; with pretrained ones the same network is usually better.")
     return [
         *lines,
         "One training with one seed: another seed gives another result (-m 'seed=range(1,6)' shows by how much).",
-        "Measured on images of the same source as those of training; other cameras, places and times are untested.",
-        "A group within a class that the labels do not name may do worse: nothing here shows it.",
+        "Measured on images from the same source as the training images; other cameras, places and times are untested.",
+        "A subgroup of a class that the labels do not name may do worse: nothing here would show it.",
     ]
 
 
@@ -303,7 +306,7 @@ def _licenses(run: Run) -> list[str]:
 
 
 def _value(value: object) -> str:
-    """Return a setting as a line of text; a nested class as its name and its settings."""
+    """Return a setting as one line of text; a nested class becomes its name and its settings."""
     if isinstance(value, list):
         return f"[{', '.join(map(_value, value))}]"
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""overview.png: what a run has learned, how good it is and what it gets wrong, on one sheet for a slide."""
+"""overview.png: how a run learned, how good it is and what it gets wrong, on one slide."""
 
 import argparse
 import base64
@@ -33,9 +33,9 @@ WIDTH, HEIGHT, DPI = 16, 9, 100  # inches of a slide, pixels an inch
 SHOWN = 12  # images
 THUMBNAIL = 118  # pixels, the longer side
 LONGEST_NAME = 13  # letters of a class
-MOST_NAMED = 20  # classes up to which the matrix has counts and names, and each has its recall; of more the worst have
+MOST_NAMED = 20  # classes up to which the matrix has counts and names, and every recall is drawn, not only the worst
 MOST_WITH_SHARES = 10  # classes up to which the matrix has shares, too
-FEW_EPOCHS = 30  # which have a marker each
+FEW_EPOCHS = 30  # up to this number each epoch has a marker
 GRAY, BLUE, ORANGE, RED = "0.45", "tab:blue", "tab:orange", "tab:red"
 
 
@@ -45,7 +45,7 @@ def overview(record: RunRecord, predictions: Predictions | None = None) -> bytes
 
 
 def write_overview(folder: RunFolder) -> Path:
-    """Draw overview.png from what a run has left; return its path.
+    """Draw overview.png from the files of a finished run; return its path.
 
     Raises:
         UserError: see `draw_overview`; or the record cannot be read.
@@ -65,14 +65,14 @@ def draw_overview(record: RunRecord, predictions: Predictions | None = None) -> 
 
     Args:
         record: of a run that was evaluated, with its folder.
-        predictions: those on test, or on val where there is no test; None: of the run's table.
+        predictions: on test, or on val if there is no test; None: those of the run's table.
 
     Raises:
         UserError: nothing was evaluated, or the table cannot be read.
     """
     split = next((name for name in ("test", "val") if getattr(record, name) and getattr(record, name).accuracy), None)
     if split is None:
-        raise UserError(f"{record.folder.path}: was evaluated on no images; run the stage test")
+        raise UserError(f"{record.folder.path}: it was not evaluated on any images; run the stage test")
     metrics = getattr(record, split)
     predictions = predictions or read_predictions(record.folder, split, metrics)
     figure = Figure(figsize=(WIDTH, HEIGHT))
@@ -122,7 +122,7 @@ def _cost(model: ModelInfo) -> list[str]:
 
 
 def _draw_curves(loss: Axes, accuracy: Axes, record: RunRecord) -> None:
-    """Draw loss and accuracy of the epochs with the chosen one, and the baseline of the images that chose it."""
+    """Draw loss and accuracy over epochs, the chosen epoch, and the baseline of the images that chose it."""
     try:
         rows = record.folder.read_metrics() if record.folder.metrics.is_file() else {}
     except UserError:
@@ -172,7 +172,7 @@ def _draw_curves(loss: Axes, accuracy: Axes, record: RunRecord) -> None:
 
 
 def _draw_confusion(figure: Figure, predictions: Predictions, split: str) -> None:
-    """Draw the confusion matrix; of many classes with a color bar, and the most frequent confusions in words."""
+    """Draw the confusion matrix; with many classes also a color bar and the most frequent confusions in words."""
     k = len(predictions.classes)
     counts = np.asarray(count_confusion(predictions.labels, predictions.predicted, k))
     written = k <= MOST_NAMED
@@ -190,7 +190,7 @@ def _draw_confusion(figure: Figure, predictions: Predictions, split: str) -> Non
     if k > MOST_WITH_SHARES:
         figure.colorbar(image, ax=axes, shrink=0.9).set_label("share of the true class", fontsize=8)
     if not written:
-        image.set_norm(PowerNorm(0.5, vmin=0, vmax=1))  # else a few images of many are too pale to be seen
+        image.set_norm(PowerNorm(0.5, vmin=0, vmax=1))  # else small shares are too pale to be seen
         found = most_confused(counts, predictions.classes)[:4]
         pairs = [f"{short[each.label]} as {short[each.predicted]} ({each.n:,})" for each in found]
         text = "most frequent: " + ",\n".join(pairs) if pairs else "no confusions"
@@ -198,7 +198,7 @@ def _draw_confusion(figure: Figure, predictions: Predictions, split: str) -> Non
 
 
 def _draw_recalls(axes: Axes, metrics: SplitMetrics, split: str) -> None:
-    """Draw the recall of each class with its 95% interval; of many classes that of the worst."""
+    """Draw the recall of each class with its 95% interval; with many classes only the worst."""
     known = [each for each in metrics.per_class or [] if each.recall]
     shown, title = known, "Recall of each class, 95% intervals"
     if len(known) > MOST_NAMED:
@@ -224,7 +224,7 @@ def _draw_recalls(axes: Axes, metrics: SplitMetrics, split: str) -> None:
 
 
 def _worst(predictions: Predictions) -> Predictions:
-    """Return the errors of the highest loss, so that the probabilities of many other images are not copied."""
+    """Return only the errors with the highest loss, to avoid copying the probabilities of many other images."""
     truth = predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels]
     wrong = np.flatnonzero(~predictions.correct)
     rows = wrong[np.argsort(truth[wrong], kind="stable")[:SHOWN]]
@@ -264,7 +264,7 @@ def _draw_losses(figure: Figure, found: TopLosses, short: dict[str, str]) -> Non
 
 
 def _thumbnail(jpeg: str | None) -> np.ndarray:
-    """Return a thumbnail's pixels, (H, W, 3) uint8; a gray square where there is none."""
+    """Return a thumbnail's pixels, (H, W, 3) uint8; a gray square if there is none."""
     if jpeg is None:
         return np.full((THUMBNAIL, THUMBNAIL, 3), 225, np.uint8)
     with Image.open(io.BytesIO(base64.b64decode(jpeg))) as image:
@@ -272,7 +272,7 @@ def _thumbnail(jpeg: str | None) -> np.ndarray:
 
 
 def _shorten(name: str, longest: int = LONGEST_NAME) -> str:
-    """Return a name with its beginning and its end: those of many classes differ at the end."""
+    """Return a name shortened in the middle, because the names of many classes differ at the end."""
     name = clean(name)
     if len(name) > longest:
         name = f"{name[: longest // 2]}…{name[-(longest - longest // 2 - 1) :]}"
@@ -280,7 +280,7 @@ def _shorten(name: str, longest: int = LONGEST_NAME) -> str:
 
 
 def _short_names(names: Sequence[str], longest: int = LONGEST_NAME) -> dict[str, str]:
-    """Return each name shortened; several that would look the same from the word on in which they differ."""
+    """Return each name shortened; names that would look the same start at the word in which they differ."""
     alike = defaultdict(list)
     for name in names:
         alike[_shorten(name, longest)].append(name)
@@ -298,7 +298,7 @@ def _short_names(names: Sequence[str], longest: int = LONGEST_NAME) -> dict[str,
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Draw overview.png again from what a run has left, or print an error of one line; return the exit status."""
+    """Draw overview.png again from a run's files, or print an error of one line; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m reports.overview", description=__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run that was evaluated")
     folder = RunFolder(parser.parse_args(arguments).run)

@@ -1,5 +1,5 @@
 "use strict";
-// The main tables are sorted by the buttons in their heads; what is missing stays last.
+// Buttons in the heads sort the main tables; missing values stay last.
 for (const table of document.querySelectorAll("table.main")) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, index) => {
@@ -24,7 +24,7 @@ for (const table of document.querySelectorAll("table.main")) {
     });
   });
 }
-// Commands are copied; where the clipboard is closed to a page they are selected for Ctrl+C.
+// Copy commands; if the page may not use the clipboard, select them for Ctrl+C.
 for (const command of document.querySelectorAll("pre.copy")) {
   const button = document.createElement("button");
   const text = command.textContent;
@@ -44,7 +44,7 @@ for (const command of document.querySelectorAll("pre.copy")) {
   code.textContent = text;
   command.replaceChildren(code, button);
 }
-// A mouse shows the title of a dot; a tap or the keyboard shows the same below it.
+// Hovering shows the title of a dot; a tap or the keyboard shows the same text below it.
 const tip = document.getElementById("tip");
 for (const dot of document.querySelectorAll("svg .tip")) {
   dot.addEventListener("focus", () => {

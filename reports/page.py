@@ -28,7 +28,7 @@ from reports.training_curves import training_curves
 
 MOST_DRAWN = svg.MOST_LINES
 MOST_GROUPS = 4  # that are drawn
-MOST_BRIEF = 20  # likewise, where each is a study with a page of its own, and only its costs are drawn
+MOST_BRIEF = 20  # the same if each is a study with its own page, so only its costs are drawn
 MOST_MATRICES = 12
 MOST_NOTES = 5
 LONGEST = 2000  # characters of one text
@@ -49,7 +49,14 @@ HERE = Path(__file__).parent
 
 
 def make_page(data: ReportData, title: str, folder: Path, search: Path | None = None) -> str:
-    """Make the page that lies in a folder; problems of single runs are shown on it; `search`: the folder of their search."""
+    """Make the page for a folder; it also shows the problems of single runs.
+
+    Args:
+        data: what it shows.
+        title: its heading.
+        folder: where the page will be written; links are relative to it.
+        search: folder of the search that the runs belong to, if any.
+    """
     environment, script = environment_and_script()
     has_studies = len(data.groups) > 1 and any(group.study for group in data.groups)
     most = MOST_BRIEF if has_studies else MOST_GROUPS
@@ -69,7 +76,7 @@ def make_page(data: ReportData, title: str, folder: Path, search: Path | None = 
 
 
 def environment_and_script() -> tuple[Environment, dict]:
-    """Return Jinja2 for the pages of this folder, and the script that sorts their tables with its hash for the policy."""
+    """Return the Jinja2 environment of the pages, and the script that sorts their tables, with its hash for the CSP."""
     environment = jinja_environment(HERE, longest=LONGEST)
     environment.filters["together"] = lambda text: re.sub(" ([=<]) ", "\u00a0\\1\u00a0", text)
     script = (HERE / "page.js").read_text(encoding="utf-8").strip()
@@ -87,7 +94,7 @@ def _subtitle(data: ReportData) -> str:
 
 
 def _group(group: ResultGroup, folder: Path, drawn: bool, detailed: bool) -> dict:
-    """Return what the page shows of a group: `drawn` with its costs, `detailed` also with curves, confusions and top losses."""
+    """Return what the page shows of a group; `drawn` adds its costs, `detailed` also curves, confusions and top losses."""
     own = group.study and group.study.page
     part = {
         "title": group.title,
@@ -141,7 +148,7 @@ def _grid(group: ResultGroup) -> tuple[str, Table, str] | None:
 
 
 def _curves(rows: list[ResultRow]) -> dict:
-    """Draw the metrics over epochs, a line a row, with their legend and what could not be read."""
+    """Draw the metrics over epochs, one line per row; return the drawings, their legend and what could not be read."""
     read = [training_curves(row.runs) for row in rows]
     drawings = []
     for column, title, label in PANELS:
@@ -164,9 +171,9 @@ def _curves(rows: list[ResultRow]) -> dict:
 
 
 def _costs(group: ResultGroup) -> dict:
-    """Draw accuracy against each cost that differs, or only the costs where nothing was measured; say what is left out.
+    """Draw accuracy against each cost that differs, or only the costs if no accuracy was measured; say what is not drawn.
 
-    Of many rows the best are drawn, and those on a front, whose cheap end is what a sweep for a small network is made for.
+    With many rows, only the best and those on a front are drawn: a sweep for a small network is about the front's cheap end.
     """
     rows = group.rows
     measured = [row for row in rows if row.ranked_by]
@@ -215,7 +222,7 @@ def _split_of(group: ResultGroup) -> str:
 
 
 def _levels(group: ResultGroup) -> Levels:
-    """Return what the accuracies of the figures are seen against, of the split that they are of."""
+    """Return the accuracies that the figures mark for comparison, on the split that they show."""
     best, split = group.rows[0], "test" if group.selected_on_test else "val"
     guess = next((row.baselines[split].share for row in group.rows if split in row.baselines), None)
     top = None if best.guesses or best.ranked_by is None else best.ranked_by.value
@@ -234,13 +241,13 @@ def _cost_notes(rows: list[ResultRow], same: bool) -> list[str]:
         first = f"{'the first: ' if len(flags) > 1 else ''}{clean(flags[0], LONGEST_REASON)}"
         notes.append(
             f"{len(flags):,} of {plural(len(latencies), 'latency measurement')} cannot be relied on and "
-            f"{'is' if len(flags) == 1 else 'are'} left out of the figure and the front ({first})."
+            f"{'is' if len(flags) == 1 else 'are'} excluded from the figure and the front ({first})."
         )
     return notes
 
 
 def _learning_curve(group: ResultGroup) -> dict | None:
-    """Draw accuracy against the number of training images, where a sweep varied that, with what more of them would bring."""
+    """Draw accuracy against the number of training images, if a sweep varied it, and say what more images would bring."""
     if "train_fraction" not in group.changed:
         return None
     try:
@@ -259,11 +266,11 @@ def _top_losses(best: ResultRow) -> dict:
     boxes = any(loss.image for loss in found.losses)
     folds = f" ({plural(len(best.folds), 'fold')})" if best.folds else ""
     words = (
-        f"{SPLIT_NAMES[found.split].capitalize()} images that the runs of {best.name}{folds} get wrong most often, of equal "
-        "ones those with the least probability of the true class first; in brackets the mean probability of what is predicted."
+        f"{SPLIT_NAMES[found.split].capitalize()} images that the runs of {best.name}{folds} get wrong most often; ties are "
+        "ordered by the probability of the true class, lowest first. In parentheses: mean probability of the predicted class."
     )
     if not boxes:
-        words += f" They cannot be shown: {join_words(sorted({loss.reason for loss in found.losses}))}."
+        words += f" The images cannot be shown: {join_words(sorted({loss.reason for loss in found.losses}))}."
     return {"top_losses": {"losses": found.losses, "words": words, "boxes": boxes}}
 
 

@@ -1,4 +1,4 @@
-"""The best of each value of a setting, so that values are compared at their own best and not at one that suits one of them.
+"""The best row of each value of a setting: values are compared at their own best, not under settings that suit one of them.
 
 Choi et al. 2019, arXiv:1910.05446: how optimizers rank depends on what else was tried with each, and how often.
 """
@@ -27,7 +27,7 @@ Swept = dict[str, list[str]]  # setting -> its values
 
 
 def compare_settings(group: ResultGroup, unfinished: Sequence[ResultRow]) -> None:
-    """Give a group its comparisons of single settings, its grid, and the optima at an edge."""
+    """Set a group's comparisons of single settings, its grid, and the sentences on optima at an edge."""
     if group.rows[0].guesses:  # there is no best of any value
         return
     swept = _swept(group.rows)
@@ -35,7 +35,7 @@ def compare_settings(group: ResultGroup, unfinished: Sequence[ResultRow]) -> Non
         made = [found for setting in swept if (found := _comparison(group, setting, swept))]
         group.settings = made[:MOST_SETTINGS]
         if others := [found.setting for found in made[MOST_SETTINGS:]]:
-            group.settings[-1].sentences.append(f"Without such a table: {join_words(others)}.")
+            group.settings[-1].sentences.append(f"Settings without a table of their own: {join_words(others)}.")
     if len(swept) == 2:
         group.grid = _grid(group, swept)
     group.edges = _edges(group, swept, unfinished)
@@ -45,8 +45,8 @@ def best_note(group: ResultGroup) -> str:
     """Explain the tables of single settings."""
     by = "test" if group.selected_on_test else "validation"
     return (
-        f"Each line is the row with this value that {by} ranks first; # is its rank in the table above. Its {by} accuracy, by "
-        "which it was chosen, flatters a value that had more tries. Differences are from the best row of all, as above."
+        f"Each line is the row with this value that {by} ranks first; # is its rank in the table above. Its {by} accuracy "
+        "chose it, which flatters values with more tries. Differences are from the best row of all, as above."
     )
 
 
@@ -67,7 +67,7 @@ def _measured(rows: Sequence[ResultRow]) -> list[ResultRow]:
 
 
 def _swept(rows: Sequence[ResultRow]) -> Swept:
-    """Return the settings of two values or more: numbers by size, others by the best row of each."""
+    """Return the settings with two values or more: numbers by size, others by the best row of each."""
     swept, measured = {}, _measured(rows)
     for name in rows[0].changed:
         values = list(dict.fromkeys(row.changed[name] for row in measured if row.changed[name] != "-"))
@@ -78,7 +78,7 @@ def _swept(rows: Sequence[ResultRow]) -> Swept:
 
 
 def _comparison(group: ResultGroup, setting: str, swept: Swept) -> SettingComparison | None:
-    """Compare the best of each value; None where no value has two rows to choose from."""
+    """Compare the best row of each value; None if no value has two rows to choose from."""
     by_value: dict[str, list[ResultRow]] = defaultdict(list)
     for row in _measured(group.rows):
         if row.changed[setting] != "-":
@@ -97,7 +97,7 @@ def _comparison(group: ResultGroup, setting: str, swept: Swept) -> SettingCompar
 
 
 def _answer(bests: list[BestOfValue], group: ResultGroup) -> str:
-    """Say which value is the best, and what is known of the others against the best row of all."""
+    """Say which value is the best, and how the others compare with the best row of all."""
     best, *others = bests
     by = "test (which chose the epoch too)" if best.row.selected_on_test else "validation"
     chosen = f"{best.name} with {best.others}" if best.others else best.name
@@ -114,7 +114,7 @@ def _answer(bests: list[BestOfValue], group: ResultGroup) -> str:
 
 
 def _budget(bests: list[BestOfValue]) -> str:
-    """Say whether each value had as many tries."""
+    """Say whether all values had the same number of tries."""
     word = "run" if all(best.n_runs == best.n_rows for best in bests) else "row"
     counts = sorted({best.n_rows for best in bests}, reverse=True)
     if len(counts) == 1:
@@ -127,7 +127,7 @@ def _budget(bests: list[BestOfValue]) -> str:
 
 
 def _grid(group: ResultGroup, swept: Swept) -> Grid | None:
-    """Lay out two settings where most of their pairs were run; a setting of numbers goes across."""
+    """Lay out two settings if most of their combinations were run; a numeric setting goes across."""
     (down, of_down), (across, of_across) = swept.items()
     numbers = [all(numeral(value) is not None for value in values) for values in (of_down, of_across)]
     if numbers == [True, False] or (numbers[0] == numbers[1] and len(of_across) > len(of_down)):
@@ -146,7 +146,7 @@ def _grid(group: ResultGroup, swept: Swept) -> Grid | None:
 
 
 def _edges(group: ResultGroup, swept: Swept, unfinished: Sequence[ResultRow]) -> list[str]:
-    """Say where the best value of a numeric setting is the first or last tried, so that a better one may lie beyond.
+    """Say if the best value of a numeric setting is the smallest or largest tried: a better one may lie beyond.
 
     Each combination of the other settings has its own best; unfinished rows count as tried.
     """
@@ -170,7 +170,7 @@ def _edges(group: ResultGroup, swept: Swept, unfinished: Sequence[ResultRow]) ->
 
 
 def _edge(setting: str, tried: list[ResultRow]) -> tuple[str, str] | None:
-    """Return `larg` or `small` and the value, where all of the best have it and the setting does not end there."""
+    """Return `larg` or `small` and the value, if all of the best rows have it and the setting could be larger or smaller."""
     rows = [row for row in tried if row.rank]  # finished, the best first
     values = {number: text for row in tried if (number := numeral(text := row.changed.get(setting, "-"))) is not None}
     best = {numeral(row.changed[setting]) for row in rows if row.ranked_by.value == rows[0].ranked_by.value}

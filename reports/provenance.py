@@ -1,4 +1,4 @@
-"""What is needed to reproduce a sweep, and its title: commands, seeds, versions, code, device, data."""
+"""What it takes to reproduce a sweep (commands, seeds, versions, code, device, data), and a page's title."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ def provenance(data: ReportData, folder: Path) -> dict:
     commands = Counter(run.record.run.command for run in runs)
     shown = [command for command, _ in commands.most_common(MOST) if command]
     if len(commands) > MOST:
-        shown.append(f"# and {len(commands) - MOST:,} further commands")
+        shown.append(f"# and {len(commands) - MOST:,} more commands")
     warnings = Counter(clean(text) for run in runs for text in run.record.run.warnings)
     listed = [f"{text}{f' (in {n:,} runs)' if n > 1 else ''}" for text, n in warnings.most_common(MOST)]
     if len(warnings) > MOST:
-        listed.append(f"and {len(warnings) - MOST:,} further warnings")
+        listed.append(f"and {len(warnings) - MOST:,} more warnings")
     capped = f", the first {MOST_RUNS} of them" if len(runs) > MOST_RUNS else ""
     return {
         "commands": shown,
@@ -35,7 +35,7 @@ def provenance(data: ReportData, folder: Path) -> dict:
 
 
 def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """Return name and value; where runs differ, each value with its number of runs."""
+    """Return names and values; if runs differ, each value with its number of runs."""
     about = [run.record.run for run in runs]
     data = [run.data for run in runs]
     names = list(dict.fromkeys(name for each in about for name in each.versions))
@@ -77,7 +77,7 @@ def _sizes(run: Run) -> str:
 
 
 def _each(values: Sequence) -> str:
-    """Return the one value, or each with its number of runs; empty where there is none."""
+    """Return the only value, or each value with its number of runs; empty if there is none."""
     found = Counter(clean(value, 300) for value in values if value is not None and value != "")
     if len(found) == 1 and found.total() == len(values):
         return next(iter(found))

@@ -11,7 +11,7 @@ EXPORTED = ("exported_as", "exported_accuracy", "exported_cost", "exported_bytes
 
 
 def as_text(data: ReportData) -> str:
-    """Format for the screen: of each group its table, a line a row, and its answer; last what is in no table."""
+    """Format for the screen: for each group its table, one line per row, and its answer; then what no table has."""
     parts = []
     for group in data.groups:
         lines = result_table(group).as_text()
@@ -25,12 +25,12 @@ def as_text(data: ReportData) -> str:
 
 
 def _answer(group: ResultGroup) -> str:
-    """Return the sentences of the answer as one text; those of smallest.py are lines without a period."""
+    """Return the answer's sentences as one text; those of smallest.py have no period, so add it."""
     return " ".join(each if each.endswith((".", "…")) else f"{each}." for each in answer(group))
 
 
 def _heading(group: ResultGroup) -> list[str]:
-    """Return the lines above the table of one of several groups."""
+    """Return the lines above a group's table if there are several groups."""
     return ["", group.title, group.heading] if group.study else [group.heading]
 
 
@@ -55,7 +55,7 @@ def as_markdown(data: ReportData, title: str) -> str:
 
 
 def _markdown_of_settings(group: ResultGroup) -> list[str]:
-    """Format the best of each value of each setting, the grid of two settings, and optima at an edge."""
+    """Format the best row of each value of each setting, the grid of two settings, and optima at an edge."""
     lines = []
     for comparison in group.settings:
         lines += [f"### {escape_markdown(comparison.title)}", ""]
@@ -70,7 +70,7 @@ def _markdown_of_settings(group: ResultGroup) -> list[str]:
 
 
 def as_latex(data: ReportData) -> str:
-    """Format the tables of results, each after a comment that names its data, and its sweep where there are several."""
+    """Format the tables of results, each after a comment that names its data and, if there are several sweeps, its sweep."""
     tables = [
         [*(f"% {clean(line)}" for line in _heading(group) if line), *result_table(group).as_latex()]
         for group in data.groups

@@ -1,4 +1,4 @@
-"""The report of many runs: page, Markdown, CSV and LaTeX, whole or not at all."""
+"""The report of many runs: page, Markdown, CSV and LaTeX, each written whole or not at all."""
 
 import logging
 from collections.abc import Sequence
@@ -26,21 +26,21 @@ LONGEST_TITLE = 200  # characters
 
 
 class Written(NamedTuple):
-    """What was written, and what the screen shows of it."""
+    """The page that was written, and what the screen shows."""
 
     page: Path
     text: str  # tables with their answers, and why records are excluded
-    excluded: list[str]  # the same by itself, for who does not show the text
+    excluded: list[str]  # the reasons by themselves, for callers that do not show the text
 
 
 def run(config: DictConfig) -> None:
     """Write the report that conf/report.yaml describes; print its table and answer.
 
     Raises:
-        UserError: as write_report, and where `runs` or `out` is no path.
+        UserError: as write_report; or `runs` or `out` is not a path.
     """
     if OmegaConf.is_dict(config.runs):
-        raise UserError(f"runs={config.runs}: is no folder; {EXAMPLE}, or several, runs=[DIR,DIR]")
+        raise UserError(f"runs={config.runs}: is not a folder; {EXAMPLE}, or several, runs=[DIR,DIR]")
     if OmegaConf.is_config(config.out):
         raise UserError(f"out={config.out}: is not one path; use out=DIR or out=NAME.html")
     runs = OmegaConf.to_container(config.runs) if OmegaConf.is_list(config.runs) else config.runs
@@ -116,7 +116,7 @@ def _write(
 
 
 def _draw_overview(folder: RunFolder) -> None:
-    """Draw what the jobs of a sweep leave out; where that cannot be done the page is made without it."""
+    """Draw overview.png, which the jobs of a sweep skip; if that fails, log a warning and do without."""
     if folder.figure("overview").is_file():
         return
     from reports.overview import write_overview  # late, as below

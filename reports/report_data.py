@@ -1,4 +1,4 @@
-"""What a report shows: computed once by `aggregate`, shared by the page, Markdown, CSV, LaTeX and the screen."""
+"""What a report shows, computed once by `aggregate` and shared by the page, Markdown, CSV, LaTeX and the screen."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,18 +16,18 @@ from reports.studies import Study
 from reports.top_losses import TopLosses
 from reports.wording import at_most, verdict
 
-WITHOUT_PAIR = ("the best", "no accuracy", "no better than guessing")  # what the first row of a table is
+WITHOUT_PAIR = ("the best", "no accuracy", "no better than guessing")  # verdicts on the first row of a table
 NOT_A_NAME = {"none", "null", "true", "false", "auto"}  # values that mean nothing without their key
 SETTING_WORDS = {"lr": "learning rate"}
 
 
 class Comparison(NamedTuple):
-    """A row against the best of its group; where they cannot be compared, `reason` says why and the rest is None."""
+    """A row against the best of its group; if they cannot be compared, `reason` says why and the rest is None."""
 
     pair: PairedComparison | None = None
-    p_value: float | None = None  # of equal accuracy, after Holm's correction over the comparisons of the table
-    shown: bool = False  # on test images to be good enough
-    n_unused_seeds: int = 0  # that only one of the two has
+    p_value: float | None = None  # for equal accuracy, after Holm's correction over the table's comparisons
+    shown: bool = False  # test images show that the row is good enough
+    n_unused_seeds: int = 0  # seeds that only one of the two has
     reason: str | None = None
 
     @property
@@ -36,7 +36,7 @@ class Comparison(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """`worse`, `good enough`, `not decided`, ..., or why there is none."""
+        """`worse`, `good enough`, `not decided`, ..., or why there is no verdict."""
         if self.pair is None:
             return self.reason if self.reason in WITHOUT_PAIR else f"not compared: {self.reason}"
         return verdict(self.pair, self.p_value, self.shown)
@@ -59,7 +59,7 @@ class ResultRow:
 
     runs: list[Run]
     accuracies: dict[str, Accuracy | None]
-    outcomes: dict[str, CorrectnessMatrix | str]  # or why there are none
+    outcomes: dict[str, CorrectnessMatrix | str]  # by split; a text says why there is no matrix
     top_losses: TopLosses
     changed: dict[str, str] = field(default_factory=dict)  # short name of a setting -> its value as text
     name: str = ""  # `keep=4 lr=0.001`
@@ -88,12 +88,12 @@ class ResultRow:
 
     @property
     def fingerprint(self) -> str | None:
-        """Fingerprint of all its images and their splits; None for a cross-validation, whose folds have one each."""
+        """Fingerprint of all images and their splits; None for a cross-validation, where each fold has its own."""
         return split_fingerprint(self.runs[0])
 
     @property
     def selected_on_test(self) -> bool:
-        """Whether the test images chose the epoch, so that there are no validation accuracies."""
+        """Whether the test images chose the epoch; then there are no validation accuracies."""
         return self.runs[0].selected_on_test
 
     @property
@@ -102,7 +102,7 @@ class ResultRow:
 
     @cached_property
     def baselines(self) -> dict[str, Baseline]:
-        """The most frequent class of each split that was measured and whose counts are known."""
+        """The most frequent class of each split that was measured and has known class counts."""
         found = {}
         for split in ("val", "test"):
             measured = [getattr(run.record, split) for run in self.runs]
@@ -115,10 +115,10 @@ class ResultRow:
 
     @cached_property
     def guesses(self) -> bool:
-        """Whether its trained networks are on a split not shown to be right more often than the most frequent class is.
+        """Whether, on some split, its networks are not shown to be right more often than the most frequent class.
 
-        By Wilson's interval and the exact test of their mean accuracy, as the screen has it of one network: seeds that differ
-        much are no reason.
+        Wilson's interval and the exact test of their mean accuracy decide, as for a single network on the screen: seeds that
+        differ much are not a reason.
         """
         for split, guess in self.baselines.items():
             found, right = self.accuracies[split], self.outcomes[split]
@@ -144,24 +144,24 @@ class ResultRow:
 
     @property
     def latency_p50_ms(self) -> float | None:
-        """Milliseconds for one image, of the reliable measurements."""
+        """Median milliseconds for one image, over the reliable measurements."""
         found = [each for run in self.runs for each in run.model.single_latencies]
         values = [each.latency_p50_ms for each in found if each.is_reliable]
         return median(values) if values else None
 
     @property
     def deployed(self) -> list[Deployed]:
-        """The networks of its runs as files that run elsewhere, where that was asked for."""
+        """The exported networks of its runs, if exports were asked for."""
         return [run.record.deployed for run in self.runs if run.record.deployed]
 
     @property
     def files(self) -> list[Deployed]:
-        """Those of `deployed` that were written and are of one format; of several formats none, since means would mix them."""
+        """Those of `deployed` that were written; none if there are several formats, because means would mix them."""
         written = [each for each in self.deployed if not each.error]
         return written if len({each.format for each in written}) == 1 else []
 
     def further(self, split: str) -> dict[str, float | None]:
-        """Mean over the runs that were measured on a split of each metric of the user's own."""
+        """Return the mean of each of the user's own metrics over the runs that were measured on a split."""
         measured = [found.further for run in self.runs if (found := getattr(run.record, split))]
         names = dict.fromkeys(name for each in measured for name in each)
         values = {name: [each[name] for each in measured if each.get(name) is not None] for name in names}
@@ -169,7 +169,7 @@ class ResultRow:
 
     @property
     def wall_time_s(self) -> float | None:
-        """Seconds of one run."""
+        """Median seconds of one run."""
         return self._median(lambda run: run.record.run.wall_time_s)
 
     @property
@@ -188,7 +188,7 @@ class BestOfValue(NamedTuple):
     value: str
     row: ResultRow
     others: str  # its other settings
-    n_rows: int  # that it was chosen from
+    n_rows: int  # number of rows that it was chosen from
     n_runs: int
 
     @property
@@ -206,7 +206,7 @@ class SettingComparison(NamedTuple):
 
     setting: str
     bests: list[BestOfValue]
-    sentences: list[str]  # the answer, and whether it is fair
+    sentences: list[str]  # the answer, and whether all values had the same number of tries
 
     @property
     def title(self) -> str:
@@ -214,15 +214,15 @@ class SettingComparison(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The smaller network that validation chose, for test images to show that it is good enough."""
+    """The smaller network that validation chose; test images then have to show that it is good enough."""
 
     row: ResultRow
     on_validation: PairedComparison
-    within: bool  # whether its bound on validation lies within the margin; else it is the nearest to that
+    within: bool  # whether its bound on validation lies within the margin; if not, it is the one nearest to that
 
 
 class GridLine(NamedTuple):
-    """One value of a grid's first setting: its row for each value of the second, or None; and which is the best."""
+    """One value of a grid's first setting: its row, or None, for each value of the second, and the index of the best."""
 
     value: str
     rows: list[ResultRow | None]
@@ -248,12 +248,12 @@ class ResultGroup:
 
     rows: list[ResultRow]
     changed: list[str] = field(default_factory=list)  # short names of the settings that differ
-    split: str = "test"  # that the differences are measured on
-    margin: float = 0.02  # below the best that is good enough
+    split: str = "test"  # on which differences are measured
+    margin: float = 0.02  # how far below the best is good enough
     target: float | None = None  # accuracy that is enough whatever the best has; None: none was asked for
     choice: Choice | None = None
-    chose_best: bool = False  # whether the measurements that are compared have chosen the best row, too
-    n_tests: int = 1  # for which the test of the named row is corrected
+    chose_best: bool = False  # whether the measurements that are compared also chose the best row
+    n_tests: int = 1  # number of tests for which the test of the named row is corrected
     selection_bias: tuple[BiasCorrectedBest, int] | None = None  # and the number of rows
     settings: list[SettingComparison] = field(default_factory=list)
     grid: Grid | None = None
@@ -269,7 +269,7 @@ class ResultGroup:
 
     @property
     def title(self) -> str:
-        """`Sweep NAME: which keep?`, a short heading where a page has several groups."""
+        """`Sweep NAME: which keep?`, a short heading for pages with several groups."""
         name = clean(self.rows[0].data.name or "data", 60)
         if self.study is None:
             return f"{'Single run' if len(self.rows) == 1 else 'Single runs'} on {name}"
@@ -277,7 +277,7 @@ class ResultGroup:
 
     @property
     def named_row(self) -> ResultRow:
-        """The row that the answer ends at: the smallest network that is shown to be good enough, else the best."""
+        """The row that the answer names: the smallest network that is shown to be good enough, else the best."""
         best = self.rows[0]
         shown = [row for row in self.rows[1:] if row.comparison.shown and None not in (row.macs, best.macs)]
         smaller = [row for row in shown if row.macs < best.macs]
@@ -285,7 +285,7 @@ class ResultGroup:
 
     @property
     def heading(self) -> str:
-        """Name of the data, numbers of images, and fingerprint of those that accuracies are measured on."""
+        """Name of the data, numbers of images, and fingerprint of the images that accuracies are measured on."""
         data = self.rows[0].data
         if data.fingerprint is None:
             return f"{clean(data.name or 'data', 60)}: nothing was trained or measured"
@@ -296,7 +296,7 @@ class ResultGroup:
         return f"{clean(data.name, 60)}: {counts} images{folds}{prints}{selected}"
 
     def _images(self, split: str) -> str:
-        """Return `445 test`, `200 to 800 train` where runs differ, or nothing."""
+        """Return `445 test`, `200 to 800 train` if runs differ, or an empty text."""
         sizes = sorted({n for row in self.rows for run in row.runs if (n := getattr(run.data, f"n_{split}"))})
         return f"{' to '.join(f'{n:,}' for n in dict.fromkeys((sizes[0], sizes[-1])))} {split}" if sizes else ""
 
@@ -325,7 +325,7 @@ class ReportData:
 def data_fingerprint(run: Run) -> str:
     """Return a fingerprint of a run's images and splits that is equal for runs that differ only in the seed.
 
-    With datamodule.train_fraction each seed trains on a part of its own of the same images.
+    With datamodule.train_fraction, each seed trains on its own part of the same images.
     """
     data, fraction = run.data, run.record.run.settings.get("datamodule.train_fraction", 1)
     if data.fingerprint_full is not None:
@@ -336,7 +336,7 @@ def data_fingerprint(run: Run) -> str:
 
 
 def split_fingerprint(run: Run) -> str | None:
-    """Return the fingerprint of a run's images and splits; None for a fold, which has splits of its own."""
+    """Return the fingerprint of a run's images and splits; None for a fold, which has its own splits."""
     return data_fingerprint(run) if run.fold is None else None
 
 
@@ -346,7 +346,7 @@ def which(settings: list[str]) -> str:
 
 
 def value_name(setting: str, value: str) -> str:
-    """Return `adam` or `lr=0.001`: a value that a sentence or table on its setting can name by itself, else with its key."""
+    """Return `adam` or `lr=0.001`: the value if it is clear by itself, else with its key."""
     return value if numeral(value) is None and value.lower() not in NOT_A_NAME else f"{setting}={value}"
 
 
@@ -357,5 +357,5 @@ def by_settings(row: ResultRow) -> tuple:
 
 
 def setting_words(setting: str) -> str:
-    """Return a setting's name as a sentence has it, `learning rate`."""
+    """Return a setting's name for use in a sentence: `learning rate`."""
     return SETTING_WORDS.get(setting, setting.replace("_", " "))

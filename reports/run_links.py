@@ -1,4 +1,4 @@
-"""From a page to the folders of its runs: relative links, the commands that use a network, its overview."""
+"""What links a page to its runs: relative links, the commands that use a network, and its overview."""
 
 import base64
 import io
@@ -18,13 +18,13 @@ from reports.report_data import ResultGroup, ResultRow
 MOST_FILES = 12  # runs of one row with links
 OVERVIEW = "overview"  # a run's figure of this name is shown for the chosen run
 LARGEST_FILE = 16 * 2**20  # bytes of an overview that is read
-LARGEST_SHOWN = 400 * 2**10  # bytes of a PNG that the page holds as it is; a larger one becomes a JPEG
+LARGEST_SHOWN = 400 * 2**10  # bytes of a PNG that the page embeds unchanged; a larger one becomes a JPEG
 WIDEST = 1600  # pixels
 MOST_PIXELS = 20_000_000
 
 
 class Link(NamedTuple):
-    """A relative link, which works from the page's folder, wherever both are moved together."""
+    """A link relative to the page's folder, which still works if page and target are moved together."""
 
     href: str
     text: str
@@ -37,7 +37,7 @@ def link(target: Path, page_folder: Path, text: str) -> Link:
 
 
 def run_links(run: Run, page_folder: Path) -> list[Link]:
-    """Return links to the folder of a run, and to its model card and checkpoint where it has them."""
+    """Return links to the folder of a run, and to its model card and checkpoint if it has them."""
     folder = run.folder
     files = [(folder.model_card, "model card"), (folder.best_checkpoint, "best.ckpt")]
     found = [(folder.path, "folder"), *((path, text) for path, text in files if path.is_file())]
@@ -45,7 +45,7 @@ def run_links(run: Run, page_folder: Path) -> list[Link]:
 
 
 def row_links(row: ResultRow, page_folder: Path) -> list[tuple[str, list[Link]]]:
-    """Return the links of each run of a row, with what distinguishes it from the others: seed and fold."""
+    """Return the links of each run of a row, with the seed and fold that tell it from the others."""
     several = len(row.runs) > 1
     found = []
     for run in row.runs[:MOST_FILES]:
@@ -55,7 +55,7 @@ def row_links(row: ResultRow, page_folder: Path) -> list[tuple[str, list[Link]]]
 
 
 def use(group: ResultGroup, page_folder: Path) -> dict | None:
-    """Return what the page shows of the network that the answer names: commands, links, overview; None without a checkpoint."""
+    """Return commands, links and overview of the network that the answer names; None if it has no checkpoint."""
     run = chosen_run(group)
     if run is None:
         return None
@@ -80,7 +80,7 @@ def use(group: ResultGroup, page_folder: Path) -> dict | None:
 
 
 def chosen_run(group: ResultGroup) -> Run | None:
-    """Return the run whose network the answer names; None where none is better than guessing, or has a checkpoint."""
+    """Return the run whose network the answer names; None if none is better than guessing or none has a checkpoint."""
     if group.study and group.study.has_own_answer:
         return None  # its own page has it
     row = group.named_row
@@ -93,10 +93,10 @@ def _with_checkpoint(row: ResultRow) -> list[Run]:
 
 
 def overview(path: Path) -> str | None:
-    """Return an image of a run as a data URL, smaller where it is large; None where there is none that can be shown."""
+    """Return an image of a run as a data URL, shrunk if it is large; None if there is none that can be shown."""
     try:
         if path.is_symlink() or not 0 < path.stat().st_size <= LARGEST_FILE:
-            return None  # a link may lead to an image that is nobody's business
+            return None  # a symbolic link may lead to a private image
         content = path.read_bytes()
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             if image.width * image.height > MOST_PIXELS:
@@ -116,6 +116,6 @@ def _validation_accuracy(run: Run) -> float:
 
 
 def _as_typed(path: Path) -> str:
-    """Return a path as a command in the project's folder has it."""
+    """Return a path as one types it in the project's folder."""
     path = path.absolute()
     return str(path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path)

@@ -1,4 +1,4 @@
-"""The search on its pages: its trials in their order with the best so far, and which settings mattered."""
+"""The section on a search: its trials in order with the best so far, and which settings mattered."""
 
 from collections import Counter
 from itertools import accumulate
@@ -17,7 +17,7 @@ from reports.svg import COLORS, INK, PAPER, STYLE, panel, to_svg
 
 ROUGH = 30  # trials below which an importance is a rough guide
 MOST_BARS = 12
-LARGEST = 1e15  # of an objective that is drawn
+LARGEST = 1e15  # absolute value of an objective that is still drawn
 LONGEST_NAME = 200  # characters of a trial's settings
 
 
@@ -70,7 +70,7 @@ def _values(record: SearchRecord, place: int) -> list[Value]:
 
 
 def _best(what: str, best: Value, n: int, maximize: bool) -> str:
-    """Say what was the best, and in which trial, since a late one is a sign that more trials may help."""
+    """Say what was the best, and in which trial: a late one is a sign that more trials may help."""
     superlative = "highest" if maximize else "lowest"
     late = "; it came late, so more trials may find a better one" if n > 3 and best.number > 0.8 * n else ""
     return (
@@ -81,7 +81,7 @@ def _best(what: str, best: Value, n: int, maximize: bool) -> str:
 def _about_importance(record: SearchRecord, first: str, n_finished: int) -> str:
     rough = f" With {n_finished} finished trials it is a rough guide." if n_finished < ROUGH else ""
     n = len(record.importance)
-    most = f" Of {n:,} settings the figure has the {MOST_BARS} of most importance." if n > MOST_BARS else ""
+    most = f" The figure shows the {MOST_BARS} most important of {n:,} settings." if n > MOST_BARS else ""
     what = "both objectives together" if len(record.objectives) > 1 else _words(record.objectives[0])
     return (
         f"{clean(first, 60)} mattered most for {what} within the ranges searched (importance by Optuna's PED-ANOVA: how much "
@@ -90,7 +90,7 @@ def _about_importance(record: SearchRecord, first: str, n_finished: int) -> str:
 
 
 def _history(what: str, found: list[Value], pruned: list[int], maximize: bool) -> str:
-    """Draw the value of each trial, and as a line the best so far."""
+    """Draw the value of each trial, and the best so far as a line."""
     with mpl.rc_context(STYLE):
         figure, axes = panel((4.4, 3.2))
         best = list(accumulate((each.value for each in found), max if maximize else min))
@@ -143,7 +143,7 @@ def _importance(shares: dict[str, float]) -> str:
 
 
 def _words(key: str) -> str:
-    """Return `validation accuracy`, `MACs` of an objective's key."""
+    """Return an objective's key in words: `validation accuracy`, `MACs`."""
     section, _, name = clean(key, 60).partition(".")
     if section == "val":
         return f"validation {name.replace('_', ' ')}"

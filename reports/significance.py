@@ -11,21 +11,24 @@ from reports.report_data import Choice, Comparison, ResultGroup, ResultRow
 from reports.wording import LEVEL, evidence, evidence_of_target, is_of_settings
 
 RESAMPLES = 1000
-MUCH = 0.25  # of the share of errors, from which a standard deviation of seeds makes their accuracies skewed
+MUCH = 0.25  # share of the error rate: seeds with at least this standard deviation have skewed accuracies
 DRAWS = 4_000_000_000  # resamples x images x rows, about a second
 
 
 def compare_to_best(group: ResultGroup, margin: float) -> None:
-    """Give every row of a group its comparison with the best, and the group its choice and its selection bias.
+    """Set each row's comparison with the best, and the group's choice and selection bias.
 
-    Every sentence and table takes a pair's numbers from here. Two families of tests, each at 5%: whether a row differs,
-    Holm-corrected over all rows, and for the choice of the best where these measurements chose it; and whether a smaller
-    network is good enough, shown on test images. Of trained networks (one
-    seed) the one that validation chose comes first and by itself, since nothing was chosen on test, and only where that is
-    shown the others, Holm-corrected. Over seeds all are Holm-corrected: validation then chooses the row of lucky seeds, whose
-    networks are as lucky on test. More rows thus do not make it likelier that a bad one passes.
+    Every sentence and table takes a pair's numbers from here. There are two families of tests, each at 5%:
+
+    - Does a row differ? The p-values are Holm-corrected over all rows, and also for the choice of the best if these
+      measurements chose it.
+    - Is a smaller network good enough? Test images have to show it. With one seed, the row that validation chose is tested
+      first and by itself, because test chose nothing; only if it passes are the others tested, Holm-corrected. With several
+      seeds all are Holm-corrected: validation then tends to choose the row with lucky seeds, whose networks are as lucky on
+      test. So more rows do not make it likelier that a bad one passes.
 
     Args:
+        group: its rows get a `comparison`; `split`, `margin`, `choice` and `selection_bias` are set.
         margin: how far below the best is good enough.
     """
     group.split, group.margin = _common_split(group.rows), margin
@@ -33,7 +36,7 @@ def compare_to_best(group: ResultGroup, margin: float) -> None:
     reason = "no better than guessing" if best.guesses else "the best" if best.ranked_by else "no accuracy"
     best.comparison = Comparison(reason=reason)
     found = [_compare(row.outcomes[group.split], best.outcomes[group.split], group.split, margin) for row in others]
-    # Of trained networks, test images have chosen nothing; networks of several seeds were lucky on validation and test alike
+    # With one seed, test images chose nothing; with several, the networks were lucky on validation and test alike
     group.chose_best = group.split == "val" or best.selected_on_test or any(p.pair.n_seeds > 1 for p in found if p.pair)
     correct = holm_against_best if group.chose_best else holm
     corrected = iter(correct([each.pair.p_value for each in found if each.pair]))
@@ -45,7 +48,7 @@ def compare_to_best(group: ResultGroup, margin: float) -> None:
 
 
 def answer(group: ResultGroup) -> list[str]:
-    """Answer in sentences: which is the best, which smaller network is good enough, and what the comparisons are of."""
+    """Answer in sentences: which row is the best, which smaller network is good enough, and what is compared."""
     if group.study and group.study.has_own_answer:
         return group.study.read_own_answer()
     best, *others = group.rows
@@ -80,7 +83,7 @@ def answer(group: ResultGroup) -> list[str]:
 
 
 def describe_accuracy(accuracy: Accuracy | None) -> str:
-    """Return `0.820 (0.780 to 0.850, n = 445)`, with the number of seeds where there are several."""
+    """Return `0.820 (0.780 to 0.850, n = 445)`, with the number of seeds if there are several."""
     if accuracy is None:
         return "-"
     parts = []
@@ -93,7 +96,7 @@ def describe_accuracy(accuracy: Accuracy | None) -> str:
 
 
 def describe_selection_bias(group: ResultGroup) -> str | None:
-    """Return a sentence without its end: what the best of several has as measured, and corrected for its choice."""
+    """Return the best row's accuracy as measured and corrected for its choice, as a sentence without a period."""
     if group.selection_bias is None:
         return None
     found, n = group.selection_bias
@@ -119,7 +122,7 @@ def _good_enough(group: ResultGroup) -> str:
         return f"{which} {'is' if len(smaller) == 1 else 'are'} no better than guessing."
     if group.choice is None:
         reason = smaller[0].comparison.reason or "validation predictions are missing"
-        return f"{which} {'was' if len(smaller) == 1 else 'were'} not compared with it: {reason}."
+        return f"{which} {'was' if len(smaller) == 1 else 'were'} not compared with the best: {reason}."
     shown = group.named_row is not best
     row = group.named_row if shown else group.choice.row
     size = f"{row.name} with {_macs(row)}, {row.macs / best.macs:.2g} times as many as {best.name}"
@@ -127,8 +130,8 @@ def _good_enough(group: ResultGroup) -> str:
     if group.split != "test" or pair is None:
         found = evidence(group.choice.on_validation, "val", group.choice.within)
         return (
-            f"Chosen on validation, not proved: {size}: {found}. Test images, on which nothing was chosen, would have to show "
-            f"that it is good enough {within}."
+            f"Chosen on validation, not proved: {size}: {found}. Only test images, which played no part in the choice, could "
+            f"show that it is good enough {within}."
         )
     found = evidence(pair, "test", shown, differs=row.comparison.p_value < LEVEL, tests=group.n_tests)
     trained = "" if is_of_settings(pair) else " as trained"
@@ -144,7 +147,7 @@ def _good_enough(group: ResultGroup) -> str:
 
 
 def _above_target(group: ResultGroup) -> list[str]:
-    """Name the smallest network whose own bound lies above the target, chosen on validation and shown on test."""
+    """Name the smallest network whose own bound is above the target, chosen on validation and shown on test."""
     if group.target is None:
         return []
     rule, found = Rule(group.margin, group.target), []
@@ -159,7 +162,7 @@ def _above_target(group: ResultGroup) -> list[str]:
             if group.selected_on_test
             else "costs or validation predictions are missing"
         )
-        return [f"No network can be chosen by the target of {group.target:g}: {why}."]
+        return [f"No network can be chosen for the target of {group.target:g}: {why}."]
     within = [(row, on_val) for row, on_val in found if on_val.shown]
     if within:
         row, on_val = min(within, key=lambda each: (each[0].macs, each[0].rank))
@@ -185,31 +188,31 @@ def _above_target(group: ResultGroup) -> list[str]:
 
 
 def _few_that_differ(accuracies: np.ndarray) -> str:
-    """Say where the accuracies of seeds are skewed: most a little better than their mean, few much worse (docs/limits.md)."""
+    """Warn if seeds differ so much that their accuracies are skewed: most above the mean, few far below (docs/limits.md)."""
     deviation, errors = float(accuracies.std(ddof=1)), 1 - float(accuracies.mean())
     if deviation < MUCH * errors:
         return ""
     return (
-        f". Its seeds differ by {deviation:.3f} (SD), much for a share of errors of {errors:.3f}: with so few such a claim "
-        "is wrong in up to 0.12 of cases, not in 0.05"
+        f". Its seeds differ by {deviation:.3f} (SD), which is much for an error rate of {errors:.3f}: with so few seeds, "
+        "such a claim is wrong in up to 0.12 of cases, not in 0.05"
     )
 
 
 def _of_networks(group: ResultGroup) -> list[str]:
-    """Say that few seeds speak of trained networks, where pairs have fewer than three."""
+    """Say that only trained networks are compared, not settings, if pairs have fewer than three seeds in common."""
     pairs = [row.comparison.pair for row in group.rows if row.comparison.pair]
     few = [pair.n_seeds for pair in pairs if not is_of_settings(pair)]
     if not few:
         return []
     if len(few) < len(pairs):
         return [
-            f"{len(few)} of {len(pairs)} rows have fewer than {FEWEST_SEEDS} seeds in common with the best; for these, trained "
-            "networks are compared and not settings."
+            f"{len(few)} of {len(pairs)} rows have fewer than {FEWEST_SEEDS} seeds in common with the best; for these rows, "
+            "trained networks are compared, not settings."
         ]
     seeds = "one seed" if min(few) == 1 else "two seeds"
     return [
-        f"With {seeds} per setting, these trained networks are compared and not the settings: other seeds may reverse the "
-        "order. seeds=3 or more compares settings."
+        f"With {seeds} per setting, these trained networks are compared, not the settings: other seeds may reverse the "
+        "order. To compare settings, use seeds=3 or more."
     ]
 
 
@@ -218,14 +221,14 @@ def _macs(row: ResultRow) -> str:
 
 
 def _common_split(rows: list[ResultRow]) -> str:
-    """Choose test where all rows have its predictions, else validation, or the one that more rows have."""
+    """Return test if all rows have its predictions, else the split for which more rows have them."""
     have = {s: sum(isinstance(row.outcomes[s], CorrectnessMatrix) for row in rows) for s in SPLIT_NAMES}
     return "val" if have["test"] < len(rows) and have["val"] > have["test"] else "test"
 
 
 def _compare(row: CorrectnessMatrix | str, best: CorrectnessMatrix | str, split: str, margin: float) -> Comparison:
     """Compare a row with the best, not yet corrected for the number of rows."""
-    for found, whose in ((row, ""), (best, "of the best, ")):
+    for found, whose in ((row, ""), (best, "for the best, ")):
         if isinstance(found, str):
             return Comparison(reason=whose + found)
     if row.images != best.images:
@@ -238,13 +241,13 @@ def _compare(row: CorrectnessMatrix | str, best: CorrectnessMatrix | str, split:
     a = row.correct[[i for i, _ in pairs]]
     b = best.correct[[j for _, j in pairs]]
     if len(pairs) > 1 and a.shape[1] < 2:
-        return Comparison(reason="one image shows nothing")
+        return Comparison(reason="one image is too few")
     unused = max(len(row.seeds), len(best.seeds)) - len(pairs)
     return Comparison(pair=compare_pair(a, b, margin, row.groups), n_unused_seeds=unused)
 
 
 def _choose(group: ResultGroup) -> Choice | None:
-    """Choose on validation the cheapest row whose bound is within the margin; where there is none, that with the best bound."""
+    """Choose on validation the cheapest row whose bound is within the margin; if there is none, the one with the best bound."""
     best, *others = group.rows
     if best.ranked_by is None or best.macs is None or best.selected_on_test or best.guesses:
         return None
@@ -261,7 +264,7 @@ def _choose(group: ResultGroup) -> Choice | None:
 
 
 def _show(group: ResultGroup) -> None:
-    """Mark the rows that the test images show to be good enough: of smaller networks where there are some."""
+    """Mark the rows that the test images show to be good enough; if any are smaller than the best, test only those."""
     best, *others = group.rows
     rows = [row for row in others if row.comparison.pair and not row.guesses]
     if group.split != "test" or best.selected_on_test or best.guesses:
@@ -280,7 +283,7 @@ def _show(group: ResultGroup) -> None:
 
 
 def _selection_bias(group: ResultGroup) -> tuple | None:
-    """Correct the best by validation, over the rows on the same validation images, each the mean over its seeds."""
+    """Correct the best row's validation accuracy for its choice among the rows on the same images, as means over seeds."""
     first = group.rows[0].outcomes["val"]
     if isinstance(first, str) or group.selected_on_test or group.rows[0].guesses:
         return None

@@ -26,7 +26,7 @@ from reports.smallest_words import (
 )
 
 FILE = "report.html"
-SPAN = 0.25  # of the metric, that the figure shows at least where there is something to show
+SPAN = 0.25  # of the metric: the least that the figure's vertical axis covers, where values reach that far down
 MOST_CLASSES = 12  # by name
 LONGEST_NAME = 80  # characters
 STAGES = {
@@ -47,7 +47,7 @@ def write_page(record: SmallestRecord, folder: Path) -> Path:
 
 
 def make_page(record: SmallestRecord) -> str:
-    """Make the page, also of a search that is not over."""
+    """Make the page, even if the search has not finished."""
     environment, script = environment_and_script()
     sentence, *evidence = answer_sentences(record)
     ranked = _ranked(record)
@@ -57,7 +57,7 @@ def make_page(record: SmallestRecord) -> str:
     drawings = [made for key in record.question.cost if (made := _drawing(record, key, numbers))]
     return environment.get_template("smallest_page.html").render(
         title=f"Which is the smallest network that is good enough{f' on {name}' if name else ''}?",
-        subtitle=f"{work(record)}.{'' if record.status == 'finished' else ' The search is not over.'}",
+        subtitle=f"{work(record)}.{'' if record.status == 'finished' else ' The search has not finished.'}",
         answer=sentence,
         evidence=[line[0].upper() + line[1:] for line in evidence],
         chosen=bool(record.answer and record.answer.chosen is not None),
@@ -174,7 +174,7 @@ def _drawing(record: SmallestRecord, key: str, numbers: dict[int, int]) -> dict 
 
 
 def _floor(marks: Sequence[svg.Mark], probes: Sequence[float], band: tuple | None, target: float | None) -> float:
-    """Return where the figure begins: all finals are in it, and so much below the best that a margin can be seen."""
+    """Return the lowest value drawn: below all finals with their intervals, and SPAN below the best if values lie there."""
     finals = [mark for mark in marks if mark.kind != "raced"] or list(marks)
     values = [v for m in finals for v in (m.value, m.low) if v is not None]
     values += [v for v in (target, *(band or ())) if v is not None]
@@ -202,7 +202,7 @@ def _spoken(record: SmallestRecord, key: str, marks: Sequence[svg.Mark], n_probe
 
 
 def _figure_note(record: SmallestRecord, key: str, floor: float, below: int, below_trained: int, no_cost: int) -> str:
-    """Say of which images the values are, and count what is not drawn."""
+    """Say which images the values were measured on, and count what is not drawn."""
     candidates = record.candidates
     images = "All values are of validation images"
     if folds := record.data.get("folds"):
@@ -211,9 +211,9 @@ def _figure_note(record: SmallestRecord, key: str, floor: float, below: int, bel
             each.trained.val.n for each in candidates if each.stage == "final" and each.trained and each.trained.val
         ]
         n = sum(record.data.get(name) or 0 for name in ("n_train", "n_val"))
-        images = f"Probes and finals {once}; the race is of one fold"
+        images = f"Probes and finals {once}; the race uses one fold"
         if any((measured or n) < n for measured in finals):  # the budget did not allow all folds
-            images = f"Probes {once}; the race is of one fold, and finals are of as many images as the table has"
+            images = f"Probes {once}; the race uses one fold, and the table says how many images the finals use"
     left_out = [
         (sum(each.excluded is not None for each in candidates), "excluded"),
         (sum(each.excluded is None and each.probe is None and each.trained is None for each in candidates), "not screened"),
@@ -223,11 +223,11 @@ def _figure_note(record: SmallestRecord, key: str, floor: float, below: int, bel
     ]  # fmt: skip
     counts = [f"{n:,} {what}" for n, what in left_out if n]
     not_drawn = f" Not drawn: {join_words(counts)}." if counts else ""
-    return f"{images}; intervals are of 95%.{not_drawn}"
+    return f"{images}; intervals are 95%.{not_drawn}"
 
 
 def _legend(record: SmallestRecord, shows_guess: bool) -> list[dict]:
-    """Return a sign and its words for each kind of thing that the figure shows."""
+    """Return a symbol and its words for each kind of mark in the figure."""
     ring = '<circle cx="7" cy="7" r="5.5" fill="{}" stroke="{}"/>'
     kinds = {_kind(record, i) for i, each in enumerate(record.candidates) if each.trained and each.trained.val}
     entries = []
@@ -278,7 +278,7 @@ def _measured_cell(found: Measured | None) -> Cell:
 
 
 def _network_columns(numbers: dict[int, int], roles: dict[int, str] | None = None) -> list[Column]:
-    """Make the columns that name a network, with its number and what it is where these are known by its id."""
+    """Make the columns that name a network; `numbers` and `roles`, by the candidate's id(), add its number and its role."""
     roles = roles or {}
     number = Column("#", lambda each: Cell(str(numbers[id(each)]), numbers[id(each)]))
     return [
@@ -289,7 +289,7 @@ def _network_columns(numbers: dict[int, int], roles: dict[int, str] | None = Non
 
 
 def _trained_table(record: SmallestRecord, ranked: list[int]) -> Table:
-    """Make the table of what was trained, in the order of its numbers."""
+    """Make the table of the trained networks, in the order of their numbers."""
     candidates = [record.candidates[index] for index in ranked]
     numbers = {id(each): number for number, each in enumerate(candidates, 1)}
     kinds = {id(record.candidates[index]): ROLES[_kind(record, index)] for index in ranked}
@@ -309,7 +309,7 @@ def _trained_table(record: SmallestRecord, ranked: list[int]) -> Table:
 
 
 def _exports_table(record: SmallestRecord, ranked: list[int]) -> Table | None:
-    """Make the table of the finalists as files that run elsewhere, with the numbers of those that were trained."""
+    """Make the table of the exported finalists, with their numbers in the table of trained networks."""
     numbers = {id(record.candidates[index]): number for number, index in enumerate(ranked, 1)}
     candidates = [record.candidates[index] for index in ranked if record.candidates[index].deployed]
     if not candidates:
@@ -369,7 +369,7 @@ def _weights(candidate: Candidate) -> str:
 
 
 def _others_table(record: SmallestRecord, others: list[int], n_trained: int) -> Table:
-    """Make the table of what was not trained; its numbers continue those of what was."""
+    """Make the table of the networks that were not trained; their numbers continue those of the trained ones."""
     candidates = [record.candidates[index] for index in others]
     numbers = {id(each): number for number, each in enumerate(candidates, n_trained + 1)}
     return Table.filled(
@@ -377,7 +377,7 @@ def _others_table(record: SmallestRecord, others: list[int], n_trained: int) -> 
             *_network_columns(numbers),
             Column("probe", lambda each: _measured_cell(each.probe)),
             *_cost_columns(),
-            Column("how far it came", lambda each: Cell(*[_how_far(each)] * 2), is_text=True),
+            Column("how far it got", lambda each: Cell(*[_how_far(each)] * 2), is_text=True),
             Column("weights", lambda each: Cell(*[_weights(each)] * 2), is_text=True),
         ],
         candidates,
@@ -413,29 +413,31 @@ def _front_table(record: SmallestRecord) -> Table | None:
 
 
 def _trained_note(record: SmallestRecord) -> str:
-    """Explain the table of what was trained."""
+    """Explain the table of the trained networks."""
     proof = record.answer and record.answer.test
     texts = [
-        f"{metric_name(record).capitalize()} with its 95% interval. Validation also chose epochs and networks, which flatters."
+        f"{metric_name(record).capitalize()} with its 95% interval. Validation also chose epochs and networks, so it flatters."
     ]
     opened = [number for number, each in enumerate(_ranked(record), 1) if record.candidates[each].trained.test]
     if opened:
-        texts.append("Test was opened once, at the end, for the chosen network and the reference only.")
+        texts.append("The test images were opened once, at the end, for the chosen network and the reference only.")
     answered = {record.answer.chosen, record.answer.reference} if record.answer else set()  # the first numbers
     if earlier := [number for number in opened if number > len(answered)]:
         which = join_words([f"#{number}" for number in earlier])
         texts.append(
-            f"Earlier answers of this folder, of other budgets, opened it for {which}; that has chosen nothing here."
+            f"Earlier answers in this folder, with other budgets, opened them for {which}; that played no part in this choice."
         )
     if any(each.frozen for each in record.candidates):
         texts.append(
-            "Of a frozen network only the head was trained, since the budget of its race had no time to fine-tune the backbone."
+            "In a frozen network only the head was trained, because the race's budget left no time to fine-tune the backbone."
         )
-    texts.append("A probe is a logistic regression on the features of the backbone as it is. Costs are for one image.")
+    texts.append(
+        "A probe is a logistic regression on the features of the backbone without fine-tuning. Costs are for one image."
+    )
     if proof and proof.level < 0.05:
         texts.append(
-            f"The bound on settings is of {100 * (1 - proof.level):.4g}%: 5% divided by the candidates that could have been "
-            "chosen, since seeds that are lucky on validation are as lucky on test."
+            f"The bound on settings holds at {100 * (1 - proof.level):.4g}%: 5% is divided by the number of candidates that "
+            "could have been chosen, because seeds that are lucky on validation are as lucky on test."
         )
     return " ".join(texts)
 

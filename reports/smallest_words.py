@@ -1,6 +1,6 @@
 """The sentences on the smallest network that is good enough: the last lines of the screen, the page, the model card.
 
-Numbers are rounded away from what would flatter: bounds outwards, how much smaller it is downwards.
+Numbers are rounded so that none flatters: bounds outward, and how much smaller a network is downward.
 """
 
 from math import ceil, floor, log10
@@ -41,7 +41,7 @@ HEADS = {
 
 
 def answer_sentences(record: SmallestRecord) -> list[str]:
-    """Return the answer, and a line each for its costs, its evidence and what else has to be known."""
+    """Return the answer, then a line each for its costs, its evidence and its caveats."""
     answer = record.answer
     if answer is None:
         return [f"No answer yet: {work(record).replace('S', 's', 1)}"]
@@ -53,7 +53,7 @@ def answer_sentences(record: SmallestRecord) -> list[str]:
         head = "No network is shown to be good enough; the nearest one on validation"
     itself = _itself(record, chosen) if answer.chosen == answer.reference else ""
     if answer.verdict == "none":
-        head, itself = "No smaller network to choose; trained to the end was only", ""
+        head, itself = "No smaller network to choose; only one was trained to the end", ""
     better = _better_probe(record)
     if better and answer.verdict in ("shown", "shown_as_trained"):
         head = head.replace("good enough", "good enough among those that were trained")
@@ -155,13 +155,13 @@ def _nothing_chosen(record: SmallestRecord, answer: Answer) -> list[str]:
     if screened:
         best = max(screened, key=lambda each: each.probe.value)
         lines.append(
-            f"the most accurate by its probe, the backbone as it is: {clean(best.name)}, {describe_measured(best.probe)}"
+            f"the most accurate by its probe, without fine-tuning: {clean(best.name)}, {describe_measured(best.probe)}"
         )
     return lines
 
 
 def _costs(record: SmallestRecord, chosen: Candidate) -> str:
-    """Return its parameters, MACs, latency and file size, and what else was asked about; how much smaller where it decides."""
+    """Return parameters, MACs, latency, file size and the other costs asked for; a deciding cost also as a share."""
     question, reference = record.question, _reference(record)
     asked = [*question.cost, *question.limits]
     parts = []
@@ -198,22 +198,22 @@ def _share(value: float, full: float, whose: str) -> str:
 
 
 def guess_share(record: SmallestRecord, split: str = "val") -> float | None:
-    """Return what always predicting the largest class gives on the images of a split."""
+    """Return what always predicting the largest class scores on a split; None if that is unknown."""
     if record.question.metric == "accuracy":
-        return record.data.get(f"majority_{split}", record.data.get("majority"))  # of older versions: of all images
+        return record.data.get(f"majority_{split}", record.data.get("majority"))  # older records: over all images
     classes = record.data.get("classes")
     n = classes if isinstance(classes, int) else len(classes or ())
     return 1 / n if n else None
 
 
 def _guessing(record: SmallestRecord, chosen: Candidate) -> str | None:
-    """Warn where the chosen one is not shown to be better than always predicting the largest class."""
+    """Warn if the chosen network is not shown to be better than always predicting the largest class."""
     split = "test" if chosen.trained and chosen.trained.test else "val"
     measured, guess = chosen.trained and getattr(chosen.trained, split), guess_share(record, split)
     if not measured or guess is None:
         return None
     is_above = (measured.value if measured.low is None else measured.low) > guess
-    if measured.n and record.question.metric == "accuracy":  # as the screen of its run has it
+    if measured.n and record.question.metric == "accuracy":  # the rule that the run itself reports by
         is_above &= guessing_probability(measured.value * measured.n, measured.n, guess) <= ONE_SIDED
     if is_above:
         return None
@@ -221,14 +221,14 @@ def _guessing(record: SmallestRecord, chosen: Candidate) -> str | None:
 
 
 def _frozen(chosen: Candidate, reference: Candidate | None) -> str | None:
-    """Say what frozen means, where the answer has such a network."""
+    """Explain `frozen` if the chosen network or the reference is frozen."""
     if not (chosen.frozen or (reference and reference.frozen)):
         return None
-    return "frozen: only the head was trained, since the budget of its race had no time to fine-tune the backbone"
+    return "frozen: only the head was trained, because the race's budget left no time to fine-tune the backbone"
 
 
 def _better_probe(record: SmallestRecord) -> str | None:
-    """Warn where the probe of a network that was not trained shows that the reference is not the most accurate one."""
+    """Warn if a network that was not trained has a probe more accurate than the reference by more than the margin."""
     reference, margin, answer = _reference(record), record.question.good_enough, record.answer
     probed = [each for each in record.candidates if each.probe and not each.trained and not each.excluded]
     if (
@@ -241,8 +241,8 @@ def _better_probe(record: SmallestRecord) -> str | None:
     if best.probe.value <= reference.trained.val.value + margin:
         return None
     return (
-        f"a more accurate network was not trained: {at_size(best)} has {describe_measured(best.probe)} on validation "
-        f"by its mere probe, the reference {reference.trained.val.value:.3f}"
+        f"a more accurate network was not trained: the probe of {at_size(best)} already has "
+        f"{describe_measured(best.probe)} on validation, the reference {reference.trained.val.value:.3f}"
     )
 
 
@@ -262,7 +262,7 @@ def _evidence(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str:
     facts = f"{lead}: {metric_name(record)} {describe_measured(measured)}"
     if compared:
         of = ""
-        if measured and pair.n_seeds < measured.n_seeds:  # without that of the race, or the one that is handed out
+        if measured and pair.n_seeds < measured.n_seeds:  # all but the race's seed, or only the network handed out
             of = "the network in best.ckpt: " if pair.n_seeds == 1 else f"over {pair.n_seeds} of them: "
         return f"{facts}; {of}{_against(record, answer, pair, measured.value if measured else None)}"
     if answer.verdict == "none":
@@ -282,7 +282,7 @@ def _evidence(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str:
 
 
 def _itself(record: SmallestRecord, chosen: Candidate) -> str:
-    """Say of a reference that is the answer itself how it compares with all that was trained."""
+    """Say how the reference compares with the other trained networks, if it is itself the answer."""
     others = [e.trained.val.value for e in record.candidates if e is not chosen and e.trained and e.trained.val]
     if chosen.trained and chosen.trained.val and max(others, default=0) > chosen.trained.val.value:
         return ", the reference itself"  # others were measured on other images, or with fewer seeds
@@ -290,7 +290,7 @@ def _itself(record: SmallestRecord, chosen: Candidate) -> str:
 
 
 def _against(record: SmallestRecord, answer: Answer, pair: Pair, value: float | None) -> str:
-    """Compare with the margin or the target, and say what would decide where it is not shown."""
+    """Compare with the margin or the target; if that is not shown, say what would decide."""
     question, within = record.question, _within(record, pair)
     share = wording.confidence(pair.level)
     shown = answer.verdict in ("shown", "shown_as_trained", "chosen_not_proved") and within
@@ -313,10 +313,10 @@ def _against(record: SmallestRecord, answer: Answer, pair: Pair, value: float | 
 
 
 def _what_would_decide(record: SmallestRecord, pair: Pair, value: float | None) -> str:
-    """Return what would decide; where nothing does, whether the value itself is the reason.
+    """Return what would decide, or why nothing would.
 
     Args:
-        value: of the metric of the chosen one.
+        value: the chosen network's value of the metric.
     """
     margin, target = record.question.good_enough, record.question.target
     if pair.would_decide:
@@ -340,21 +340,21 @@ def _of_reference(record: SmallestRecord) -> str:
 
 
 def _kind_of_proof(record: SmallestRecord, answer: Answer) -> str | None:
-    """Say what the proof is not of: other seeds, or images on which nothing was chosen."""
+    """Say what the proof does not cover: other seeds, or images that played no part in the choice."""
     if answer.verdict == "chosen_not_proved":
         if record.data.get("n_test"):
-            return "chosen, not proved: the test images, on which nothing was chosen, were not opened"
-        return "chosen, not proved: there is no test split, whose images would have chosen nothing and could show it"
+            return "chosen, not proved: the test images, which played no part in the choice, were not opened"
+        return "chosen, not proved: there is no test split, and a proof needs images that played no part in the choice"
     if answer.verdict != "shown_as_trained" or not answer.test:
         return None
     return (
-        "of these trained networks only: others of the same settings may be worse; to compare settings takes "
-        f"{FEWEST_SEEDS} seeds or more besides that of the race, and the budget for them"
+        "this holds for these trained networks only: others with the same settings may be worse; comparing settings "
+        f"takes at least {FEWEST_SEEDS} seeds besides that of the race, and the budget for them"
     )
 
 
 def _what_is_shown(record: SmallestRecord, answer: Answer) -> str | None:
-    """Where it is not shown: the smallest margin or the largest target that is, and for which network it is."""
+    """If the margin or target asked for is not shown, return the smallest or largest that is, and for which network."""
     pair, reference, question = answer.test, _reference(record), record.question
     if answer.verdict != "not_shown" or reference is None:
         return None
@@ -368,7 +368,7 @@ def _what_is_shown(record: SmallestRecord, answer: Answer) -> str | None:
     if question.target is None:
         known = margin is not None and margin >= question.good_enough
         smallest = [f"the smallest margin that is shown is {rounded_up(margin)}"] if known else []
-        only = f"{question.good_enough:g} is shown for no smaller network, only for the most accurate one itself"
+        only = f"{question.good_enough:g} is shown only for the most accurate network itself"
         return "; ".join([*smallest, f"{only}, {at_size(reference)}"])
     known = margin is not None and margin <= question.target
     parts = [f"the largest target that is shown is {rounded_down(margin)}"] if known else []
@@ -402,5 +402,5 @@ def _reference(record: SmallestRecord) -> Candidate | None:
 
 
 def _bound(value: float, target: float) -> str:
-    """Return a lower bound, rounded down, with a digit more where it would else look equal to the target."""
+    """Return a lower bound, rounded down, with one more digit where it would otherwise look equal to the target."""
     return rounded_down(value) if float(rounded_down(value)) != round(target, 3) else rounded_down(value, 4)

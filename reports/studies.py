@@ -1,4 +1,4 @@
-"""Which sweep or search a run belongs to, so that a page about a folder of many has a section for each."""
+"""Which sweep or search a run belongs to: a page about a folder with many of them has a section for each."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -12,28 +12,28 @@ from common.smallest_record import SmallestRecord
 from common.text import clean
 
 SWEEP, SEARCH = "sweep.json", (SEARCH_FILE, "study.db")  # what a sweep and a search leave in their folders
-OF_SMALLEST = {"runs": "its runs", "test": "its runs on test"}  # folders in that of smallest.py
+OF_SMALLEST = {"runs": "its runs", "test": "its runs on test"}  # subfolders of a smallest.py search
 LONGEST = 60  # characters of a name
 MOST_SENTENCES, LONGEST_SENTENCE = 12, 1000  # of the answer of a smallest.py search
 
 
 class Study(NamedTuple):
-    """Runs that one command has made: their folder, and what a heading calls them."""
+    """The runs of one command: their folder, and their title in headings."""
 
     folder: Path
     title: str
 
     @property
     def page(self) -> Path:
-        """Its own page, which it wrote at its end."""
+        """The page that the command wrote at its end."""
         is_part = self.folder.name in ("retrained", *OF_SMALLEST) and not (self.folder / SWEEP).is_file()
         return (self.folder.parent if is_part else self.folder) / "report.html"
 
     @property
     def has_own_answer(self) -> bool:
-        """Whether these are runs of smallest.py, which do not answer its question again.
+        """Whether these are runs of smallest.py, whose question must not be answered again from them.
 
-        Some were stopped early in its race, or trained on folds.
+        Some of them were stopped early in its race or trained on folds.
         """
         return self.folder.name in OF_SMALLEST and (self.folder.parent / SMALLEST).is_file()
 
@@ -49,7 +49,7 @@ class Study(NamedTuple):
 
 @cache
 def study_of(folder: Path) -> Study | None:
-    """Return the study whose runs lie in this folder, by the files that sweep, search and smallest.py leave; else None."""
+    """Return the study whose runs lie in this folder, recognized by the files of sweep, search and smallest.py; else None."""
     name, above = clean(folder.name, LONGEST), folder.parent
     above_name = clean(above.name, LONGEST)
     if folder.name in ("trials", "retrained") and any((above / file).is_file() for file in SEARCH):
@@ -60,14 +60,14 @@ def study_of(folder: Path) -> Study | None:
 
 
 def search_of(folder: Path) -> Path | None:
-    """Return the folder of the search that all runs below a folder are of, or None."""
+    """Return the folder of the search that all runs below a folder belong to, or None."""
     return next((each for each in (folder, *folder.parents[:2]) if (each / SEARCH_FILE).is_file()), None)
 
 
 def study_below(run: Path, given: Sequence[Path]) -> Study | None:
-    """Return the study of the run in a folder where that lies below a folder which was given, and is not that itself.
+    """Return the study of the run in a folder if the study's folder lies below a given one; None if it is itself given.
 
-    Runs of a folder that was given itself, and of several such folders, are compared with one another.
+    Runs of folders that were given themselves are compared with one another.
     """
     folder = run.absolute().parent
     return study_of(folder) if any(place in folder.parents for place in given) else None

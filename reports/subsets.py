@@ -1,6 +1,6 @@
 """Accuracy on subsets of the images, over runs that differ in their seed: python -m reports.subsets RUN_OR_FOLDER
 
-A subset is a value of a further column of the run's splits.csv, such as the camera or the kind of cell.
+A subset is all images with one value in an additional column of the run's splits.csv, such as the camera or the kind of cell.
 """
 
 import sys
@@ -20,7 +20,7 @@ from reports.accuracy import caveats_of_one_seed, read_common
 from reports.config_diff import changed_settings
 from reports.load_runs import Run, load_below
 
-MOST = 50  # values of a column; one that has more names images
+MOST = 50  # values of a column; a column with more identifies images, not subsets
 
 
 class SubsetRow(NamedTuple):
@@ -38,8 +38,8 @@ class Subsets(NamedTuple):
 
     split: str
     runs: int
-    rows: list[SubsetRow]  # all, then a row a subset
-    weighted: Seeds | None  # accuracy of all by the images' weights in training; None where they have none
+    rows: list[SubsetRow]  # all images, then one row per subset
+    weighted: Seeds | None  # accuracy of all by the images' weights in training; None if they have none
     excluded: list[str]  # debug runs, unfinished ones and unreadable records, with the reason
     chose_epoch: bool  # these images: validation ones, or test ones with datamodule.select_on=test
     not_shown: list[str]  # columns of more than MOST values, with how many these are
@@ -49,7 +49,7 @@ def read_subsets(folder: Path) -> Subsets:
     """Measure the subsets over the runs below a folder.
 
     Raises:
-        UserError: no runs, runs of different settings or images, or splits.csv without a further column.
+        UserError: no runs, runs with different settings or images, or no additional column in splits.csv.
     """
     runs, excluded = _repetitions(folder)
     split, tables, correct = read_common(runs)
@@ -68,7 +68,7 @@ def read_subsets(folder: Path) -> Subsets:
                 rows.append(_row(f"{name}={value}", correct[:, chosen], None if groups is None else groups[chosen]))
     if len(rows) == 1:
         own = ", ".join(SPLIT_COLUMNS)
-        raise UserError(f"{runs[0].folder.splits}: no column beside {own} with up to {MOST} values names subsets")
+        raise UserError(f"{runs[0].folder.splits}: no column besides {own} names subsets (at most {MOST} values)")
     weights = _weights(columns, runs[0].folder)
     weighted = None if weights is None else mean_over_seeds(np.average(correct, axis=1, weights=weights).tolist())
     chose_epoch = split == "val" or any(run.selected_on_test for run in runs)
@@ -79,7 +79,7 @@ def _repetitions(folder: Path) -> tuple[list[Run], list[str]]:
     """Return the finished runs below a folder, which differ in their seed, and the other ones with the reason.
 
     Raises:
-        UserError: none is finished, or they differ in more: their mean would be that of no network.
+        UserError: none is finished, or they differ in more than the seed, so their mean would describe no network.
     """
     loaded = load_below(folder)
     runs = loaded.finished
@@ -102,12 +102,12 @@ def _columns(predictions: Predictions) -> dict[str, list[str]]:
     rows = {row["path"]: row for row in run.read_splits()}
     missing = [path for path in predictions.paths if path not in rows]
     if missing:
-        raise UserError(f"{run.splits}: {missing[0]} of predictions is not in it; run train.py again")
+        raise UserError(f"{run.splits}: lacks {missing[0]}, which has a prediction; run train.py again")
     return {name: [rows[path][name] for path in predictions.paths] for name in next(iter(rows.values()))}
 
 
 def _weights(columns: dict[str, list[str]], run: RunFolder) -> np.ndarray | None:
-    """Return the images' weights in training, (n,), or None where they have none."""
+    """Return the images' weights in training, (n,), or None if they have none."""
     if "weight" not in columns:
         return None
     try:
@@ -132,7 +132,7 @@ def _cells(row: SubsetRow) -> list[str]:
 
 
 def subset_table(folder: Path) -> str:
-    """Return the subsets below a folder as a Markdown table with its explanation."""
+    """Return the subsets of the runs below a folder as a Markdown table with its explanation."""
     split, runs, rows, weighted, excluded, chose_epoch, not_shown = read_subsets(folder)
     table = Table.of(["subset", "images", "accuracy", "SD of runs", "95% interval"], map(_cells, rows))
     lines = [f"Accuracy on subsets of {split}, {plural(runs, 'run')}; 95% intervals over runs and images.", ""]
@@ -140,14 +140,17 @@ def subset_table(folder: Path) -> str:
     if weighted:
         deviation = weighted.standard_deviation
         spread = "" if deviation is None else f" (SD of runs {deviation:.3f})"
-        lines += ["", f"All, each image by its weight: {weighted.mean:.3f}{spread}."]
+        lines += ["", f"All images, weighted as in training: {weighted.mean:.3f}{spread}."]
     caveats = caveats_of_one_seed((row.accuracy, row.n) for row in rows) if runs == 1 else []
     if chose_epoch:
         caveats.append("these images also chose the epoch, so accuracies are too good")
     if caveats:
         lines += ["", *(f"{caveat.capitalize()}." for caveat in caveats)]
     if not_shown:
-        lines += ["", f"Not shown, as subsets are of columns with up to {MOST} values: {clean(join_words(not_shown))}."]
+        lines += [
+            "",
+            f"Not shown, because a column of subsets has at most {MOST} values: {clean(join_words(not_shown))}.",
+        ]
     if excluded:
         lines += ["", *(f"Excluded: {clean(why)}." for why in excluded)]
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
-"""Figures of many runs as SVG that takes its colors from the page, so that one drawing serves light, dark and paper.
+"""Figures of many runs as SVG that takes its colors from the page: one drawing for light mode, dark mode and paper.
 
-What is drawn of users' texts is short and ASCII, whose letters every font has: the others are in the page's legends.
-PAGE_COLORS are those that the page chooses, as they differ between light and dark.
+Users' texts are drawn only if they are short and ASCII, which every font has; all others are in the page's legends.
+PAGE_COLORS are the colors that the page chooses, because they differ between light and dark.
 """
 
 import hashlib
@@ -54,12 +54,12 @@ STYLE = {
 
 
 def line_style(index: int) -> tuple[str, int]:
-    """Return color and index of the dash of the line with this index, below MOST_LINES."""
+    """Return the color and the dash's index for the line with this index, which is below MOST_LINES."""
     return COLORS[index % len(COLORS)], index // len(COLORS)
 
 
 def curves(title: str, lines: Sequence[Curve], y_label: str, logarithmic: bool = False) -> str:
-    """Draw the mean over the runs of each row, with the band from the smallest to the largest.
+    """Draw the mean over each row's runs, with a band from the smallest to the largest.
 
     Line i has the style of `line_style(i)`.
     """
@@ -96,7 +96,7 @@ class Mark(NamedTuple):
     low: float | None
     high: float | None
     kind: str  # raced, final, reference, chosen
-    name: str = ""  # drawn above the figure; of a network, no user's text
+    name: str = ""  # drawn above the figure; the name of a network, not a user's text
 
 
 class Smallest(NamedTuple):
@@ -109,10 +109,10 @@ class Smallest(NamedTuple):
     band: tuple[float, float] | None  # the margin below the reference
     target: float | None
     guess: float | None
-    floor: float  # what lies below is not drawn
+    floor: float  # values below it are not drawn
     x_label: str
     y_label: str
-    words: str  # what the figure shows, for who cannot see it
+    words: str  # what the figure shows, for screen readers
 
 
 MARKS = {
@@ -124,10 +124,11 @@ MARKS = {
 
 
 def smallest(found: Smallest, narrow: bool = False) -> str:
-    """Draw cost (logarithmic) and value of all networks: probes as dots joined from cut to cut, trained ones with numbers.
+    """Draw the value of all networks over cost (logarithmic): probes as dots joined from cut to cut, trained ones numbered.
 
     Args:
-        narrow: for a phone.
+        found: what to draw.
+        narrow: draw for a phone.
     """
     with mpl.rc_context(STYLE):
         figure, axes = panel((3.3, 3.9) if narrow else (8.4, 4.6))
@@ -168,9 +169,9 @@ def smallest(found: Smallest, narrow: bool = False) -> str:
 
 
 def _with_names(figure: Figure, axes: mpl.axes.Axes, found: Smallest, narrow: bool) -> None:
-    """Make room above what is drawn for the names of marks, one below the other, each with a line down to its mark.
+    """Make room at the top for the names of marks, one below the other, each with a line down to its mark.
 
-    The lower name keeps clear of the line of the upper one: left of it where the upper one is of the right mark, else right.
+    The lower name avoids the line of the upper name: it is left of that line if the upper name is the right mark's, else right.
     """
     values = [v for _, points in found.probes for _, v in points if v >= found.floor]
     values += [v for mark in found.marks for v in (mark.value, mark.high) if v is not None]
@@ -214,7 +215,7 @@ def _with_names(figure: Figure, axes: mpl.axes.Axes, found: Smallest, narrow: bo
 
 
 def panel(size: tuple[float, float] = (4.0, 2.9)) -> tuple[Figure, mpl.axes.Axes]:
-    """Return a figure of so many inches without a background, and its axes."""
+    """Return a figure of `size` inches without a background, and its axes."""
     figure = Figure(figsize=size, layout="constrained", facecolor="none")
     axes = figure.add_subplot(facecolor="none")
     axes.tick_params(length=2.5)
@@ -227,7 +228,7 @@ def _decades(axes: mpl.axes.Axes) -> float:
 
 
 def cost_ticks(axes: mpl.axes.Axes, costs: list[float], room_right: float = 0.08) -> None:
-    """Leave a little room on both sides, and choose about four round numbers."""
+    """Set the limits of a cost axis, with a little room on both sides, and about four round numbers as ticks."""
     low, high = min(costs), max(costs)
     room = (high / low) ** 0.08 if high > low else 1.2
     axes.set_xlim(low / room / 1.05, high * room ** (room_right / 0.08) * 1.05)
@@ -238,12 +239,12 @@ def cost_ticks(axes: mpl.axes.Axes, costs: list[float], room_right: float = 0.08
 
 
 def to_svg(figure: Figure, label: str, tips: Mapping[str, str] | None = None) -> str:
-    """Return the drawing for a page: sized by the page, without names that would clash with those of other drawings.
+    """Return the drawing for a page: sized by the page, with no ids that would clash with other drawings.
 
     Args:
         figure: what is drawn.
-        label: what it shows, for who cannot see it.
-        tips: what to show of the artists with these gids, where one is pointed at, tapped or reached by keyboard.
+        label: what it shows, for screen readers.
+        tips: gid of an artist -> text to show when it is hovered over, tapped or reached by keyboard.
     """
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": label}), fonts_of(figure):
@@ -272,6 +273,6 @@ def to_svg(figure: Figure, label: str, tips: Mapping[str, str] | None = None) ->
 
 
 def _tip(text: str) -> str:
-    """Return the tag that gives an artist its tip: the browser shows the title, the page's script what has the focus."""
+    """Return the tag that gives an artist its tip: the browser shows the title on hover, the page's script on focus."""
     shown = html.escape(clean(text))
     return f'<g class="tip" tabindex="0" role="img" aria-label="{shown}"><title>{shown}</title>'

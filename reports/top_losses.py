@@ -1,4 +1,4 @@
-"""Top losses: the images that the runs of a row get wrong most often, as thumbnails; and confusion matrices."""
+"""Top losses, which are the images that a row's runs get wrong most often, as thumbnails; and confusion matrices."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -53,8 +53,8 @@ class Confusion(NamedTuple):
     classes: list[str]
     right: int
     total: int
-    counts: np.ndarray | None  # (K, K); none of many classes
-    most_frequent: list[tuple[str, str, int]] | None  # true, predicted, count; in place of a large matrix
+    counts: np.ndarray | None  # (K, K); None with many classes
+    most_frequent: list[tuple[str, str, int]] | None  # true, predicted, count; instead of a large matrix
 
     @property
     def shares(self) -> np.ndarray:
@@ -63,7 +63,7 @@ class Confusion(NamedTuple):
 
 
 def top_losses(runs: Sequence[Run], tables: list[Predictions] | str, split: str, most: int = MOST_LOSSES) -> TopLosses:
-    """Find the images most often wrong, of equal ones those whose true class is the least probable; without thumbnails."""
+    """Find the images most often wrong; ties go to those whose true class is the least probable. No thumbnails yet."""
     if isinstance(tables, str):
         return TopLosses([], split, clean(tables))
     folds: dict[int | None, list[Predictions]] = defaultdict(list)
@@ -106,7 +106,7 @@ def _wrong_images(tables: list[Predictions], most: int) -> list[TopLoss]:
 
 
 def with_thumbnails(found: TopLosses, run: Run) -> TopLosses:
-    """Add a thumbnail to each image, or the reason why it cannot be shown."""
+    """Add a thumbnail to each image, or the reason why there is none."""
     root, reason = image_root(run)
     size = run.data.preprocessing and run.data.preprocessing.image_size
     size = size or run.record.run.settings.get("model.image_size")
@@ -122,7 +122,7 @@ def with_thumbnails(found: TopLosses, run: Run) -> TopLosses:
 
 
 def image_root(run: Run) -> tuple[Path | None, str | None]:
-    """Return the folder that the paths of a run's predictions are below, or why it is not known."""
+    """Return the folder that a run's prediction paths are relative to, or why it is unknown."""
     root = run.data.root or run.record.run.settings.get("datamodule.root")
     if not isinstance(root, str) or not root:
         return None, "the record does not contain the folder of the images"
@@ -137,8 +137,8 @@ def verified_thumbnail(
 ) -> tuple[str | None, str | None]:
     """Return a small JPEG in base64, or why there is none.
 
-    Root, path and fingerprint (`own`) come from a record and a table, which may be untrusted. An image is shown only where
-    it lies below the root, links followed, and its pixels have that fingerprint: whoever wrote the table has seen it.
+    Root, path and fingerprint (`own`) come from a record and a table, which may be untrusted. An image is shown only if it
+    lies below the root, links followed, and its pixels have that fingerprint, so whoever wrote the table has seen it.
     """
     try:
         resolved = (root / path).resolve()
@@ -156,7 +156,7 @@ def verified_thumbnail(
 
 
 def confusion(runs: Sequence[Run]) -> Confusion | None:
-    """Sum the confusion matrices of the test split, or else of validation; None where a run has none or shapes differ."""
+    """Sum the runs' confusion matrices on test, or else on validation; None if a run has none or shapes differ."""
     names = runs[0].data.classes
     for split in ("test", "val"):
         measured = [getattr(run.record, split) for run in runs]
@@ -187,7 +187,7 @@ def confusion(runs: Sequence[Run]) -> Confusion | None:
 
 
 def _confused_pairs(runs: Sequence[Run], split: str) -> Counter:
-    """Count the confusions of all runs; of several from their tables, since a record has only its own most frequent ones."""
+    """Count the confusions of all runs; for several, from their tables, as a record has only its own most frequent ones."""
     if len(runs) == 1:
         return Counter({(each.label, each.predicted): each.n for each in getattr(runs[0].record, split).confused})
     images = (image for run in runs for image in read_predicted_images(run.folder_of(split), split))

@@ -1,4 +1,4 @@
-"""metrics.csv of the runs of a row, as curves over epochs."""
+"""Curves over epochs from the metrics.csv of a row's runs."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from reports.load_runs import Run
 
 
 class Curve(NamedTuple):
-    """One metric over epochs; NaN where a run has no value. R runs, E epochs."""
+    """One metric of R runs over E epochs; NaN where a run has no value."""
 
     epochs: np.ndarray  # (E,)
     values: np.ndarray  # (R, E)

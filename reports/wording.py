@@ -1,4 +1,4 @@
-"""The words on a pair of rows or runs, one for a fact: every sentence, table and command takes them from here."""
+"""The wording of comparisons between two rows or runs: every sentence, table and command takes it from here."""
 
 from math import ceil, floor, log10
 
@@ -13,7 +13,7 @@ LEVEL = 0.05  # of the tests
 
 
 def is_of_settings(pair: PairedComparison) -> bool:
-    """Return whether a pair has the seeds to speak of settings, and not of these trained networks only."""
+    """Return whether a pair has enough seeds to compare settings, and not only these trained networks."""
     return pair.n_seeds >= FEWEST_SEEDS
 
 
@@ -24,7 +24,7 @@ def difference(pair: PairedComparison) -> str:
 
 
 def at_most(pair: PairedComparison) -> str:
-    """Return `at most 0.031 below`, the one-sided 95% bound; rounded away from what would flatter."""
+    """Return `at most 0.031 below`, the one-sided 95% bound, rounded so that it does not flatter."""
     below = rounded_up(-pair.at_least)
     return f"at most {below} below" if float(below) > 0 else "not below"
 
@@ -35,19 +35,19 @@ def measured_on(n: int, split: str, n_seeds: int) -> str:
 
 
 def confidence(level: float) -> str:
-    """Return `(95%)`, or `(97.5%)` where a level of 0.05 was divided by two tests."""
+    """Return `(95%)`, or `(97.5%)` if a level of 0.05 was divided by two tests."""
     return f"({100 * (1 - level):.4g}%)"
 
 
 def evidence(pair: PairedComparison, split: str, shown: bool, *, differs: bool | None = None, tests: int = 1) -> str:
-    """Return the difference with its bound and what it was measured on; where it is not shown also what would decide.
+    """Return the difference, its bound and what it was measured on; if good enough is not shown, also what would decide.
 
     Args:
         pair: the row that could be good enough against the reference.
         split: val or test.
         shown: whether the row counts as good enough.
-        differs: whether the row counts as worse; None: as its own interval says.
-        tests: rows that could have been shown to be good enough, for which one test counts.
+        differs: whether the row counts as worse; None: its own interval decides.
+        tests: number of rows that could have been shown to be good enough, for which the level is corrected.
     """
     on = measured_on(pair.n, split, pair.n_seeds)
     if shown:
@@ -56,7 +56,7 @@ def evidence(pair: PairedComparison, split: str, shown: bool, *, differs: bool |
         return f"{difference(pair)}, at least {rounded_down(-pair.high)} below (95%) {on}"
     if pair.margin_p_value < LEVEL:
         by_itself = (
-            f"{difference(pair)}, by itself {at_most(pair)} (95%) {on}, which is not enough for one of {tests} rows"
+            f"{difference(pair)}, by itself {at_most(pair)} (95%) {on}, which is not enough with {tests} rows tested"
         )
         return f"{by_itself}; {what_would_decide(pair, split, tests)}"
     bound = at_most(pair).removeprefix("at most ")
@@ -65,12 +65,14 @@ def evidence(pair: PairedComparison, split: str, shown: bool, *, differs: bool |
 
 
 def what_would_decide(pair: PairedComparison, split: str, tests: int = 1) -> str:
-    """Say how many images or seeds would show it with a power of 0.8, if the true difference is that observed, at most 0.
+    """Say how many images or seeds would show that the row is good enough, with a power of 0.8.
+
+    The true difference is taken to be the observed one, but not above 0.
 
     Args:
         pair: the row against the reference.
         split: val or test.
-        tests: for which the level is corrected.
+        tests: number of tests for which the level is corrected.
     """
     gap, level = pair.margin + min(pair.difference, 0.0), LEVEL / tests
     if gap <= 0:
@@ -79,13 +81,13 @@ def what_would_decide(pair: PairedComparison, split: str, tests: int = 1) -> str
         supposed = "if the difference stays" if pair.difference < 0 else "if they are equally good"
         return f"{supposed}, {images} would decide"
     if pair.n_seeds == 1:
-        return "the difference is too near to the margin for any number of images"
+        return "the difference is too close to the margin for any number of images"
     unknown = f"{pair.n_seeds} seeds do not show how much seeds differ, so more images may not decide it"
     return f"{unknown}; {_seeds(pair.spread, gap, pair.n, level) or 'more seeds and images'} would"
 
 
 def evidence_of_target(found: Evidence, split: str) -> str:
-    """Return the accuracy with its one-sided bound, and where that is not above the target also what would decide."""
+    """Return the accuracy with its one-sided bound; if the bound is not above the target, also what would decide."""
     on = f"{confidence(found.level)} {measured_on(found.n, split, found.n_seeds)}"
     bound = rounded_down(found.at_least)
     if found.shown:
@@ -94,12 +96,12 @@ def evidence_of_target(found: Evidence, split: str) -> str:
     if found.gap <= 0:
         return text
     decide = would_decide(found, split)
-    nothing = "the accuracy is too near to the target for any number of images"
+    nothing = "the accuracy is too close to the target for any number of images"
     return f"{text}; {f'if it stays, {decide} would decide' if decide else nothing}"
 
 
 def would_decide(found: Evidence, split: str) -> str | None:
-    """Return `about 610 test images`: what would show it with a power of 0.8 if the value stays; None: nothing would."""
+    """Return `about 610 test images`, which would show it with a power of 0.8 if the value stays; None: nothing would."""
     if found.shown or found.gap <= 0:
         return None
     images = _images(found.spread, found.gap, found.n, found.n_seeds, found.level, split)
@@ -109,7 +111,7 @@ def would_decide(found: Evidence, split: str) -> str | None:
 
 
 def as_pair(found: Evidence, split: str) -> Pair:
-    """Return what smallest.json keeps of the evidence on the chosen candidate."""
+    """Return the evidence on the chosen candidate in the form that smallest.json keeps."""
     return Pair(
         split=split,
         difference=found.value,
@@ -125,23 +127,23 @@ def as_pair(found: Evidence, split: str) -> Pair:
 
 
 def _images(spread: Spread, gap: float, n: int, n_seeds: int, level: float, split: str) -> str | None:
-    """Return `about 610 test images`; None where no amount of them would decide."""
+    """Return `about 610 test images`; None if more images cannot decide."""
     images = images_needed(spread, gap, n_seeds, level)
     return images and f"about {_rounded(max(images, n + 1))} {SPLIT_NAMES[split]} images"
 
 
 def _seeds(spread: Spread, gap: float, n: int, level: float) -> str | None:
-    """Return `about 8 seeds with these images`; None where so many images do not decide with any number of seeds."""
+    """Return `about 8 seeds with these images`; None if more seeds on these images cannot decide."""
     seeds = seeds_needed(spread, gap, n, level)
     return seeds and f"about {seeds} seeds with these images"
 
 
 def verdict(pair: PairedComparison, p_value: float, shown: bool) -> str:
-    """Return what is known of a row against the best: worse, better, good enough, or not decided.
+    """Return how a row compares with the best: worse, better, good enough, or not decided.
 
     Args:
         pair: the row against the best.
-        p_value: of equal accuracy, after Holm's correction over the table.
+        p_value: for equal accuracy, after Holm's correction over the table.
         shown: whether it is shown to be good enough.
     """
     differs = p_value < LEVEL
@@ -157,6 +159,6 @@ def verdict(pair: PairedComparison, p_value: float, shown: bool) -> str:
 
 
 def _rounded(number: int) -> str:
-    """Return two digits of a large number, rounded up: a plan is no more exact."""
+    """Return a number rounded up to two digits, which is as exact as a plan gets."""
     step = 10 ** max(0, floor(log10(number)) - 1)
     return f"{ceil(number / step) * step:,}"

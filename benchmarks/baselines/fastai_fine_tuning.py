@@ -1,4 +1,4 @@
-"""What a user of fastai would write: its vision learner on the truncated backbone, its own augmentation and fine_tune.
+"""What a fastai user would write: its vision learner on the truncated backbone, with its own augmentation and fine_tune.
 
 python fastai_fine_tuning.py ROOT --weights FILE --epochs 12
 """
@@ -31,7 +31,7 @@ from torchvision.models import shufflenet_v2_x0_5
 
 
 class Lines(Callback):
-    """Print a line an epoch, as the other contestants do, and each step into the file STEPS, where there is one."""
+    """Print one line per epoch, as the other contestants do, and write the time of each step to the file STEPS, if set."""
 
     order = 60  # after the recorder
 

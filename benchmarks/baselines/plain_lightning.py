@@ -1,4 +1,4 @@
-"""What a user of Lightning would write: the plain loop's network, transforms and optimizer in a module and a Trainer.
+"""What a Lightning user would write: the plain loop's network, transforms and optimizer in a module and a Trainer.
 
 python plain_lightning.py ROOT --weights FILE --epochs 60
 """

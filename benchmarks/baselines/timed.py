@@ -1,7 +1,7 @@
-"""Run a script as it is and write when each optimizer step was done: python timed.py FILE SCRIPT [ARGUMENT ...]
+"""Run a script unchanged and record when each optimizer step was done: python timed.py FILE SCRIPT [ARGUMENT ...]
 
-FILE gets a line a step: the seconds of the system's monotonic clock, which all processes share. A script whose optimizer is
-none of torch's writes them itself, into the file that the variable STEPS names.
+FILE gets one line per step: the seconds of the system's monotonic clock, which all processes share. A script whose optimizer is
+not one of torch's must write them itself, to the file that the environment variable STEPS names.
 """
 
 import importlib.abc
@@ -16,7 +16,7 @@ OPTIMIZER = "torch.optim.optimizer"
 
 
 class AfterImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Register the hook once the script itself has imported torch, so that nothing is imported earlier than without it."""
+    """Register the hook when the script itself imports torch, so that nothing is imported earlier than without the hook."""
 
     def __init__(self, steps):
         self.steps = steps

@@ -1,4 +1,4 @@
-"""Make the page of `export.py format=web` for a checkpoint, or take the one that was made before, and serve it."""
+"""Make the page of `export.py format=web` for a checkpoint, or take the cached one, and serve it."""
 
 import hashlib
 import importlib.metadata
@@ -26,7 +26,7 @@ def run(config: DictConfig) -> None:
     """Serve the page until it is stopped with Ctrl-C.
 
     Raises:
-        UserError: no checkpoint, a setting that does not fit, no such address, or the page cannot be made.
+        UserError: no checkpoint, a wrong setting, no such address, or the page cannot be made.
     """
     ckpt = str(config.ckpt or "")
     server.check_address(config.host, config.port)
@@ -40,12 +40,12 @@ def run(config: DictConfig) -> None:
 
 
 def find_or_make(checkpoint: Path, runtime: str | None, cache: str, register: Sequence[str] = ()) -> Path:
-    """Return the verified folder of a checkpoint: the one in the cache, unless checkpoint, page or version have changed."""
+    """Return the verified folder of a checkpoint; make it unless the cache has one for this checkpoint, page and version."""
     folder = Path(cache, "web", _fingerprint(checkpoint))
     try:
         web_files(folder)
         return folder
-    except UserError:  # there is none, or not a whole one
+    except UserError:  # there is none, or it is incomplete
         pass
     parent = next(each for each in folder.absolute().parents if each.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
@@ -65,7 +65,7 @@ def find_or_make(checkpoint: Path, runtime: str | None, cache: str, register: Se
 
 
 def _fingerprint(checkpoint: Path) -> str:
-    """Return a name for what a page is made of: the checkpoint, this version, the page itself and what runs the network."""
+    """Return a name for the parts of a page: checkpoint, this version, the page's files and the runtime of the network."""
     parts = [
         _sha256(checkpoint),
         importlib.metadata.version("justenough"),
@@ -81,10 +81,10 @@ def _sha256(path: Path) -> str:
 
 
 def web_files(folder: Path) -> list[str]:
-    """Return the names of the files of an exported web folder, which are all that is served.
+    """Return the names of the files of an exported web folder; nothing else is served.
 
     Raises:
-        UserError: it is no export of format=web, a file is missing or lies elsewhere, or the network is another one.
+        UserError: it is not an export of format=web, a file is missing or lies elsewhere, or the network has changed.
     """
     try:
         manifest = read_json(folder / MANIFEST, LARGEST)

@@ -1,4 +1,4 @@
-"""Serve the files of a web folder by the standard library, to this machine only unless `host` is another."""
+"""Serve the files of a web folder with the standard library, to this machine only unless `host` says otherwise."""
 
 import contextlib
 import errno
@@ -63,7 +63,7 @@ def _address_errors(host: str, port: int):
 
 
 def is_address(host: str | None) -> bool:
-    """Return whether a request's Host is an address or localhost: a name could be another site's, which leads here."""
+    """Return whether a request's Host is an address or localhost: a name could be another site's that resolves to here."""
     with contextlib.suppress(ValueError):
         name = urlsplit(f"//{host or ''}").hostname or ""
         return name == "localhost" or bool(ipaddress.ip_address(name))
@@ -94,7 +94,7 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815
 
     def _open(self) -> BinaryIO | None:
-        """Open the file that is asked for; None: the address is damaged, there is no such file, or it was removed since."""
+        """Open the requested file; None: the URL is malformed, there is no such file, or it was removed since."""
         with contextlib.suppress(ValueError, OSError):
             name = unquote(urlsplit(self.path).path).removeprefix("/") or "index.html"
             return (self.server.folder / name).open("rb") if name in self.server.names else None
@@ -113,7 +113,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def handle(self) -> None:
-        """Answer what comes over a connection; one that the browser cuts is no error."""
+        """Answer the requests of a connection; a connection that the browser cuts is not an error."""
         with contextlib.suppress(ConnectionError, TimeoutError):
             super().handle()
 

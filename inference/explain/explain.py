@@ -1,4 +1,4 @@
-"""Add to predict.py what `explain=true` asks for: a page of the least certain images and, for a run's, labels to check."""
+"""Do what `predict.py explain=true` asks for: a page of the least certain images and, for a run's images, labels to check."""
 
 import shlex
 from pathlib import Path
@@ -62,7 +62,9 @@ class Explanations:
             if self.label_review.write(table):
                 lines.append(f"then train on them: {self._training_command(table)}")
             else:
-                lines.append("the table has no training images, which are streamed: correct the labels in the shards")
+                lines.append(
+                    "the table has no training images, because they are streamed: correct labels in the shards"
+                )
         return lines
 
     def _feature_index(self) -> tuple[FeatureIndex | None, str]:
@@ -90,7 +92,7 @@ class Explanations:
         parts = [f"{plural(n, 'image')} that could be read"]
         parts[0] += f" ({SPLIT_NAMES[self.inputs.split]} split of the run)" if self.run else ""
         parts.append(
-            "the least certain first; where labels are known wrong ones first, by the probability of their label"
+            "the least certain first; if labels are known, wrong ones first, by the probability of their label"
         )
         parts += [f"{n - n_kept:,} more certain ones not shown"] if n_kept < n else []
         parts += [f"{n_kept - n_shown:,} deleted since"] if n_shown < n_kept else []

@@ -1,4 +1,4 @@
-"""Explain a checkpoint's predictions. B images, S pixels a side, C features, h, w of the last feature map."""
+"""Explain a checkpoint's predictions: B images, S pixels a side, C features, h x w positions of the last feature map."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +35,7 @@ class SimilarImage(NamedTuple):
 
 
 class Explainer:
-    """Compute where a network looks, and the features by which images are similar.
+    """Compute where a network looks, and the features that say how similar images are.
 
     Raises:
         UserError: not a checkpoint but an exported file; or a network without feature maps.
@@ -55,7 +55,7 @@ class Explainer:
         )
 
     def explain(self, pixels: np.ndarray) -> Explanation:
-        """Explain images (B, S, S, 3) uint8, each for the class of its largest probability."""
+        """Explain images (B, S, S, 3) uint8, each for its most probable class."""
         from inference.explain.grad_cam import grad_cam
 
         result = grad_cam(self.network, self.layer, self._batch(pixels))
@@ -64,7 +64,7 @@ class Explainer:
     def features(
         self, images: Sequence[ImageInput], progress: Progress | None = None
     ) -> tuple[np.ndarray, list[ImageInput]]:
-        """Return features (n, C) of the images that can be read, and which these are."""
+        """Return the features (n, C) of the images that can be read, and these images."""
         from inference.explain.grad_cam import pooled_features
 
         vectors, read = [], []
@@ -103,7 +103,7 @@ class FeatureIndex:
         self._unit = unit(vectors)
 
     def nearest(self, features: np.ndarray, image_input: ImageInput | None, most: int = 3) -> list[SimilarImage]:
-        """Return the training images most similar to features (C,), without the image itself, the most similar first."""
+        """Return the training images with the features most similar to (C,), best first, without the image itself."""
         if not self.images:
             return []
         cosines = self._unit @ unit(features[None])[0]
@@ -125,7 +125,7 @@ def open_images(
     """Return upright RGB images as a network sees them, read in threads; None for one that cannot be read.
 
     Args:
-        side: pixels that are needed; None: the size of the network's images.
+        side: smallest useful size in pixels; None: the size of the network's images.
     """
 
     def open_or_none(image_input: ImageInput) -> Image.Image | None:

@@ -1,4 +1,4 @@
-"""Compute where a network looks. B images, C channels and h, w pixels of its last feature map, K classes.
+"""Compute where a network looks: B images, C channels and h x w positions of its last feature map, K classes.
 
 Grad-CAM: Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2.
 """
@@ -28,10 +28,10 @@ class LastFeatureMap(NamedTuple):
 
 
 def last_feature_map(network: nn.Module, image_size: int) -> LastFeatureMap:
-    """Return the last layer with convolutions whose output has several positions; for images so small that there is none,
-    the last of all.
+    """Return the last layer with convolutions whose output has several positions; if images are too small for that, the last.
 
-    Not a convolution that is the classifier, as SqueezeNet's: of its map, a channel a class, images of a class are all alike.
+    A convolution that is itself the classifier, such as SqueezeNet's, does not count: its map has one channel per class, in
+    which all images of a class are alike.
 
     Raises:
         UserError: a network without convolutions.
@@ -75,15 +75,15 @@ def grad_cam(network: nn.Module, layer: nn.Module, images: Tensor, classes: Tens
 
     Args:
         network: in eval mode.
-        layer: of `last_feature_map`.
+        layer: from `last_feature_map`.
         images: (B, 3, H, W), normalized.
-        classes: (B,) which class to explain; None: the one of the largest logit.
+        classes: (B,) class to explain; None: the one with the largest logit.
     """
     maps: list[Tensor] = []
 
     def keep(_module, _inputs, output: Tensor) -> Tensor:
         maps.append(output.detach())
-        torch.set_grad_enabled(True)  # only from here: the layers before need no memory for gradients
+        torch.set_grad_enabled(True)  # only from here on: earlier layers need no memory for gradients
         maps[-1].requires_grad_()
         return maps[-1].clone()  # later layers may work in place
 
@@ -105,7 +105,7 @@ def grad_cam(network: nn.Module, layer: nn.Module, images: Tensor, classes: Tens
 
 @torch.inference_mode()
 def pooled_features(network: nn.Module, layer: nn.Module, images: Tensor) -> Tensor:
-    """Return the features (B, C) of `grad_cam` without a backward pass."""
+    """Return the same features (B, C) as `grad_cam`, without a backward pass."""
     maps: list[Tensor] = []
     handle = layer.register_forward_hook(lambda _module, _inputs, output: maps.append(output.mean((2, 3))))
     try:

@@ -1,4 +1,4 @@
-"""Write labels_to_check.csv: a run's splits.csv with the least certain images first, to be corrected and trained on."""
+"""Write labels_to_check.csv: a run's splits.csv with the least certain images first, to correct and train on."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ LABELS_TO_CHECK = "labels_to_check.csv"
 
 
 class LabelReview:
-    """Collect predictions for the images of a run, and write its table in the order of their certainty."""
+    """Collect predictions for a run's images, and write its table ordered by their certainty."""
 
     def __init__(self, run: RunFolder):
         self.run = run
@@ -25,9 +25,9 @@ class LabelReview:
             self._predicted[image_input.path] = (certainty(image_input, prediction), columns)
 
     def write(self, path: Path) -> bool:
-        """Write all rows of the run's table, those with a prediction first, the least certain of them first.
+        """Write all rows of the run's table: first those with a prediction, the least certain of them first.
 
-        Return whether training images are among them, as of every run but one that streams them.
+        Return whether training images are among the rows, as in every run that does not stream them.
         """
         rows = self.run.read_splits()
         with_prediction = [row for row in rows if row["path"] in self._predicted]

@@ -1,4 +1,4 @@
-"""Draw where the network looked over an image. H, W pixels as shown; h, w of the heat."""
+"""Draw where the network looked over an image; H x W pixels of the drawing, h x w positions of the heat."""
 
 import functools
 
@@ -11,11 +11,11 @@ OPACITY = 0.55  # of the colors over the gray image
 
 
 def overlay(image: Image.Image, heat: np.ndarray, image_size: int, fit: str = "squash") -> Image.Image:
-    """Draw the heat (h, w) in colors over the part of the gray image that the network saw, scaled to its own largest value.
+    """Draw heat (h, w), scaled to its largest value, in colors over the part of the gray image that the network saw.
 
-    `image_size` and `fit` are those of the network's input, over which the heat lies: heat over black borders is not shown.
-    Without any heat, all of it has the darkest color. Viridis rises evenly in lightness, and can be read without telling red
-    from green (Nunez et al. 2018, PLoS ONE 13:e0199239, on such maps).
+    `image_size` and `fit` describe the network's input, which the heat covers; heat over black borders is not shown. If there
+    is no heat, that part has the darkest color. Viridis rises evenly in lightness, and can be read without telling red from
+    green (Nunez et al. 2018, PLoS ONE 13:e0199239).
     """
     used, filled = place(*image.size, image_size, fit)
     left, top, right, bottom = map(round, used)

@@ -57,7 +57,7 @@ def render(**values) -> str:
 def page_items(
     explainer: Explainer, feature_index: FeatureIndex | None, predictions: Sequence[tuple[ImageInput, Prediction]]
 ) -> Iterator[Item]:
-    """Yield what the page shows for each prediction whose image can still be read."""
+    """Yield the item of each prediction whose image can still be read."""
     description = explainer.model.description
     for start in range(0, len(predictions), BATCH_SIZE):
         batch = predictions[start : start + BATCH_SIZE]
@@ -77,7 +77,7 @@ def _item(
     feature_index: FeatureIndex | None,
     description: ModelDescription,
 ) -> Item:
-    """Return what the page shows for one image; its explanation is without the batch dimension."""
+    """Return the item of one image; `explanation` has no batch dimension."""
     shown = thumbnail(image, SIDE)
     by_probability = sorted(prediction.probabilities.items(), key=lambda entry: -entry[1])
     nearest = feature_index.nearest(explanation.features, image_input) if feature_index else []

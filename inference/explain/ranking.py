@@ -1,4 +1,4 @@
-"""Rank images by the certainty of their prediction, to look at the least certain ones first."""
+"""Rank images by the certainty of their prediction, the least certain first."""
 
 import heapq
 import itertools
@@ -8,10 +8,10 @@ from inference.predictor import Prediction
 
 
 def certainty(image_input: ImageInput, prediction: Prediction) -> tuple[bool, float]:
-    """Return a sort key that is small for what to look at first.
+    """Return a sort key that is smallest for the image to look at first.
 
-    Wrong predictions come first, by the probability of their label; then correct ones and those of unknown label, by their
-    confidence, which is the probability of the label where it is known.
+    Wrong predictions come first, by the probability of their label. Then come correct ones and those without a known label,
+    by their confidence, which for correct ones is the probability of the label.
     """
     probabilities = prediction.probabilities
     label = image_input.label if image_input.label in probabilities else prediction.predicted
@@ -19,7 +19,7 @@ def certainty(image_input: ImageInput, prediction: Prediction) -> tuple[bool, fl
 
 
 class LeastCertain:
-    """Keep the least certain `most` of any number of predictions."""
+    """Keep the `most` least certain of any number of predictions."""
 
     def __init__(self, most: int):
         self.most = most

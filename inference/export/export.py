@@ -45,7 +45,7 @@ from inference.image_inputs import ImageInput
 from lightning_modules.latency import time_passes
 
 LONGEST = 300  # characters of an error that a format raises
-MANIFEST = "export.json"  # in a folder that was exported: of which format it is, what it was compared on, and its files
+MANIFEST = "export.json"  # in an exported folder: its format, what it was compared on, and its files
 
 
 class Exported(NamedTuple):
@@ -53,26 +53,27 @@ class Exported(NamedTuple):
 
     path: Path
     verification: Verification
-    calibrated_on: int  # images; 0 where nothing was calibrated
-    latency: Latency | None = None  # of one image on one thread; None where the format does not measure it
-    size: int = 0  # bytes, of a folder those of all its files
-    further: tuple[Verification, ...] = ()  # on splits that were asked for besides
+    calibrated_on: int  # images; 0 if nothing was calibrated
+    latency: Latency | None = None  # of one image on one thread; None if the format does not measure it
+    size: int = 0  # bytes; for a folder those of all its files
+    further: tuple[Verification, ...] = ()  # on the other splits that were asked for
 
 
 def run(config: DictConfig, make_format: Callable[[], object]) -> None:
     """Export a checkpoint and print the file, its inputs and outputs, and how it compares with the checkpoint.
 
     Args:
-        make_format: builds what the node `format` describes.
+        config: as of conf/export.yaml.
+        make_format: builds the format that the node `format` describes.
     """
-    checkpoint_argument(config.ckpt)  # what can be refused before the format imports torch
+    checkpoint_argument(config.ckpt)  # refuse a wrong one before the format imports torch
     made = checked_format(HydraConfig.get().runtime.choices["format"], config, make_format)
     settings = {key: value for key, value in OmegaConf.to_container(config).items() if key not in ("hydra", "format")}
     with Progress("reading the checkpoint") as progress:
         exported = export(**settings, format=made, progress=progress)
     if exported.calibrated_on:
         print(f"calibrated on {exported.calibrated_on:,} images")
-    flat = exported.verification.describe_flat() if made.exact else ""  # of others with the agreement
+    flat = exported.verification.describe_flat() if made.exact else ""  # else it comes with the agreement
     print(f"compared with the checkpoint on {exported.verification.describe()}{flat}")
     if accuracies := exported.verification.describe_accuracies():
         print(accuracies)
@@ -96,11 +97,11 @@ def checked_format(name: str, config: DictConfig, make_format: Callable[[], obje
     """Return the format that the node `format` describes.
 
     Args:
-        name: of its file.
+        name: of the format's YAML file.
         make_format: builds it.
 
     Raises:
-        UserError: no such class, one that its constructor refuses to build, or one that is no format.
+        UserError: no such class, its constructor fails, or it is not a format.
     """
     target = OmegaConf.select(config, "format._target_")
     resolve_target(target, "format._target_")
@@ -128,18 +129,19 @@ def export(
     """Write the file or folder and verify it against the checkpoint.
 
     Args:
-        format: OnnxFile(), Int8(), TorchExport() or one of your own.
-        preprocessing: uint8 images of any size in and probabilities out, or normalized images in and logits out.
-        out: the file, or its folder; of a format that writes a folder, that one; None: beside the checkpoint.
-        images: images to verify it on and, where the format does, to calibrate with; None: those of the run.
+        ckpt: the checkpoint.
+        format: OnnxFile(), Int8(), TorchExport() or your own.
+        preprocessing: True: uint8 images of any size in, probabilities out; False: normalized images in, logits out.
+        out: the file, or its folder; for a format that writes a folder, that folder; None: beside the checkpoint.
+        images: images to verify it on and, if the format calibrates, to calibrate with; None: those of the run.
         root: folder of the relative paths of a table.
-        largest_difference: allowed between a probability and the checkpoint's; binds exact formats, and of others what they
-            round and how they resize.
+        largest_difference: allowed between a probability and the checkpoint's; binds exact formats, and for others the network
+            before rounding and the resizing.
         least_agreement: of the probabilities with the checkpoint's (1: equal); binds formats that are not exact.
-        register: full names of networks and heads of your own, which the checkpoint may name.
-        further: splits to compare it on besides, where there are images of them.
-        most: images to compare it on, of a split; None: 200 of an exact format, 2,000 of another one.
-        progress: gets how far it is.
+        register: full names of your own networks and heads that the checkpoint may use.
+        further: other splits to compare it on, if they have images.
+        most: images per split to compare it on; None: 200 for an exact format, 2,000 for others.
+        progress: reports how far it is.
 
     Raises:
         UserError: wrong settings, no images to calibrate with, a place that cannot be written, too large a difference, or a
@@ -224,10 +226,10 @@ def _verify(
     largest_difference: float,
     least_agreement: float,
 ) -> Verification:
-    """Compare what was written with the checkpoint; of a format in 8 bits first what it rounds.
+    """Compare what was written with the checkpoint; for a format in 8 bits, first the network before rounding.
 
     Raises:
-        UserError: too large a difference, or probabilities that are not those of the checkpoint.
+        UserError: too large a difference, or too little agreement.
     """
     images, rounded = model.compared, ""
     if format.exact:
@@ -235,17 +237,17 @@ def _verify(
     else:
         with _format_errors(label, "open_unrounded"):
             exact = format.open_unrounded(model)
-        rounded = "what is rounded to 8 bits, on "
+        rounded = "before rounding to 8 bits, on "
     if exact:
         few = images._replace(images=spread(images.images, N_VERIFICATION))
         bound = [verification if format.exact else compare(exact, few)]
-        if images.images:  # in color, as those of the run may not be
+        if images.images:  # synthetic ones have color, which those of the run may not have
             bound.append(compare(exact, VerificationImages([], SYNTHETIC)))
         for each in bound:
             if not each.largest_difference <= largest_difference:
                 raise UserError(
                     f"{label}: {rounded}{each.describe()}, which is above largest_difference={largest_difference:g}; nothing "
-                    "was written. Where the format is this project's, please report it with the name of the network"
+                    "was written. If the format is part of this project, please report it with the name of the network"
                 )
     if format.exact:
         return verification
@@ -257,10 +259,10 @@ def _verify(
 def _check_agreement(
     label: str, format: FileFormat, found: Verification, largest_difference: float, least_agreement: float
 ) -> None:
-    """Check what is not exact, as a file in 8 bits.
+    """Check a file that is not exact, such as one in 8 bits.
 
     Raises:
-        UserError: its probabilities are not those of the checkpoint, or it resizes in another way.
+        UserError: its probabilities agree too little with those of the checkpoint, or it resizes differently.
     """
     if not found.resizing <= largest_difference:
         raise UserError(
@@ -268,11 +270,11 @@ def _check_agreement(
             f"above largest_difference={largest_difference:g}; nothing was written. Please report it"
         )
     if not found.agreement >= least_agreement:
-        more = "calibrate on more training images like those of use (images=DIR), " if format.calibrates else ""
+        more = "calibrate on more training images like those it will label (images=DIR), " if format.calibrates else ""
         raise UserError(
             f"{label}: {found.describe()}, {found.describe_agreement()}. That is below least_agreement={least_agreement:g}: "
-            f"the file is broken, or loses too much; nothing was written. Next, by python export.py: {more}"
-            f"use {format.exact_instead}, which is exact, or allow it by a smaller least_agreement"
+            f"the file is broken, or loses too much; nothing was written. Next, with python export.py: {more}"
+            f"use {format.exact_instead}, which is exact, or allow it with a smaller least_agreement"
         )
 
 
@@ -280,7 +282,7 @@ def _label(format: FileFormat) -> str:
     """Return a format's name with its class, for messages.
 
     Raises:
-        UserError: no format, or one without a name or suffix.
+        UserError: it is not a format, or has no name or suffix.
     """
     kind = f"{type(format).__module__}.{type(format).__qualname__}"
     if not isinstance(format, FileFormat):
@@ -293,7 +295,7 @@ def _label(format: FileFormat) -> str:
 
 
 def _size(path: Path) -> int:
-    """Return the bytes of a file, or of all files of a folder; 0 of what does not exist."""
+    """Return the bytes of a file, or of all files in a folder; 0 if it does not exist."""
     return sum(file.stat().st_size for file in (_files(path) if path.is_dir() else [path]) if file.is_file())
 
 
@@ -302,7 +304,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _write_manifest(folder: Path, format: FileFormat, verification: Verification) -> None:
-    """List the files of an exported folder, so that the next export knows which ones it may replace."""
+    """Write the list of an exported folder's files: the next export may replace these."""
     compared = {"images": verification.images, "largest_difference": verification.largest_difference}
     if not format.exact:
         compared["agreement"] = verification.agreement
@@ -316,10 +318,10 @@ def _write_manifest(folder: Path, format: FileFormat, verification: Verification
 
 
 def _check_replaceable(path: Path, format: FileFormat) -> None:
-    """Check that what is in the place of a folder is nothing, or an export of the same format and nothing else.
+    """Check that the folder to write is absent, empty, or contains only an export of the same format.
 
     Raises:
-        UserError: it is a file, an export of another format, or holds files of others.
+        UserError: it is a file, an export of another format, or contains other files.
     """
     if not path.exists():
         return
@@ -345,16 +347,16 @@ def _check_replaceable(path: Path, format: FileFormat) -> None:
 
 @contextlib.contextmanager
 def _format_errors(label: str, method: str) -> Iterator[None]:
-    """Name the format in what its class raises, which may be a user's; the disk's errors have their own text."""
+    """Name the format in errors of its class, which may be the user's own; errors of the disk have their own text."""
     try:
         yield
     except Exception as error:
-        wraps = (InstantiationException, torch.onnx.OnnxExporterError)  # whose own words do not give the reason
+        wraps = (InstantiationException, torch.onnx.OnnxExporterError)  # their own text does not give the reason
         cause = error.__cause__ if isinstance(error, wraps) and error.__cause__ else error
         if isinstance(cause, UserError):
             raise
         if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
-            place = tempfile.gettempdir()  # where all is written first
+            place = tempfile.gettempdir()  # everything is written there first
             if not str(cause.filename or place).startswith(place):
                 raise
             raise UserError(
@@ -366,7 +368,7 @@ def _format_errors(label: str, method: str) -> Iterator[None]:
 
 
 def _compute(label: str, computes: Computes, k: int, pixels: np.ndarray) -> np.ndarray:
-    """Return the probabilities (N, k) of a written file, if that is what they are."""
+    """Return the probabilities (N, k) of a written file, with their shape checked."""
     with _format_errors(label, "what open returned"):
         found = np.asarray(computes(pixels))
     if found.shape != (len(pixels), k):
@@ -377,7 +379,7 @@ def _compute(label: str, computes: Computes, k: int, pixels: np.ndarray) -> np.n
 
 
 def _measure_latency(computes: Computes, image_size: int) -> Latency:
-    """Measure the file with one image of the network's own size, so that it has to resize nothing."""
+    """Measure the file with one image of the network's own size, so it need not resize it."""
     image = np.zeros((1, image_size, image_size, 3), np.uint8)
     return Latency(batch_size=1, device="cpu", **time_passes(lambda: computes(image), threads=1))
 
@@ -385,7 +387,7 @@ def _measure_latency(computes: Computes, image_size: int) -> Latency:
 def _calibration_images(
     format: FileFormat, splits: dict[str, list[ImageInput]], images, description: ModelDescription
 ) -> list[ImageInput]:
-    """Return training images, or those that are given without a split; files that cannot be read are skipped."""
+    """Return training images, or given images without a split; files that cannot be read are skipped."""
     candidates = splits.get("train") or splits.get("")
     if not candidates:
         reason = f"images={images} has none" if images is not None else "those of the run are not available"

@@ -21,14 +21,14 @@ Computes = Callable[[np.ndarray], np.ndarray]  # images -> probabilities (N, K)
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """Hold what a format writes. N images, S pixels a side, K classes."""
+    """Hold what a format writes: N images, S pixels a side, K classes."""
 
     network: "nn.Module"  # normalized images (N, 3, S, S) -> logits (N, K); on the CPU, in eval mode
     description: ModelDescription
     preprocessing: bool  # the file takes images (N, H, W, 3) uint8 and gives probabilities; else it is the network only
     metadata: dict[str, str]  # description, format, decoder and version, each as JSON
-    calibration: list[ImageInput]  # training images; none unless the format calibrates
-    compared: VerificationImages  # on which export.py compares the file with the checkpoint
+    calibration: list[ImageInput]  # training images; empty unless the format calibrates
+    compared: VerificationImages  # export.py compares the file with the checkpoint on these
 
     def calibration_batches(self) -> Iterator[np.ndarray]:
         """Yield training images as the network takes them, (1, 3, S, S) float32 each."""
@@ -49,7 +49,7 @@ class TrainedModel:
             return softmax(self.network(self.normalized(pixels)).numpy())
 
     def as_function(self, module: "nn.Module") -> Computes:
-        """Return a torch module that computes what the file does as `FileFormat.open` has to."""
+        """Wrap a torch module that computes what the file does, as `FileFormat.open` has to return it."""
         import torch
 
         def compute(pixels: np.ndarray) -> np.ndarray:
@@ -72,16 +72,15 @@ class FileFormat(abc.ABC):
 
     Attributes:
         name: of the format, in messages and in the file's metadata.
-        suffix: of the file or folder, behind the name of the checkpoint.
-        is_folder: whether it writes a folder, in which export.py lists the files in export.json.
+        suffix: of the file or folder, appended to the checkpoint's name.
+        is_folder: whether it writes a folder; export.py then lists the files in export.json.
         packages: that have to be installed.
-        extra: of this project, which installs them.
+        extra: this project's extra that installs them.
         calibrates: whether it needs training images.
-        exact: whether `largest_difference` binds it; one that is not exact is measured on more images, and `least_agreement`
-            binds it.
-        exact_instead: the setting that gives an exact file, for the message of one that is refused.
-        resizes: whether it resizes images itself, where its preprocessing is inside.
-        resizes_exactly: whether `largest_difference` binds its resizing also where it is not exact.
+        exact: whether `largest_difference` binds it; if not, `least_agreement` does, and it is measured on more images.
+        exact_instead: the setting that gives an exact file, for the message that refuses one that is not.
+        resizes: whether a file with preprocessing resizes images itself.
+        resizes_exactly: whether `largest_difference` binds its resizing even if the format is not exact.
     """
 
     name: str
@@ -97,29 +96,29 @@ class FileFormat(abc.ABC):
 
     @abc.abstractmethod
     def write(self, model: TrainedModel, path: Path) -> None:
-        """Write the file, or fill the empty folder; whatever this raises, nothing is left of it."""
+        """Write the file, or fill the empty folder; if this raises, nothing of it is kept."""
 
     @abc.abstractmethod
     def open(self, path: Path, model: TrainedModel) -> Computes:
-        """Return a function that computes with what was written, by which it is compared with the checkpoint.
+        """Return a function that runs what was written; it is compared with the checkpoint.
 
-        It takes images (N, H, W, 3) uint8, of any size with preprocessing that resizes and (N, S, S, 3) without, and
-        returns probabilities (N, K).
+        It takes images (N, H, W, 3) uint8 of any size if the file resizes, else (N, S, S, 3), and returns probabilities
+        (N, K).
         """
 
     def check(self, path: Path, model: TrainedModel) -> None:  # noqa: B027 most formats write nothing else
-        """Check what else was written than what computes probabilities.
+        """Check everything written that does not compute probabilities.
 
         Raises:
-            UserError: it is not what the checkpoint computes; nothing is left of it.
+            UserError: it differs from what the checkpoint computes; nothing written is kept.
         """
 
     def open_unrounded(self, model: TrainedModel) -> Computes | None:
-        """Return what a format in 8 bits rounds, which `largest_difference` binds; None: there is nothing to compare."""
+        """Return a format's network before rounding to 8 bits, which `largest_difference` binds; None: nothing to compare."""
         return None
 
     def open_on_one_thread(self, path: Path, model: TrainedModel) -> Computes | None:
-        """Return what `open` does, on one thread of the processor, to measure its latency; None: it is not measured."""
+        """Return what `open` returns, limited to one thread, to measure its latency; None: it is not measured."""
         return None
 
     def describe(self, preprocessing: bool) -> str:

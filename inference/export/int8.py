@@ -1,4 +1,4 @@
-"""Write an ONNX file in 8 bits: static, weights per channel, ranges of the activations measured on training images."""
+"""Write an ONNX file in 8 bits: static quantization, weights per channel, activation ranges measured on training images."""
 
 import logging
 import tempfile
@@ -14,12 +14,12 @@ from inference.export.onnx_file import NORMALIZED, OnnxFile, add_preprocessing, 
 
 
 class Int8(OnnxFile):
-    """Write an ONNX file in whole numbers, whose probabilities are not quite those of the checkpoint.
+    """Write an ONNX file in integers, whose probabilities are not quite those of the checkpoint.
 
     Args:
         resize: as of OnnxFile.
-        reduce_range: weights of 7 bits. With 8, x86 processors without VNNI overflow and give other results; ARM and x86 with
-            VNNI do not, and lose less accuracy with them.
+        reduce_range: weights in 7 bits. With 8 bits, x86 processors without VNNI overflow and give other results; ARM and x86
+            with VNNI do not, and lose less accuracy with 8 bits.
     """
 
     name, suffix = "onnx_int8", "_int8.onnx"
@@ -38,7 +38,7 @@ class Int8(OnnxFile):
         return quantize(self._floats, model.calibration_batches(), self.reduce_range)
 
     def open_unrounded(self, model: TrainedModel) -> Computes | None:
-        """Open the file with the network in floats; None with ONNX's own resize, which is not exact."""
+        """Open the file with the network in floats; None with ONNX's own Resize, which is not exact."""
         if self.native or self._floats is None:
             return None
         graph = self._floats
@@ -57,8 +57,8 @@ def quantize(model, batches: Iterable[np.ndarray], reduce_range: bool = True):
 
     Args:
         model: normalized images -> logits.
-        batches: normalized images (N, 3, S, S) float32, whose smallest and largest activations set the ranges.
-        reduce_range: weights of 7 bits in place of 8.
+        batches: normalized images (N, 3, S, S) float32; their smallest and largest activations set the ranges.
+        reduce_range: weights in 7 bits instead of 8.
     """
     import onnx
     from onnxruntime import quantization

@@ -1,4 +1,4 @@
-"""Write a LiteRT (TensorFlow Lite) file for phones, in a folder with what a developer there checks it by.
+"""Write a LiteRT (TensorFlow Lite) file for phones, in a folder with what an app developer needs to check it.
 
 S pixels a side, K classes.
 """
@@ -27,8 +27,8 @@ class LitertFile(FileFormat):
     """Write a folder with a file that takes one image (1, S, S, 3) uint8 and gives its probabilities (1, K).
 
     Args:
-        golden_images: which images the folder holds to check other devices by: some of the run's that the file is compared
-            on, or made-up ones, where the run's are not to leave this machine.
+        golden_images: images in the folder to check other devices with: `run`, some of those that the file is compared on,
+            or `synthetic`, made-up ones, if the run's must not leave this machine.
 
     Raises:
         UserError: another `golden_images`.
@@ -75,7 +75,7 @@ class LitertFile(FileFormat):
         return open_litert((path / MODEL).read_bytes(), threads=1)
 
     def describe(self, preprocessing: bool) -> str:
-        """Return what goes into the file and what comes out, and which images lie beside it, for the screen."""
+        """Return the file's input and output, and which images lie beside it, for the screen."""
         golden = f"{GOLDEN}/ holds {self.golden}"
         if self.golden_images == "run" and self.golden != SYNTHETIC:
             golden += " (format.golden_images=synthetic: made-up ones in their place)"
@@ -88,7 +88,7 @@ def convert(name: str, model: TrainedModel, floats_in: bool = False) -> bytes:
 
     Args:
         name: of the format.
-        floats_in: take the bytes as floats, which is what a quantizer takes.
+        floats_in: take the bytes as floats, as a quantizer needs.
 
     Raises:
         UserError: the network has an operator that cannot be converted.
@@ -103,7 +103,7 @@ def convert(name: str, model: TrainedModel, floats_in: bool = False) -> bytes:
     with quiet(), quiet_native(), tempfile.TemporaryDirectory() as folder:
         try:
             converted = litert_torch.convert(module, (torch.zeros(1, side, side, 3, dtype=dtype),))
-        except Exception as error:  # of torch, jax or the converter, which have no common class
+        except Exception as error:  # errors of torch, jax and the converter have no common class
             lines = str(error).strip().splitlines() or ["no reason is given"]
             reason = clean(f"{type(error).__name__}: {lines[0]}", LONGEST)  # below follow its graph and traceback
             raise UserError(
@@ -120,7 +120,7 @@ def open_litert(content: bytes, threads: int | None = None, plain: bool = False)
 
     Args:
         threads: None: as LiteRT chooses.
-        plain: with the kernels for reference in place of the fast ones.
+        plain: use the reference kernels instead of the fast ones.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
@@ -142,13 +142,13 @@ def open_litert(content: bytes, threads: int | None = None, plain: bool = False)
 
 
 def describe_file(model: TrainedModel) -> str:
-    """Return what an app has to know of the file, as JSON."""
+    """Return what an app has to know about the file, as JSON."""
     described = {name: json.loads(text) for name, text in model.metadata.items()}
     return json.dumps(described, ensure_ascii=False, indent=1)
 
 
 def pack(file: Path, texts: dict[str, str]) -> None:
-    """Append texts to a file as a zip archive, as TensorFlow Lite keeps the files that belong to a model."""
+    """Append texts to a file as a zip archive, which is how TensorFlow Lite keeps a model's files."""
     with zipfile.ZipFile(file, "a") as archive:
         for name, text in texts.items():
             archive.writestr(zipfile.ZipInfo(name), text)  # of 1980: the same network gives the same bytes

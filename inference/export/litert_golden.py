@@ -1,4 +1,4 @@
-"""Golden vectors: images as bytes with the probabilities that are expected of them, by which a developer checks another device.
+"""Golden vectors: images as bytes and the probabilities expected for them, with which developers check another device.
 
 N images, S pixels a side, K classes.
 """
@@ -16,7 +16,7 @@ from inference.export.verify import SYNTHETIC, VerificationImages, decoded, spre
 
 N_GOLDEN = 20  # images
 TOLERANCE, INT8_TOLERANCE = 1e-4, 0.05  # of a probability
-INT8_NEEDED = 0.9  # of the images, which have to agree with those of fast or of plain kernels
+INT8_NEEDED = 0.9  # share of the images that have to agree with the fast or the plain kernels
 EXAMPLES = Path(__file__).parent / "litert_examples"  # Classifier.kt, Classifier.swift, classify.py; of every network
 IMAGES, EXPECTED = "images.bin", "expected.json"
 
@@ -27,10 +27,12 @@ def write_golden(
     """Write golden/images.bin, (N, S, S, 3) uint8, and golden/expected.json; return which images they are.
 
     Args:
+        folder: golden/, which is made.
+        model: the trained model.
         computes: the file in LiteRT's interpreter.
-        plain: the same with its plain kernels, which round in other places, as tflite-micro's do.
-        exact: whether other devices have to give the same on all images; of 8 bits a few may be rounded to another side.
-        made_up: images of noise in place of those that the file is compared on.
+        plain: the same with its plain kernels, which round in other places, like tflite-micro's.
+        exact: whether other devices have to agree on all images; in 8 bits a few may be rounded the other way.
+        made_up: use images of noise instead of those that the file is compared on.
     """
     chosen = [] if made_up else spread(model.compared.images, N_GOLDEN)
     images = VerificationImages(chosen, model.compared.description)
@@ -62,7 +64,7 @@ def read_golden(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def copy_examples(folder: Path) -> None:
-    """Copy the programs that check a device by the golden vectors."""
+    """Copy the programs that check a device with the golden vectors."""
     folder.mkdir()
     for file in EXAMPLES.iterdir():
         if file.is_file():

@@ -1,4 +1,4 @@
-"""Write a LiteRT file in whole numbers of 8 bits, ranges of the activations measured on training images."""
+"""Write a LiteRT file in 8-bit integers, with activation ranges measured on training images."""
 
 import tempfile
 from collections.abc import Iterable
@@ -16,17 +16,17 @@ from inference.export.file_format import Computes, TrainedModel
 from inference.export.litert_file import GOLDEN, MODEL, LitertFile, convert, open_litert
 from inference.export.litert_golden import read_golden
 
-IMAGE_RANGE = {"min": 0.0, "max": 255.0}  # of the input, so that a byte of the image is a step of it
+IMAGE_RANGE = {"min": 0.0, "max": 255.0}  # of the input, so one step of it is one value of a byte
 
 
 class LitertInt8(LitertFile):
-    """Write a LiteRT file in whole numbers, whose probabilities are not quite those of the checkpoint.
+    """Write a LiteRT file in integers, whose probabilities are not quite those of the checkpoint.
 
-    Where tflite-micro is installed the file is also run as a microcontroller does; one that does not run there is written, too.
+    If tflite-micro is installed, the file is also run as on a microcontroller; it is written even if it does not run there.
 
     Args:
         golden_images: as of LitertFile.
-        ram_kib: of a microcontroller, in which it shall fit.
+        ram_kib: RAM of a microcontroller in KiB, to say whether the file fits; None: not checked.
 
     Raises:
         UserError: a wrong setting, or `ram_kib` without tflite-micro.
@@ -47,7 +47,7 @@ class LitertInt8(LitertFile):
         self.on_microcontroller = ""  # how the file runs there, for the screen
 
     def write(self, model: TrainedModel, path: Path) -> None:
-        """Write the folder, and run the file as a microcontroller does."""
+        """Write the folder, and run the file as on a microcontroller."""
         super().write(model, path)
         self.on_microcontroller = self.run_as_microcontroller(model, path)
 
@@ -57,7 +57,7 @@ class LitertInt8(LitertFile):
 
         if not microcontroller.is_installed():
             install = f"pip install -e '.[{self.extra}]'"
-            return f"not run as on a microcontroller: {install} brings tflite-micro, on Linux with x86-64"
+            return f"not run as on a microcontroller: {install} installs tflite-micro, on Linux with x86-64"
         computed = INT8_BYTES * peak_activations(model.network, model.description.image_size)
         try:
             found = microcontroller.run_as_microcontroller(path / MODEL, *read_golden(path / GOLDEN), computed)
@@ -67,7 +67,7 @@ class LitertInt8(LitertFile):
         return found.describe(self.ram_kib)
 
     def describe(self, preprocessing: bool) -> str:
-        """Return what goes in and comes out, and how it runs on a microcontroller."""
+        """Return the file's input and output, and how it runs on a microcontroller."""
         return f"{super().describe(preprocessing)}\n{self.on_microcontroller}"
 
     def convert(self, model: TrainedModel) -> bytes:
@@ -81,13 +81,13 @@ class LitertInt8(LitertFile):
 
 
 def quantize(floats: bytes, images: Iterable[np.ndarray]) -> bytes:
-    """Return a file of `convert` with weights per channel and activations in 8 bits, but for its softmax and output.
+    """Quantize a file of `convert` to 8 bits, weights per channel, except for its softmax and output.
 
     Jacob et al. 2018, arXiv:1712.05877.
 
     Args:
         floats: the file, which takes floats.
-        images: (1, S, S, 3) uint8, whose smallest and largest activations set the ranges.
+        images: (1, S, S, 3) uint8; their smallest and largest activations set the ranges.
     """
     from ai_edge_litert.interpreter import Interpreter
     from ai_edge_quantizer import quantizer, recipe
@@ -104,7 +104,7 @@ def quantize(floats: bytes, images: Iterable[np.ndarray]) -> bytes:
         for kept in (TFLOperationName.SOFTMAX, TFLOperationName.OUTPUT):
             quantizing.update_quantization_recipe(regex=".*", operation_name=kept, algorithm_key="no_quantize")
         ranges: dict[str, dict] = {}
-        # One at a time: of several the quantizer takes a moving average, which cuts off what is above
+        # One at a time: over several the quantizer takes a moving average, which cuts off values above it
         for image in images:
             batch = {names["inputs"][0]: image.astype(np.float32)}
             for name, found in quantizing.calibrate({signature: [batch]}, num_threads=1).items():
@@ -118,7 +118,7 @@ def quantize(floats: bytes, images: Iterable[np.ndarray]) -> bytes:
 
 
 def with_bytes_in(content: bytes) -> bytes:
-    """Return a quantized file that takes uint8 in place of int8: one operator more, which moves 0 to 255 to -128 to 127."""
+    """Return a quantized file that takes uint8 instead of int8: an added operator maps 0 to 255 to -128 to 127."""
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils
 

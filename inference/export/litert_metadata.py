@@ -1,7 +1,7 @@
 """TensorFlow Lite's metadata in a file: which of its zipped files has the labels, and that its input is an image.
 
-MediaPipe's tasks read it. Its schema is metadata_schema.fbs of TensorFlow Lite, version 1.0.0; a number here is the place of a
-field in its table there.
+MediaPipe's tasks read it. The schema is metadata_schema.fbs of TensorFlow Lite, version 1.0.0; the numbers below are the places
+of fields in its tables.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ IMAGE_PROPERTIES, RGB, AXIS_LABELS = 2, 1, 2  # ContentProperties, ColorSpaceTyp
 
 
 def with_metadata(content: bytes, name: str, labels_file: str) -> bytes:
-    """Return a LiteRT file of one image and its probabilities, with metadata.
+    """Return a LiteRT file (one image in, probabilities out) with metadata added.
 
     Args:
         name: of the model.

@@ -1,4 +1,4 @@
-"""Run a LiteRT file in 8 bits as a microcontroller does: the same answers, and how much RAM it takes.
+"""Run an 8-bit LiteRT file as on a microcontroller, to compare its answers and to measure how much RAM it takes.
 
 N images, S pixels a side, K classes.
 """
@@ -29,16 +29,16 @@ class Microcontroller:
 
     images: int
     largest_difference: float  # of a probability, from LiteRT's plain kernels
-    largest_difference_fast: float  # from its fast ones, which round in other places
-    changed: int  # images whose predicted class differs from that of the fast ones
-    arena_bytes: int  # the smallest that works
-    activation_bytes: int  # of it: inputs and outputs of the operators
-    # Of it: what the interpreter keeps of operators, tensors and quantization, on this machine of 64 bits
+    largest_difference_fast: float  # from its fast kernels, which round in other places
+    changed: int  # images whose predicted class differs from that of the fast kernels
+    arena_bytes: int  # the smallest arena that works
+    activation_bytes: int  # part of the arena: inputs and outputs of the operators
+    # The rest of the arena: what the interpreter keeps about operators, tensors and quantization, on this 64-bit machine
     own_bytes: int
     computed_activation_bytes: int  # what limits.activation_int8_kib of smallest.py bounds
 
     def describe(self, ram_kib: float | None) -> str:
-        """Return parity, and what is in the arena against the RAM, for the screen."""
+        """Return parity, the content of the arena and whether it fits into the RAM, for the screen."""
         kib = [value / 1024 for value in (self.arena_bytes, self.activation_bytes, self.own_bytes)]
         parity = (
             f"tflite-micro on {self.images} images: probabilities differ by at most {self.largest_difference:.1e} from "
@@ -56,22 +56,24 @@ class Microcontroller:
 
 
 def is_installed() -> bool:
-    """Return whether tflite-micro is here; there are wheels for Linux on x86-64 only."""
+    """Return whether tflite-micro is installed; it has wheels for Linux on x86-64 only."""
     return importlib.util.find_spec(PACKAGE) is not None
 
 
 def run_as_microcontroller(
     file: Path, pixels: np.ndarray, fast: np.ndarray, plain: np.ndarray, computed_bytes: int
 ) -> Microcontroller:
-    """Run a file in tflite-micro's interpreter, with a bounded number of images.
+    """Run a file in tflite-micro's interpreter, on as many of the images as time allows.
 
     Args:
+        file: the LiteRT file.
         pixels: (N, S, S, 3) uint8.
-        fast, plain: (N, K), by LiteRT's kernels of either kind.
-        computed_bytes: of the activations, by this project.
+        fast: (N, K) probabilities of LiteRT's fast kernels.
+        plain: (N, K) probabilities of its plain kernels.
+        computed_bytes: size of the activations as computed by this project.
 
     Raises:
-        UserError: it does not run there, with the operator that is unknown where it is one.
+        UserError: it does not run there; the message names the unknown operator if that is the reason.
     """
     with tempfile.TemporaryDirectory() as folder:
         images, out = Path(folder, "images.npy"), Path(folder, "out.json")

@@ -1,6 +1,6 @@
 """Run a LiteRT file in tflite-micro's interpreter: python microcontroller_process.py MODEL IMAGES.npy OUT.json
 
-A process of its own, as that interpreter may end it, and writes what it lacks to standard error only.
+This is a process of its own, because the interpreter may abort it, and reports what it lacks on standard error only.
 """
 
 import contextlib
@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from tflite_micro import runtime
 
-LARGE = 2**28  # bytes of an arena in which each network has room
-STEP = 16  # bytes to which an arena is aligned
+LARGE = 2**28  # bytes of an arena that is large enough for every network
+STEP = 16  # bytes: the alignment of an arena
 MOST_S = 30.0  # for all images; at least one is computed
 
 

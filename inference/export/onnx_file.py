@@ -1,4 +1,4 @@
-"""Write an ONNX file, which onnxruntime and predict.py read. N images, S pixels a side, K classes."""
+"""Write an ONNX file for onnxruntime and predict.py: N images, S pixels a side, K classes."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -14,17 +14,17 @@ from inference.export.preprocessing import Preprocessing, example_images, quiet
 
 IMAGES, NORMALIZED = "images", "normalized"  # inputs: (N, H, W, 3) uint8 of any size; (N, 3, S, S) float
 LOGITS, PROBABILITIES = "logits", "probabilities"  # outputs, (N, K)
-# The lowest that torch's exporter writes by itself (Resize with antialiasing came with it), which most runtimes read
+# The lowest opset that torch's exporter writes by itself (the first whose Resize has antialiasing); most runtimes read it
 OPSET, IR_VERSION = 18, 8
-GRAPHS = {}  # of preprocessing, by all that they depend on: the networks of a sweep mostly share one
+GRAPHS = {}  # of preprocessing, by everything they depend on: the networks of a sweep mostly share one
 
 
 class OnnxFile(FileFormat):
     """Write one ONNX file with the description of the network in its metadata.
 
     Args:
-        resize: with which arithmetic the file resizes images: `pillow`, as training does, equal in every bit; or `native`,
-            ONNX's operator Resize, which takes less time, and whose results are measured like those of int8.
+        resize: how the file resizes images: `pillow`, exactly as training does, or `native`, with ONNX's operator Resize,
+            which takes less time; its results are checked like those of int8.
 
     Raises:
         UserError: another `resize`.
@@ -44,7 +44,7 @@ class OnnxFile(FileFormat):
         self.versions = ""  # of the written file
 
     def write(self, model: TrainedModel, path: Path) -> None:
-        """Write the network's graph, with its preprocessing around it where that is asked for."""
+        """Write the network's graph, with preprocessing around it if that is asked for."""
         if self.native and not model.preprocessing:
             raise UserError("format.resize=native has no effect with preprocessing=false; leave out one of them")
         if self.native and model.description.fit != "squash":
@@ -59,7 +59,7 @@ class OnnxFile(FileFormat):
         )
 
     def describe(self, preprocessing: bool) -> str:
-        """Return what goes in and comes out, and what a runtime has to read."""
+        """Return the file's input and output, and the versions that a runtime has to support."""
         return super().describe(preprocessing) + self.versions
 
     def make_graph(self, model: TrainedModel):
@@ -71,20 +71,20 @@ class OnnxFile(FileFormat):
         return OnnxBackend(path, "cpu")
 
     def open_on_one_thread(self, path: Path, model: TrainedModel) -> Computes:
-        """Open the file as onnxruntime runs it on one core."""
+        """Open the file in onnxruntime on one core."""
         return OnnxBackend(path, "cpu", threads=1)
 
 
 def network_graph(network: nn.Module, image_size: int, further: Sequence[str] = ()):
-    """Return the network as an ONNX model from normalized images to logits, and to `further` outputs where it has them."""
+    """Return the network as an ONNX model from normalized images to logits and its `further` outputs, if any."""
     example = torch.zeros(2, 3, image_size, image_size)
     return _onnx(network, example, {0: torch.export.Dim("batch")}, NORMALIZED, LOGITS, *further)
 
 
 def output_graphs(network: nn.Module, image_size: int, names: Sequence[str]) -> Iterator:
-    """Yield, for each output of a network that gives several, the ONNX model from one normalized image to it.
+    """Yield, for each output of a network with several, the ONNX model from one normalized image to that output.
 
-    They cost one export, which takes seconds; a model has only what its output needs.
+    All of them cost one export, which takes seconds; each model has only what its output needs.
     """
     import onnx
 
@@ -95,7 +95,7 @@ def output_graphs(network: nn.Module, image_size: int, names: Sequence[str]) -> 
 
 
 def preprocessing_graph(description: ModelDescription, native: bool = False):
-    """Return the ONNX model that resizes and normalizes images, which takes seconds the first time."""
+    """Return the ONNX model that resizes and normalizes images; the first call takes seconds."""
     about = description
     key = (about.image_size, about.fit, about.interpolation, *about.mean, *about.std, native)
     if key not in GRAPHS:
@@ -105,9 +105,11 @@ def preprocessing_graph(description: ModelDescription, native: bool = False):
 
 
 def add_preprocessing(core, description: ModelDescription, native: bool = False):
-    """Return an ONNX model with resizing and normalization before that of `network_graph` and a softmax after it.
+    """Add resizing and normalization before a model of `network_graph`, and a softmax after it.
 
     Args:
+        core: the model of `network_graph`.
+        description: of the network.
         native: as of `preprocessing_graph`.
     """
     import onnx
@@ -124,21 +126,21 @@ def add_preprocessing(core, description: ModelDescription, native: bool = False)
     del model.graph.output[:]
     model.graph.output.append(helper.make_tensor_value_info(PROBABILITIES, onnx.TensorProto.FLOAT, shape))
     model.graph.output.extend(further)
-    remove_unused_nodes(model)  # onnxruntime would warn of what the exporter leaves over
+    remove_unused_nodes(model)  # left by the exporter; onnxruntime would warn about them
     onnx.checker.check_model(model)
     return model
 
 
 def save_onnx(model, path: Path, metadata: dict[str, str]) -> None:
-    """Write an ONNX model with its metadata to one file, without what hinders older runtimes or tells of this machine."""
+    """Write an ONNX model with its metadata to one file, without what hinders older runtimes or names local folders."""
     import onnx
 
     domains = {""}
-    for node in _nodes(model.graph):  # the exporter notes its stack traces at each, which name local folders
+    for node in _nodes(model.graph):  # the exporter attaches stack traces, which name local folders
         del node.metadata_props[:]
         node.doc_string = ""
         domains.add(node.domain)
-    used = [each for each in model.opset_import if each.domain in domains]  # the quantizer names all that it knows
+    used = [each for each in model.opset_import if each.domain in domains]  # the quantizer lists all that it knows
     del model.opset_import[:]
     model.opset_import.extend(used)
     del model.metadata_props[:]

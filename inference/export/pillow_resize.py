@@ -1,7 +1,7 @@
-"""Resize like Pillow, bilinear or bicubic, in tensor operations that can be exported: equal to `decode.resize` in every bit.
+"""Resize like Pillow, bilinear or bicubic, with tensor operations that can be exported: bit for bit as `decode.resize`.
 
-Its src/libImaging/Resample.c works on whole numbers, one direction after the other: each weight is rounded to 22 bits, each
-sum to 8, within 0 to 255. This does the same. Shapes: B batch, H, W pixels, S pixels a side after it, T taps of the filter.
+Pillow's src/libImaging/Resample.c works on integers, one direction after the other: each weight is rounded to 22 bits, each
+sum to 8 bits, within 0 to 255. This does the same. B: batch, H x W: pixels before, S: pixels a side after, T: filter taps.
 """
 
 from collections.abc import Callable
@@ -38,13 +38,16 @@ def resize_tensor(pixels: Tensor, size: int, fit: str = "squash", interpolation:
 def taps(
     length: int, size: int, used: int | None = None, filled: int | None = None, interpolation: str = "bilinear"
 ) -> tuple[Tensor, Tensor]:
-    """Return which of `length` pixels each of `size` takes (S, T) int64, and how much of each (S, T) int32.
+    """Return which of `length` pixels each of `size` pixels takes (S, T) int64, and their weights (S, T) int32.
 
-    precompute_coeffs and normalize_coeffs_8bpc of Resample.c. Taps past a filter's end have no weight.
+    As precompute_coeffs and normalize_coeffs_8bpc of Resample.c. Taps past a filter's end have no weight.
 
     Args:
-        used: pixels in the center that become the `filled` ones; None: all.
-        filled: pixels in the center that they become, those around take none of them; None: all.
+        length: pixels before.
+        size: pixels after.
+        used: central pixels before that become the `filled` ones; None: all.
+        filled: central pixels after that they become; the others take none; None: all.
+        interpolation: bilinear or bicubic.
     """
     used, filled = length if used is None else used, size if filled is None else filled
     weigh, reach = FILTERS[interpolation]

@@ -1,4 +1,4 @@
-"""Resize and normalize inside of an exported file, and what torch's exporters need. N images, S pixels a side, K classes."""
+"""Resize and normalize inside an exported file, and helpers for torch's exporters: N images, S pixels a side, K classes."""
 
 import contextlib
 import copy
@@ -21,8 +21,8 @@ class Preprocessing(nn.Module):
     """Resize and normalize images (N, H, W, 3) uint8 of one size to (N, 3, S, S), as training does.
 
     Args:
-        native: resize by the operator of the runtime in place of Pillow's arithmetic: faster, and some pixels differ; the
-            whole image becomes the square.
+        native: resize with the runtime's operator instead of Pillow's arithmetic: faster, but some pixels differ, and the
+            whole image is squashed to the square.
     """
 
     def __init__(self, description: ModelDescription, native: bool = False):
@@ -40,7 +40,7 @@ class Preprocessing(nn.Module):
 
 
 def native_resize(images: Tensor, size: int, interpolation: str) -> Tensor:
-    """Resize (N, H, W, 3) uint8 to (N, 3, S, S) whole numbers as float, by torch's own operator."""
+    """Resize (N, H, W, 3) uint8 to (N, 3, S, S) whole numbers as float, with torch's own operator."""
     pixels = images.permute(0, 3, 1, 2).float()
     resized = functional.interpolate(pixels, (size, size), mode=interpolation, antialias=True, align_corners=False)
     return resized.round().clamp(0, 255)
@@ -59,12 +59,12 @@ class PreprocessedNetwork(nn.Module):
 
 
 class FixedSizeNetwork(nn.Module):
-    """Compute probabilities (N, K) of images (N, S, S, 3) in 0 to 255: what runs it resizes."""
+    """Compute probabilities (N, K) of images (N, S, S, 3) in 0 to 255; the caller resizes them."""
 
     def __init__(self, network: nn.Module, description: ModelDescription):
         super().__init__()
         mean, std = (torch.tensor(values) for values in (description.mean, description.std))
-        # A convolution: in 8 bits it rounds once, a product and a sum would round twice
+        # A convolution, because in 8 bits it rounds once; a product and a sum would round twice
         self.normalize = nn.Conv2d(3, 3, 1, groups=3).requires_grad_(False)
         self.normalize.weight.copy_((1 / (255 * std)).view(3, 1, 1, 1))
         self.normalize.bias.copy_(-mean / std)
@@ -75,7 +75,7 @@ class FixedSizeNetwork(nn.Module):
 
 
 def example_images() -> Tensor:
-    """Return images (2, 7, 1031, 3) uint8: smaller than any network's on one side and larger on the other."""
+    """Return images (2, 7, 1031, 3) uint8: one side smaller, the other larger than any network's input."""
     return torch.zeros(2, 7, 1031, 3, dtype=torch.uint8)
 
 
@@ -85,7 +85,7 @@ def plain(network: nn.Module) -> nn.Module:
 
 
 class _ButThisThread(io.TextIOBase):
-    """Pass on what the other threads print, as how far a command is."""
+    """Drop what this thread prints, and pass on what others print, such as how far a command is."""
 
     def __init__(self, stream):
         self._stream, self._thread = stream, threading.get_ident()
@@ -99,7 +99,7 @@ class _ButThisThread(io.TextIOBase):
 
 @contextlib.contextmanager
 def quiet():
-    """Silence torch's exporters, which warn of their own internals and log what they simplify."""
+    """Silence torch's exporters, which warn about their own internals and log what they simplify."""
     for name in ("onnx_ir", "onnxscript"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings(), contextlib.redirect_stdout(_ButThisThread(sys.stdout)):

@@ -13,12 +13,12 @@ METADATA = "justenough.json"  # a text in the file
 
 
 class TorchExport(FileFormat):
-    """Write a program with sizes of batch and images that are free."""
+    """Write a program for batches and images of any size."""
 
     name, suffix = "torch_export", ".pt2"
 
     def write(self, model: TrainedModel, path: Path) -> None:
-        """Export the network, with its preprocessing where that is asked for, and remove what names local folders."""
+        """Export the network, with preprocessing if that is asked for, and remove what names local folders."""
         batch, *sides = (torch.export.Dim(name) for name in ("batch", "height", "width"))
         if model.preprocessing:
             module = PreprocessedNetwork(model.network, model.description)

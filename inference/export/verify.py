@@ -22,12 +22,12 @@ log = logging.getLogger(__name__)
 N_VERIFICATION = 200  # images
 N_INEXACT = 2000  # images, for a format whose accuracy may differ
 N_CALIBRATION = 200  # images
-N_FEW = 20  # images, on which an agreement proves little
-FLAT = 0.005  # variance of all probabilities together; below, what varies is mostly rounding
-MARGIN = 0.01  # of an accuracy, which a format in 8 bits may cost
-BATCH_SIZE = 16  # of the batch that shows that the file takes batches
+N_FEW = 20  # images; on fewer an agreement proves little
+FLAT = 0.005  # variance of all probabilities together; below it, most of the variation is rounding
+MARGIN = 0.01  # accuracy that a format in 8 bits may cost
+BATCH_SIZE = 16  # images of the batch that shows that the file takes batches
 SYNTHETIC = f"{BATCH_SIZE} synthetic images"
-ORDER = ("val", "train", "")  # of which split a file is compared on; the first that has images
+ORDER = ("val", "train", "")  # splits to compare a file on: the first that has images
 # Test images only where a run opens them anyway
 SPLITS = {"val": "validation ", "train": "training ", "test": "test ", "": ""}
 
@@ -41,7 +41,7 @@ class VerificationImages(NamedTuple):
 
 
 class Verification(NamedTuple):
-    """Hold how far a file is from its checkpoint, and both accuracies where labels are known."""
+    """Hold how far a file is from its checkpoint, and both accuracies if labels are known."""
 
     n: int
     images: str  # described
@@ -55,27 +55,27 @@ class Verification(NamedTuple):
     split: str = ""  # of the images
     agreement: float = 1.0  # of the probabilities of all images, 1: equal; 0: no better than their average
     variance: float = 1.0  # of the checkpoint's probabilities, from image to image
-    resizing: float = 0.0  # how much a probability differs where the file resizes in place of this project
-    effects: tuple[float, float] = (1.0, 1.0)  # `design_effect` of images in groups, on the checkpoint and on the file
-    grouped: tuple[float, float] | None = None  # interval of the cost, of images in groups
+    resizing: float = 0.0  # largest difference of a probability if the file resizes instead of this project
+    effects: tuple[float, float] = (1.0, 1.0)  # `design_effect` of images in groups, for the checkpoint and the file
+    grouped: tuple[float, float] | None = None  # interval of the cost, if images are in groups
 
     def describe(self) -> str:
         """Return `153 validation images: probabilities differ by at most 1.2e-07, 0 of 153 predictions differ`."""
         return f"{self.images}: {describe_difference(self.largest_difference, self.changed, self.n)}"
 
     def describe_agreement(self) -> str:
-        """Return how far the probabilities are the checkpoint's; the bound of a format that is not exact."""
+        """Return how well the probabilities agree with the checkpoint's, which bounds a format that is not exact."""
         few = f"; {plural(self.n, 'image')} {'proves' if self.n == 1 else 'prove'} little" if self.n < N_FEW else ""
         agreement = f"agreement of the probabilities {self.agreement:.3f} (1: equal, 0: no better than their average)"
         return agreement + few + self.describe_flat()
 
     def describe_flat(self) -> str:
-        """Return why equal probabilities prove little where all images have nearly the same; else nothing."""
+        """Return why equal probabilities prove little if all images have nearly the same; else an empty text."""
         flat = "; the probabilities of the checkpoint hardly differ between images, so this proves little"
         return flat if self.variance < FLAT else ""
 
     def describe_accuracies(self) -> str | None:
-        """Return both accuracies with intervals; None where no label is known."""
+        """Return both accuracies with intervals; None if no label is known."""
         if not self.n_labeled:
             return None
         checkpoint, exported = (
@@ -85,7 +85,7 @@ class Verification(NamedTuple):
         return f"accuracy of the checkpoint {checkpoint}, of the file {exported}"
 
     def cost(self) -> ExportCost | None:
-        """Return what the file costs of the accuracy; None where no label is known."""
+        """Return how much accuracy the file costs; None if no label is known."""
         if not self.n_labeled:
             return None
         cost, low, high = paired_difference(self.only_checkpoint, self.only_exported, self.n_labeled)
@@ -99,7 +99,7 @@ class Verification(NamedTuple):
         return ExportCost(cost, low, high, verdict)
 
     def describe_cost(self, name: str) -> str | None:
-        """Return `onnx_int8 costs 0.040 (0.020 to 0.066) of the accuracy: not within 0.01`; None where no label is known."""
+        """Return `onnx_int8 costs 0.040 (0.020 to 0.066) of the accuracy: not within 0.01`; None if no label is known."""
         found = self.cost()
         if found is None:
             return None
@@ -107,12 +107,12 @@ class Verification(NamedTuple):
 
 
 def known_images(checkpoint: Path, images: str | list[str] | None, root: str | None) -> dict[str, list[ImageInput]]:
-    """Return images by split: those that are given ("" without a split), or those of the run that a checkpoint lies in.
+    """Return images by split: the given ones ("" without a split), or those of the run whose folder has the checkpoint.
 
-    Empty, with a warning, where those of the run are not available.
+    The result is empty, with a warning, if the run's images are not available.
 
     Raises:
-        UserError: none are there of those that are given.
+        UserError: none of the given images exist.
     """
     run = run_of_checkpoint(checkpoint) if images is None else named_run(images)
     if images is None and run is None:
@@ -133,7 +133,7 @@ def known_images(checkpoint: Path, images: str | list[str] | None, root: str | N
 
 
 def verification_images(splits: dict[str, list[ImageInput]], order: Sequence[str], most: int) -> VerificationImages:
-    """Return images of the first split of `order` that has any, else synthetic ones."""
+    """Return images of the first split of `order` that has any, else synthetic images."""
     for split in order:
         if splits.get(split):
             chosen, n = spread(splits[split], most), len(splits[split])
@@ -143,7 +143,7 @@ def verification_images(splits: dict[str, list[ImageInput]], order: Sequence[str
 
 
 def spread(items: Sequence, most: int) -> list:
-    """Return at most so many, evenly spaced: tables are sorted by class."""
+    """Return at most `most` items, evenly spaced, because tables are sorted by class."""
     indices = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
     return [items[index] for index in indices]
 
@@ -156,17 +156,19 @@ def compare_outputs(
     seen: Callable[[int, int], None] = lambda done, total: None,
     resizes_exactly: bool = False,
 ) -> Verification:
-    """Compare the probabilities of both image by image, and then on one batch.
+    """Compare the probabilities of checkpoint and file image by image, then on one batch.
 
     Args:
         checkpoint: gets images as training resizes them.
-        exported: gets them as they were decoded where it resizes itself (`native_sizes`).
-        seen: gets how many images of how many were compared.
-        resizes_exactly: compare also its outputs of images that it resizes and that this project resizes.
+        exported: gets images as decoded if it resizes itself (`native_sizes`), else resized as in training.
+        images: to compare on.
+        native_sizes: whether `exported` resizes images itself.
+        seen: called with the number of images compared and their total.
+        resizes_exactly: also compare the file's outputs for images that it resizes and that this project resizes.
     """
     description, classes = checkpoint.description, checkpoint.description.classes
     first, all_expected, all_actual, resizing = [], [], [], 0.0
-    right, groups = [], []  # of images with a label: whether the checkpoint and the file are right
+    right, groups = [], []  # for each labeled image: whether the checkpoint and the file are right; its group
     for image, image_input in decoded(images, description):
         resized = description.pixels(image)[None]
         expected = checkpoint(resized)[0]
@@ -210,7 +212,7 @@ def compare_outputs(
 
 
 def _in_groups(right: np.ndarray, groups: np.ndarray | None) -> tuple[tuple[float, float], tuple[float, float] | None]:
-    """Return the design effects of groups on both, and the interval of the cost; (n, 2) bool of the checkpoint and the file."""
+    """Return both design effects and the interval of the cost; `right` (n, 2) bool is of the checkpoint and the file."""
     if groups is None:
         return (1.0, 1.0), None
     checkpoint, exported = right.T
@@ -219,14 +221,14 @@ def _in_groups(right: np.ndarray, groups: np.ndarray | None) -> tuple[tuple[floa
 
 
 def _larger(largest: float, expected: np.ndarray, actual: np.ndarray) -> float:
-    """Return the largest difference so far; NaN, which max() would skip, where any probability is NaN."""
+    """Return the largest difference so far; NaN, which max() would skip, if any probability is NaN."""
     return float(np.maximum(largest, np.abs(expected - actual).max()))
 
 
 def agreement(expected: np.ndarray, actual: np.ndarray) -> float:
-    """Return the share of the variance of probabilities (N, K) that others reproduce; below 0: their average would be closer.
+    """Return the share of the variance of `expected` (N, K) that `actual` reproduces; below 0: their average would be closer.
 
-    Where the network hardly tells images apart, small differences count as if it did so a little.
+    If the network hardly tells images apart, the variance counts as FLAT at least.
     """
     return 1 - float(np.square(expected - actual).sum(1).mean()) / max(variance(expected), FLAT)
 
@@ -237,7 +239,7 @@ def variance(probabilities: np.ndarray) -> float:
 
 
 def decoded(images: VerificationImages, description: ModelDescription) -> Iterator[tuple[Image.Image, ImageInput]]:
-    """Yield decoded images with what names them; files that cannot be read are skipped with a warning."""
+    """Yield decoded images with their inputs; files that cannot be read are skipped with a warning."""
     if not images.images:
         yield from ((image, ImageInput("", Path())) for image in synthetic_images())
         return

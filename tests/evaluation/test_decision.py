@@ -337,7 +337,7 @@ def test_a_temperature_that_cannot_be_fitted_is_shown(caplog):
     assert decision.temperature == 1 and "validation has no error" in caplog.text
     found = measure(labels, right, TWO, decision)
     assert found.calibrated.ece == found.ece and found.calibrated.brier == pytest.approx(found.brier)
-    assert "; no temperature is fitted, as validation has no error" in describe_metrics(found, decision)[2]
+    assert "; no temperature is fitted, because validation has no error" in describe_metrics(found, decision)[2]
     wrong = rules().fit(1 - labels, right, TWO)
     assert "the temperature is at a bound of its search, 20" in caplog.text
     assert "20.00, a bound of the search" in describe_metrics(measure(labels, right, TWO, wrong), wrong)[2]
@@ -430,7 +430,7 @@ def test_rules_recognize_their_decisions():
 
 @pytest.mark.parametrize(("change", "classes", "message"), [
     ({"positive_class": "fox"}, TWO, "decision.positive_class=fox: allowed are cat, dog"),
-    ({"positive_class": "a"}, ["a", "b", "c"], "is for two classes .here are 3."),
+    ({"positive_class": "a"}, ["a", "b", "c"], "it needs two classes .there are 3."),
     ({"false_negative_cost": 0}, TWO, "decision.false_negative_cost=0"),
     ({"target_accuracy": 1.5}, TWO, "decision.target_accuracy=1.5"),
     ({"delta": 0}, TWO, "decision.delta=0: use a probability above 0 and below 1"),

@@ -266,7 +266,7 @@ def test_the_corrected_best_takes_the_first_of_equals_and_refuses_no_table():
     found = bias_corrected_best(np.stack([row[::-1] & False, row, row]))
     assert found.index == 1 and found.value == 0.8 and found.corrected == pytest.approx(0.8, abs=0.01)
     for shape in [(0, 5), (5,), (3, 1)]:
-        with pytest.raises(ValueError, match="a row a run"):
+        with pytest.raises(ValueError, match="one row per run"):
             bias_corrected_best(np.ones(shape))
     with pytest.raises(ValueError, match=r"a resample, not \(1, 40\), 0"):
         bias_corrected_best(row[None], resamples=0)

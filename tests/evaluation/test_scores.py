@@ -511,19 +511,19 @@ def test_a_metric_of_the_users_own_draws_groups_whole():
     lambda p, bad: estimate_metrics(np.array([0, 1, 1]), p, np.where(p == 0.2, bad, p)),
 ])  # fmt: skip
 def test_nan_and_infinite_are_refused(call, bad):
-    with pytest.raises(ValueError, match="NaN or infinite of 1 of 3 images"):
+    with pytest.raises(ValueError, match="NaN or infinite for 1 of 3 images"):
         call(np.array([[0.5, 0.5], [0.2, 0.8], [0.3, 0.7]]), bad)
 
 
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: auroc(np.array([1, 1]), np.array([0.1, 0.2])), "2 positive of 2"),
-    (lambda: auroc(np.array([1, 0, 1]), np.array([0.1, 0.2])), "one an image"),
-    (lambda: auroc(np.eye(3)[:, :2], np.eye(3)[:, :2]), "one an image"),
+    (lambda: auroc(np.array([1, 0, 1]), np.array([0.1, 0.2])), "one score per image"),
+    (lambda: auroc(np.eye(3)[:, :2], np.eye(3)[:, :2]), "one score per image"),
     (lambda: macro_auroc(np.array([0, 2]), np.ones((2, 2))), "labels lie in 0 to 1"),
     (lambda: macro_auroc(np.array([-1, 1]), np.ones((2, 2))), "labels lie in 0 to 1, not -1 to 1"),
     (lambda: macro_auroc(np.array([0, 1]), np.ones(2)), r"\(n, classes\)"),
     (lambda: macro_auroc(np.array([1, 1]), np.full((2, 3), 1 / 3)), "2 positive of 2"),
-    (lambda: estimate_metrics(np.array([0, 1]), np.eye(2), np.ones((2, 3))), r"logits are needed .* \(2, 2\), not \(2, 3\)"),
+    (lambda: estimate_metrics(np.array([0, 1]), np.eye(2), np.ones((2, 3))), r"logits need .* \(2, 2\), not \(2, 3\)"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message) as caught:

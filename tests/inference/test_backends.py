@@ -101,7 +101,7 @@ def test_an_onnx_file_whose_description_names_another_size(tmp_path):
         onnx.save(model, tmp_path / f"{size}.onnx")
     assert open_backend(tmp_path / "8.onnx", "cpu")(np.zeros((2, 8, 8, 3), np.uint8)).shape == (2, 2)
     with pytest.raises(
-        UserError, match=r"9\.onnx: not an .* input is of shape \['n', 3, 8, 8\], for an image_size of 9"
+        UserError, match=r"9\.onnx: not an .* input has the shape \['n', 3, 8, 8\], for an image_size of 9"
     ):
         open_backend(tmp_path / "9.onnx", "cpu")
 

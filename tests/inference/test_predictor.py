@@ -114,12 +114,12 @@ def test_a_pil_image_or_tensor_that_cannot_be_decoded_is_named(model, tmp_path):
 
 @pytest.mark.parametrize("images", [None, 3, True])
 def test_what_cannot_hold_images_is_refused(model, images):
-    with pytest.raises(UserError, match="is no image: give a path, a PIL image, an array"):
+    with pytest.raises(UserError, match="is not an image: give a path, a PIL image, an array"):
         model.predict(images)
 
 
 def test_the_keys_of_a_dict_are_no_images(model):
-    with pytest.raises(UserError, match=r"^dict is no image: .*; of its values: list\(images.values\(\)\)$"):
+    with pytest.raises(UserError, match=r"^dict is not an image: .*; for its values: list\(images.values\(\)\)$"):
         model.predict({"a": np.zeros((4, 4, 3), np.uint8)})
 
 

@@ -133,7 +133,7 @@ def test_labels_of_a_table_and_of_unknown_classes(predict, tmp_path):
     words = page(tmp_path, "a.html")[1].words()
     assert "labeled wasps , which the network does not know; predicted" in words
     assert words.count("correct labeled") + words.count("wrong labeled") == 2
-    assert "where labels are known wrong ones first, by the probability of their label." in words
+    assert "if labels are known, wrong ones first, by the probability of their label." in words
 
 
 def test_an_error_leaves_nothing(predict, tmp_path):

@@ -322,7 +322,7 @@ def test_what_int8_rounds_is_bound_by_largest_difference(exported, run, tmp_path
     damage_before_writing(monkeypatch, Int8, exported(Int8).path, lambda graph: None)
     monkeypatch.setattr(Int8, "open_unrounded", lambda *given: lambda pixels: np.full((len(pixels), 2), 0.5))
     with pytest.raises(
-        UserError, match=r"what is rounded to 8 bits, on 10 val.*above largest_difference=0\.0001; nothing"
+        UserError, match=r"before rounding to 8 bits, on 10 val.*above largest_difference=0\.0001; nothing"
     ):
         module.export(str(run.best_checkpoint), format=Int8(), out=str(tmp_path))
     assert not list(tmp_path.iterdir())

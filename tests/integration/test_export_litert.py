@@ -267,7 +267,7 @@ def test_what_is_converted_is_bound_by_largest_difference_also_before_rounding(r
         def open_unrounded(self, model):
             return None if self.exact else open_litert(content)
 
-    before = "what is rounded to 8 bits, on " if format is LitertInt8 else r"\): "
+    before = "before rounding to 8 bits, on " if format is LitertInt8 else r"\): "
     with pytest.raises(UserError, match=before + r"24 val.*above largest_difference=0\.0001; nothing was written"):
         export(str(run.best_checkpoint), format=Other(), out=str(tmp_path / "out"))
     assert not list(tmp_path.iterdir())
@@ -404,7 +404,9 @@ def test_without_tflite_micro_a_line_names_it_and_ram_kib_is_refused(run, int8, 
     monkeypatch.setattr(microcontroller, "PACKAGE", "no_such_package")
     format = LitertInt8()
     export(str(run.best_checkpoint), format=format, out=str(tmp_path / "out"))
-    assert "\nnot run as on a microcontroller: pip install -e '.[litert]' brings tflite-micro" in format.describe(True)
+    assert "\nnot run as on a microcontroller: pip install -e '.[litert]' installs tflite-micro" in format.describe(
+        True
+    )
     with pytest.raises(UserError, match=r"format\.ram_kib=64: no_such_package is not installed.*\[litert\]"):
         LitertInt8(ram_kib=64)
     with pytest.raises(UserError, match=r"format\.ram_kib=0: use a number of KiB above 0"):

@@ -51,9 +51,7 @@ def test_training_and_prediction_see_the_same_pixels(train, in_process, sides, t
         for row in read_csv(out):
             assert row["fingerprint"] == own[row["path"]]["fingerprint"]
             assert [row[name] for name in ("p_first", "p_last")] == [own[row["path"]][n] for n in ("p_first", "p_last")]
-    assert {"crop": "the largest square in the center", "pad": "between black borders"}[
-        fit
-    ] in run.model_card.read_text()
+    assert {"crop": "the largest square in the center", "pad": "padded with black"}[fit] in run.model_card.read_text()
 
 
 @pytest.mark.thorough

@@ -168,7 +168,7 @@ def test_test_images_that_were_replaced_since_are_named(finished_run, predict, t
     assert "other pixels" not in predict(*arguments)[1]
     replaced = sorted((root / "test" / "blue").iterdir())[0]
     shutil.copyfile(next((root / "train" / "red").iterdir()), replaced)
-    text = f"1 of its 14 test images have other pixels than when the run was tested, such as test/blue/{replaced.name}:"
+    text = f"1 of its 14 test images have different pixels than when the run was tested, such as test/blue/{replaced.name}:"
     assert text in predict(*arguments)[1]
 
 
@@ -297,4 +297,4 @@ def test_a_network_of_16_bit_images_sees_them_as_in_training(in_process, predict
     again = (f"ckpt_path={run.best_checkpoint}", "stages=[test]", f"hydra.run.dir={tmp_path}/again")
     status, _, err = in_process(train_script, *again, "datamodule.range=[0,100]")
     assert status == 1 and "was trained with the range 0 to 3" in err
-    assert "more than 8 bits a channel the values" in run.model_card.read_text(encoding="utf-8")
+    assert "more than 8 bits per channel, the values" in run.model_card.read_text(encoding="utf-8")

@@ -62,7 +62,7 @@ def test_errors_are_one_line(report, runs, tmp_path):
         ([f"runs={tmp_path}/empty"], "no result.json in it or below"),
         ([f"runs={runs}", f"out={tmp_path}/file/x"], "cannot be written"),
         (["run=x"], "did you mean runs?"),
-        (["runs={a: 1}"], "runs={'a': 1}: is no folder; e.g. runs=outputs/sweeps/NAME, or several, runs=[DIR,DIR]"),
+        (["runs={a: 1}"], "runs={'a': 1}: is not a folder; e.g. runs=outputs/sweeps/NAME, or several, runs=[DIR,DIR]"),
         (["runs=2026"], "runs=2026: no such folder"),
         ([f"runs={runs}", "out=[a]"], "out=['a']: is not one path; use out=DIR or out=NAME.html"),
         ([f"runs={runs}", "good_enough=1"], "good_enough=1: use a difference in accuracy above 0 and below 1"),

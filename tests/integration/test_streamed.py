@@ -72,7 +72,7 @@ def test_all_that_a_run_draws_and_each_recipe_of_the_head_have_images(
     )
     assert status == 0 and f"Labels to check: {out / 'labels_to_check.csv'}" in printed, err
     assert {row["split"] for row in read_csv(out / "labels_to_check.csv")} == {"val", "test"}
-    assert "correct the labels in the shards" in printed and "then train on them" not in printed
+    assert "correct labels in the shards" in printed and "then train on them" not in printed
 
 
 @pytest.mark.thorough

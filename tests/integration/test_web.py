@@ -383,10 +383,9 @@ def test_the_page_shows_grad_cam_as_explain_does(truncated_site, truncated_run, 
 @pytest.mark.slow
 @needs_chromium
 def test_a_network_without_maps_says_so(page):
-    assert "Where it looks cannot be shown here: the last layers of this network are not linear." in page[0].inner_text(
-        "header"
-    )
-    assert "predict.py explain=true shows it" in page[0].inner_text("#no-heat") and page[0].is_hidden("#heat")
+    words = "This page cannot show where the network looks, because its last layers are not linear."
+    assert words in page[0].inner_text("header")
+    assert "predict.py explain=true can." in page[0].inner_text("#no-heat") and page[0].is_hidden("#heat")
 
 
 def save_kinds(folder: Path) -> list[Path]:
@@ -559,7 +558,7 @@ def test_images_are_dropped_and_pasted_and_what_is_none_is_named(page, tmp_path)
       data.setData("text/plain", "a letter");
       document.dispatchEvent(new DragEvent("drop", { dataTransfer: data }));
     }""")
-    view.wait_for_selector("#problem:has-text('What was dropped is no file')")
+    view.wait_for_selector("#problem:has-text('What was dropped is not a file')")
     paste = """([content, type]) => {
       const data = new DataTransfer();
       const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));

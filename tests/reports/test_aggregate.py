@@ -301,7 +301,7 @@ def test_a_network_that_is_evaluated_again_is_no_further_row(run, summary, tmp_p
     assert [[run.name for run in row.runs] for group in made.groups for row in group.rows] == [
         ["s1", "s2", "s3"], ["cost"], ["elsewhere"]
     ]  # fmt: skip
-    why = f"{tmp_path / 'again'}: evaluates again, on the same images, what {tmp_path / 's1'} trained"
+    why = f"{tmp_path / 'again'}: evaluates the network of {tmp_path / 's1'} again on the same images"
     assert made.excluded == [(str(tmp_path / "again"), why)]
 
 
@@ -317,7 +317,7 @@ def test_an_earlier_network_on_images_added_since_is_not_that_trained_on_them(ru
     rows = {run.name for group in made.groups for row in group.rows for run in row.runs}
     assert rows == {"old", "new", "old_again"}
     assert {row.name for row in made.groups[0].rows} == {"resnet18 (new)", "resnet18 (old_again)"}
-    why = f"{tmp_path / 'new_again'}: evaluates again, on the same images, what {tmp_path / 'new'} trained"
+    why = f"{tmp_path / 'new_again'}: evaluates the network of {tmp_path / 'new'} again on the same images"
     assert made.excluded == [(str(tmp_path / "new_again"), why)]
 
 
@@ -349,8 +349,8 @@ def test_the_first_evaluation_of_a_training_without_test_is_the_test_accuracy_of
     assert [each.name for each in row.runs] == ["a"] and row.macs is not None
     assert row.accuracies["test"].value == 0.75 and row.outcomes["test"].correct.sum() == 30
     assert [reason for _, reason in made.excluded] == [
-        f"{tmp_path / 'b'}: no row of its own; that of {tmp_path / 'a'} has its results on test",
-        f"{tmp_path / 'c'}: evaluates again, on the same images, what {tmp_path / 'a'} trained",
+        f"{tmp_path / 'b'}: no row of its own; its test results are in the row of {tmp_path / 'a'}",
+        f"{tmp_path / 'c'}: evaluates the network of {tmp_path / 'a'} again on the same images",
     ]
 
 

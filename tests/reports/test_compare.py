@@ -79,8 +79,8 @@ def test_two_runs(run, compared):
         "B in place of A: not shown to be good enough (margin 0.02): 0.175 below, at least 0.034 below (95%) with 40 test "
         "images and 1 seed",
         "with one seed each this is about these trained networks; comparing their settings takes three seeds or more",
-        "of one network, with fewer than 3 errors the 95% interval of accuracy can cover as little as 84%",
-        "of one network, with 40 images or fewer the 95% interval of accuracy can cover as little as 91%",
+        "for a single network, with fewer than 3 errors the 95% interval of accuracy can cover as little as 84%",
+        "for a single network, with 40 images or fewer the 95% interval of accuracy can cover as little as 91%",
     ]
 
 
@@ -204,7 +204,7 @@ def test_other_seeds_are_refused(run, compared, tmp_path):
 @pytest.mark.parametrize(("second", "message"), [
     ({"settings": {"optimizer.lr": 0.1}}, "more than the seed: optimizer.lr=0.001 in 1, optimizer.lr=0.1 in 2"),
     ({"settings": {"loss.gamma": 2}}, "more than the seed: nothing in 1, loss.gamma=2 in 2"),
-    ({"data": "d2"}, "1 and 2 have other data or splits (fingerprint d1, d2)"),
+    ({"data": "d2"}, "1 and 2 have different data or splits (fingerprint d1, d2)"),
     ({"seed": 1}, "a seed appears twice (1, 1)"),
 ])  # fmt: skip
 def test_runs_that_differ_in_more_than_the_seed_are_refused(run, compared, tmp_path, second, message):
@@ -221,7 +221,7 @@ def test_seeds_that_began_with_another_content_of_a_file_are_refused(run, compar
         record.model = ModelInfo(**{field: digest})
         write_record(record)
         run(f"b/{seed}", seed=seed)
-    message = f"the file of {setting} had another content when 1 began than when 3 did (model.{field} before, after)"
+    message = f"the file of {setting} changed between the starts of 1 and 3 (model.{field} before, after)"
     assert message in compared(tmp_path / "a", tmp_path / "b")
     (tmp_path / "a/3").rename(tmp_path / "3")
     (tmp_path / "b/3").rename(tmp_path / "another")

@@ -165,7 +165,7 @@ def test_what_cannot_be_drawn_is_an_error(tmp_path):
         folder = tmp_path / "folds" / str(fold)
         make_run(folder, images=300 + fold, data=DataInfo(n_train=100, fold=fold, folds=2))
         RunFolder(folder).predictions("test").rename(RunFolder(folder).predictions("val"))
-    with pytest.raises(ValueError, match=r"each fold has others; use one fold, or datamodule\.folds=null"):
+    with pytest.raises(ValueError, match=r"each fold has its own; use one fold, or datamodule\.folds=null"):
         read_curves(tmp_path / "folds")
     make_run(tmp_path / "seeds" / "a", seed=1)
     make_run(tmp_path / "seeds" / "b", seed=2, n_train=200)
@@ -233,7 +233,8 @@ def test_runs_of_other_settings_are_no_seeds(tmp_path):
                 about = RunInfo(seed=seed, settings={"optimizer.lr": rate})
                 make_run(tmp_path / f"{rate}-{n_train}-{seed}", seed=seed, n_train=n_train, run=about)
     with pytest.raises(
-        ValueError, match="small: runs on 100 training images differ in lr; a learning curve is of runs"
+        ValueError,
+        match="small: runs on 100 training images differ in lr; the runs of a learning curve may differ only",
     ):
         read_curves(tmp_path)
     for setting, field in (("model.weights", "weights_digest"), ("teacher", "teacher_digest")):
@@ -242,7 +243,9 @@ def test_runs_of_other_settings_are_no_seeds(tmp_path):
             record = RunRecord.read(tmp_path / setting / str(seed))
             setattr(record.model, field, digest)
             write_record(record)
-        with pytest.raises(ValueError, match=f"differ in the content of the file of {setting}; a learning curve"):
+        with pytest.raises(
+            ValueError, match=f"differ in the content of the file of {setting}; the runs of a learning curve"
+        ):
             read_curves(tmp_path / setting)
         setattr(record.model, field, "before")  # of the last seed
         write_record(record)

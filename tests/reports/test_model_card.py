@@ -128,10 +128,10 @@ def test_each_result_is_in_its_place(record):
     assert "threshold for dog: 0.412 (best balanced accuracy on validation): sensitivity 0.714 (5 of 7" in card
     assert (
         "selective prediction: accuracy 0.97 with 80% confidence on images like those of validation: confidence &gt;= 0.933; "
-        "that decides 41 of 80 test images, 0.714 (39 of 41"
+        "this decides 41 of 80 test images, 0.714 (39 of 41"
     ) in card.replace("\\", "")
     assert "- fitted on 61 validation images, which also chose the epoch and so flatter; kept in the checkpoint" in card
-    assert "Few test images, so that little is known: cat (7)." in card
+    assert "Few test images, so little is known: cat (7)." in card
     assert "images: not known to this project" in card and "initialized randomly" in card
     accuracy = record.test.accuracy
     assert f"Accuracy test: **{accuracy.value:.4f} ({accuracy.correct} of 80, 95% interval" in card
@@ -150,7 +150,7 @@ def test_of_many_classes_those_of_the_fewest_images_are_named(record):
     many = replace(record, test=replace(record.test, per_class=scores))
     many.folder = record.folder
     card = model_card(many, "x")
-    assert "so that little is known: c19 (10), c18 (11), c17 (12), " in card and "c09 (20) and 9 more." in card
+    assert "so little is known: c19 (10), c18 (11), c17 (12), " in card and "c09 (20) and 9 more." in card
 
 
 def test_what_coverage_caveat_and_a_missing_promise_mean_is_shown(record):
@@ -160,7 +160,7 @@ def test_what_coverage_caveat_and_a_missing_promise_mean_is_shown(record):
     assert "\nWith fewer than 3 errors the 95% interval of accuracy can cover as little as 84%.\n" in card
     assert (
         "- selective prediction: accuracy 0.97 cannot be promised with 20 validation images (at least 53 without an error are "
-        "needed), so that it abstains from every image"
+        "needed), so it abstains from every image"
     ) in card
 
 
@@ -204,7 +204,7 @@ def test_hostile_names_stay_text_in_one_line(tmp_path):
 def test_limits_name_a_missing_test_result_and_a_selection_on_test(tmp_path):
     closed = RunRecord.read(make_run(tmp_path / "a", epochs=0, n={"val": 60}, data={"folds": 5, "fold": 2}))
     card = model_card(closed, "x")
-    assert "fold 2 of 5 of a cross-validation, in which the test split takes no part" in card
+    assert "fold 2 of 5 of a cross-validation, which does not use the test split" in card
     assert "There is no test result" in card and "**The epoch was chosen on these images.**" in card
     selected = RunRecord.read(make_run(tmp_path / "b", epochs=0, data={"select_on": "test"}))
     assert "all results here are too good" in model_card(selected, "x")

@@ -154,7 +154,7 @@ def test_it_is_drawn_again_from_the_folder(finished_run, tmp_path, capsys):
         f"ERROR: {tmp_path}: no result.json in it; give the folder of a run, e.g. outputs/MODEL/DATE\n"
     )
     make_run(tmp_path, status="failed")
-    assert main([str(tmp_path)]) == 1 and "was evaluated on no images" in capsys.readouterr().err
+    assert main([str(tmp_path)]) == 1 and "was not evaluated on any images" in capsys.readouterr().err
     make_run(tmp_path / "run")
     assert main([str(tmp_path / "run")]) == 0 and capsys.readouterr().out == f"{tmp_path / 'run' / 'overview.png'}\n"
 

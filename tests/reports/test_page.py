@@ -139,13 +139,13 @@ def test_what_is_not_drawn_of_many_data_sets_and_of_many_costs_is_named(tmp_path
     for name in range(5):
         make_run(tmp_path / "data" / f"d{name}", data={"fingerprint": f"d{name}"}, n={"val": 8}, epochs=0)
     words = Parsed(write_report(str(tmp_path / "data")).page.read_text()).words()
-    assert "Figures are of the first 4; those of another are on a page of its runs only." in words
+    assert "Figures are drawn for the first 4 only; for those of another, make a page of its runs." in words
     for row in range(23):
         make_run(tmp_path / "costs" / f"r{row}", choices={"model": f"m{row}"}, n={"train": 1}, cost=(1e6 + row, 1e5, 3))
     page = Parsed(write_report(str(tmp_path / "costs")).page.read_text())
     drawn = [a for tag, a in page.tags if tag == "g" and a.get("class") == "tip"]
     assert len(drawn) % 20 == 0 and len(drawn) > 0
-    assert "The 20 of fewest MACs of 23 are drawn." in page.words()
+    assert "The 20 with the fewest MACs of 23 are drawn." in page.words()
 
 
 def test_equal_rows_come_by_their_settings_and_unknown_costs_are_not_the_same(tmp_path):
@@ -180,8 +180,9 @@ def test_a_disturbed_latency_is_neither_drawn_nor_on_the_front(tmp_path, monkeyp
     (group,) = judged(tmp_path).groups
     assert {row.name: row.latency_p50_ms for row in group.rows} == {"model=a": 5.0, "model=b": 9.0, "model=c": None}
     page = Parsed(write_report(str(tmp_path)).page.read_text())
-    assert f"1 of 3 latency measurements cannot be relied on and is left out of the figure and the front ({flag})" in (
-        page.words()
+    assert (
+        f"1 of 3 latency measurements cannot be relied on and is excluded from the figure and the front ({flag})"
+        in (page.words())
     )
     assert drawn["Accuracy and MACs"][0] == {1e5, 5e6, 9e6} and drawn["Accuracy and latency"][0] == {5.0, 9.0}
     assert drawn["Accuracy and latency"][1] <= {5.0, 9.0}

@@ -97,7 +97,7 @@ def test_settings_beyond_the_cap_are_named(run, summary):
         run(f"r{row}", settings=settings, wrong={"val": set(range(row)), "test": set()})
     (group,) = summary().groups
     assert [found.setting for found in group.settings] == [f"p{i:02}" for i in range(8)]
-    assert group.settings[-1].sentences[-1] == "Without such a table: p08, p09 and p10."
+    assert group.settings[-1].sentences[-1] == "Settings without a table of their own: p08, p09 and p10."
     assert not any("Without such" in text for found in group.settings[:-1] for text in found.sentences)
 
 
@@ -214,7 +214,7 @@ def test_where_the_test_images_chose_there_is_a_warning(run, summary):
     (group,) = summary().groups
     sentence, _ = group.settings[0].sentences
     assert sentence.startswith("The best by test (which chose the epoch too) is adam with lr=")
-    assert "Its test accuracy, by which it was chosen, flatters" in best_note(group)
+    assert "Its test accuracy chose it, which flatters" in best_note(group)
     assert grid_note(group.grid).startswith("Test accuracy (n = 80)")
 
 

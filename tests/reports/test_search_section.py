@@ -58,7 +58,7 @@ def test_the_most_important_of_many_settings_are_drawn_and_their_number_is_shown
     replace(RECORD, importance={f"a.p{i:02}": 1 / 14 for i in range(14)}).write(searched)
     section = search_section(searched, searched)
     assert "p11 7%" in section["figures"][-1] and "p12 7%" not in section["figures"][-1]
-    assert "Of 14 settings the figure has the 12 of most importance." in " ".join(section["sentences"])
+    assert "The figure shows the 12 most important of 14 settings." in " ".join(section["sentences"])
 
 
 @pytest.mark.thorough

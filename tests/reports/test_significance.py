@@ -57,9 +57,9 @@ def test_nothing_is_called_worse_as_a_setting_below_three_seeds(run, summary, se
         run(f"b{seed}", seed=seed, choices={"model": "b"}, wrong={"val": {1}, "test": set(range(40))})
     group = summary().groups[0]
     assert group.rows[1].comparison.verdict == verdict
-    labels = [sentence for sentence in answer(group) if "seeds=3 or more compares settings" in sentence]
+    labels = [sentence for sentence in answer(group) if "To compare settings, use seeds=3 or more" in sentence]
     assert len(labels) == (seeds < 3)
-    assert as_markdown(summary(), "").count("these trained networks are compared and not the settings") == (seeds < 3)
+    assert as_markdown(summary(), "").count("these trained networks are compared, not the settings") == (seeds < 3)
 
 
 def test_seeds_are_matched(run, summary):
@@ -82,7 +82,7 @@ def test_where_test_predictions_lack_the_validation_ones_are_compared(run, summa
     group = summary().groups[0]
     assert group.split == "val" and group.rows[1].comparison.pair.difference == pytest.approx(-3 / 60)
     assert re.search(
-        r"Test images are not compared, since the predictions of 1 of 2 rows cannot be used: .*cut off", note(group)
+        r"Test images are not compared, because the predictions of 1 of 2 rows cannot be used: .*cut off", note(group)
     )
     assert answer(group)[1].startswith(
         "Chosen on validation, not proved: model=b with 1M multiply-accumulates, 0.026 times"
@@ -124,7 +124,7 @@ def test_the_answer_names_the_smallest_that_is_shown_to_be_good_enough(run, summ
         "multiply-accumulates, 0.25 times as many as model=large; chosen on validation, shown on test: 0.003 below, at most "
         "0.009 below (95%) with 1,000 test images and 1 seed."
     )
-    assert third.startswith("With one seed per setting, these trained networks are compared and not the settings")
+    assert third.startswith("With one seed per setting, these trained networks are compared, not the settings")
     verdicts = [row.comparison.verdict for row in group.rows]
     assert verdicts == ["the best", "good enough as trained", "good enough as trained", "worse as trained"]
 
@@ -327,7 +327,7 @@ def test_one_validation_image_corrects_no_choice():
     assert group.selection_bias is None and group.rows[1].comparison.pair.n == 20
     rows = [fake_row(str(i), 4e6 - i, *[np.full((3, 1), i == 0)] * 2) for i in range(3)]
     compare_to_best(ResultGroup(rows), 0.02)
-    assert {row.comparison.reason for row in rows[1:]} == {"one image shows nothing"}
+    assert {row.comparison.reason for row in rows[1:]} == {"one image is too few"}
 
 
 @pytest.mark.parametrize(("accuracies", "n", "seeds", "sd", "replicates"), [
@@ -451,7 +451,7 @@ def test_a_target_over_few_seeds_that_differ_much_is_shown_with_a_caveat(run, tm
     (group,) = aggregate(load_runs(find_records(str(tmp_path))), target_accuracy=0.9).groups
     (found,) = (line for line in answer(group) if "shown to be above 0.9" in line)
     assert "as trained" not in found
-    assert ("Its seeds differ by 0.035 (SD), much for a share of errors of 0.040" in found) == is_named
+    assert ("Its seeds differ by 0.035 (SD), which is much for an error rate of 0.040" in found) == is_named
 
 
 @pytest.mark.parametrize("named", ["a", "b"])

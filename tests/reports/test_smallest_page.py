@@ -58,14 +58,14 @@ def test_a_test_value_of_an_earlier_answer_is_named_as_such():
     opened = [each for each in record.candidates if each.trained and each.stage == "final" and not each.trained.test]
     assert len(opened) == 1
     opened[0].trained.test = measured(0.932, 445)
-    note = "Earlier answers of this folder, of other budgets, opened it for #5; that has chosen nothing here."
+    note = "Earlier answers in this folder, with other budgets, opened them for #5; that played no part in this choice."
     assert note in Parsed(make_page(record)).words() and note.replace("#", "\\#") in card_section(record)
 
 
 @pytest.mark.parametrize(("n", "words"), [
-    (346, "Probes and finals predict each image of train and validation once, in 4 folds; the race is of one fold;"),
-    (87, "Probes predict each image of train and validation once, in 4 folds; the race is of one fold, and finals are of as "
-     "many images as the table has;"),
+    (346, "Probes and finals predict each image of train and validation once, in 4 folds; the race uses one fold;"),
+    (87, "Probes predict each image of train and validation once, in 4 folds; the race uses one fold, and the table says "
+     "how many images the finals use;"),
 ])  # fmt: skip
 def test_finals_of_fewer_folds_do_not_predict_each_image(n, words):
     record = ALL["folds"]()  # 260 training and 86 validation images

@@ -27,15 +27,15 @@ PARTS = {  # of each record: the head, and what has to follow it
     ),
     "shown_as_trained": (
         "Smallest network that is good enough, as trained: mobilenet_v3_small",
-        "at most 0.017 below (95%), margin 0.02", "of these trained networks only: others of the same settings may be worse; "
-        "to compare settings takes 3 seeds or more besides that of the race",
+        "at most 0.017 below (95%), margin 0.02", "this holds for these trained networks only: others with the same settings "
+        "may be worse; comparing settings takes at least 3 seeds besides that of the race",
     ),
     "not_shown": (
         "Smallest network by validation, not shown to be good enough: mobilenet_v3_small",
         "not shown: 0.012 below resnet18, but up to 0.031 below cannot be excluded (95%), margin 0.02, with 153 test images "
         "and 1 seed; about 610 test images would decide",
-        "the smallest margin that is shown is 0.031; 0.02 is shown for no smaller network, only for the most accurate one "
-        "itself, resnet18 at 192 px",
+        "the smallest margin that is shown is 0.031; 0.02 is shown only for the most accurate network itself, "
+        "resnet18 at 192 px",
     ),
     "not_shown_on_validation": (
         "No network is shown to be good enough; the nearest one on validation: mobilenet_v3_small",
@@ -45,7 +45,7 @@ PARTS = {  # of each record: the head, and what has to follow it
     "mean_of_seeds": (
         "Smallest network that is good enough, as trained",
         "n = 445, mean of 3 networks); the network in best.ckpt: 0.004 below",
-        "of these trained networks only: others of the same settings may be worse",
+        "this holds for these trained networks only: others with the same settings may be worse",
     ),
     "too_far": (
         "Smallest network by validation, not shown", "0.026 below resnet18, but up to 0.054 below cannot be excluded (95%)",
@@ -66,7 +66,9 @@ PARTS = {  # of each record: the head, and what has to follow it
     "two_costs": ("the front of MACs and peak activations has", "; MACs decided", "590 KiB peak activations (1/3 of resnet18"),
     "cut_off": ("No answer: no network was trained to the end within the budget of 30 min", "budget.minutes=60",
                 "the most accurate by its probe"),
-    "only_one": ("No smaller network to choose; trained to the end was only: resnet18, 192 px", "measured on test: accuracy"),
+    "only_one": (
+        "No smaller network to choose; only one was trained to the end: resnet18, 192 px", "measured on test: accuracy",
+    ),
     "all_excluded": ("No answer: all 312 networks are excluded", "6,227 parameters, above limits.parameters=10"),
     "reference_itself": (
         "resnet18, 192 px, the most accurate one that was trained", "measured on test: accuracy 0.935",
@@ -290,7 +292,7 @@ def test_a_frozen_network_is_named_and_explained():
     sentences = answer_sentences(record)
     assert "below frozen resnet18, at most" in sentences[2]
     assert (
-        "frozen: only the head was trained, since the budget of its race had no time to fine-tune the backbone"
+        "frozen: only the head was trained, because the race's budget left no time to fine-tune the backbone"
         in sentences
     )
     record.candidates[answer.chosen].frozen = True

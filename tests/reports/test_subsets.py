@@ -46,14 +46,14 @@ def test_each_subset_has_its_accuracy_and_interval_and_weights_count(run, capsys
     assert main([str(folder)]) == 0
     shown = capsys.readouterr().out
     assert f"| color=dark | {dark.sum()} | {right[dark].mean():.3f} |" in shown
-    assert f"columns with up to 50 values: name with {n} values." in shown
+    assert f"a column of subsets has at most 50 values: name with {n} values." in shown
 
 
 def test_without_subsets_one_line_says_what_is_needed(run, capsys):
     folder = run("one")
     add_columns(folder, {})
     assert main([str(folder)]) == 1
-    assert "no column beside path, label, split, group, weight" in capsys.readouterr().err
+    assert "no column besides path, label, split, group, weight" in capsys.readouterr().err
     for asked in ([], ["--help"]):
         assert main(asked) == 2 and "use: python -m reports.subsets" in capsys.readouterr().err
 
@@ -116,7 +116,8 @@ def test_a_subset_of_one_image_has_a_wide_interval(run, capsys):
     assert "| color=red | 1 | 1.000 |  | 0.207 to 1.000 |" in printed
     # With a true accuracy of 0.2 it is right with a chance of 0.2, and then 0.207 to 1 does not hold the truth
     assert (
-        "Of one network, with fewer than 3 errors the 95% interval of accuracy can cover as little as 84%." in printed
+        "For a single network, with fewer than 3 errors the 95% interval of accuracy can cover as little as 84%."
+        in printed
     )
     assert "chose the epoch" not in printed
 
@@ -173,15 +174,15 @@ def test_of_several_seeds_the_table_has_the_spread_of_each_row_by_hand(run, tmp_
         each = np.mean(np.array(right)[:, members], axis=1)
         assert f"| {name} | {members.sum()} | {each.mean():.3f} | {each.std(ddof=1):.3f} |" in shown
     each = np.average(right, axis=1, weights=weights)
-    assert f"All, each image by its weight: {each.mean():.3f} (SD of runs {each.std(ddof=1):.3f})." in shown
-    assert "Of one network" not in shown
-    assert "| bin=49 |" in shown and "columns with up to 50 values: step with 51 values." in shown
+    assert f"All images, weighted as in training: {each.mean():.3f} (SD of runs {each.std(ddof=1):.3f})." in shown
+    assert "For a single network" not in shown
+    assert "| bin=49 |" in shown and "a column of subsets has at most 50 values: step with 51 values." in shown
 
 
 def test_weights_that_are_all_0_give_no_weighted_accuracy(run):
     folder = run("one")
     add_columns(folder, {"color": ["dark", "light"] * 40, "weight": ["0"] * 80})
-    assert read_subsets(folder).weighted is None and "by its weight" not in subset_table(folder)
+    assert read_subsets(folder).weighted is None and "weighted as in training" not in subset_table(folder)
 
 
 def test_folds_are_refused_with_a_way_out(run, tmp_path, capsys):

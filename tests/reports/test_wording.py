@@ -76,7 +76,7 @@ def test_what_is_supposed_where_images_would_decide_and_where_nothing_would():
     for difference in (-0.02, -0.03):
         assert what_would_decide(compared(difference), "test").startswith("the difference is not within 0.02, so more")
     near = what_would_decide(compared(-0.02 + 1e-7), "test")
-    assert near == "the difference is too near to the margin for any number of images"
+    assert near == "the difference is too close to the margin for any number of images"
     seeds = Spread(seeds=0.02**2, units=0.1, residual=0.1, n_seeds=3, images_per_unit=1)
     enough = seeds_needed(seeds, 0.02, 4000)
     assert enough > 3 and what_would_decide(compared(n_seeds=3, spread=seeds, n=4000), "test") == (

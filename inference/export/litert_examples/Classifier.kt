@@ -1,5 +1,5 @@
 // Android. Copy model.tflite, labels.txt and the folder golden to app/src/main/assets; in build.gradle.kts:
-//   implementation("com.google.ai.edge.litert:litert:1.4.2")    // or 2.1 and later, whose Interpreter runs on the processor
+//   implementation("com.google.ai.edge.litert:litert:1.4.2")    // or 2.1 and later, whose Interpreter runs on the CPU
 //   Log.i("golden", Classifier(context).check())
 import android.content.Context
 import java.nio.ByteBuffer
@@ -16,18 +16,18 @@ class Classifier(private val context: Context) {
     private fun direct(bytes: ByteArray): ByteBuffer =
         ByteBuffer.allocateDirect(bytes.size).order(ByteOrder.nativeOrder()).apply { put(bytes); rewind() }
 
-    /** Takes S * S * 3 bytes, row by row, red, green and blue of each pixel; gives a probability for each label. */
+    /** Takes S * S * 3 bytes, row by row, with red, green and blue of each pixel; returns a probability for each label. */
     fun probabilities(pixels: ByteArray): FloatArray {
         val output = arrayOf(FloatArray(labels.size))
         interpreter.run(direct(pixels), output)
         return output[0]
     }
 
-    // Your own image: upright (EXIF), on white where it is transparent, S x S as "fit" in expected.json says.
-    // Bitmap.createScaledBitmap and ResizeOp look at four pixels only and skip the rest of a large image, which gives other probabilities; OpenCV's
-    // Imgproc.resize(..., Imgproc.INTER_AREA) weighs all. Then getPixels: red is (color shr 16).toByte(), and so on.
+    // Your own image: upright (EXIF), transparency on white, resized to S x S as "fit" in expected.json says.
+    // Bitmap.createScaledBitmap and ResizeOp look at four pixels only and skip the rest of a large image, which changes the probabilities; OpenCV's
+    // Imgproc.resize(..., Imgproc.INTER_AREA) uses all pixels. Then getPixels: red is (color shr 16).toByte(), and so on.
 
-    /** Says how many golden images agree with the machine that exported the model, with its fast or its plain kernels. */
+    /** Returns how many golden images agree with the machine that exported the model, with its fast or its plain kernels. */
     fun check(): String {
         val golden = JSONObject(read("golden/expected.json").decodeToString())
         val images = read("golden/images.bin")

@@ -23,18 +23,18 @@ final class Classifier {
 
     static func file(_ name: String) -> URL { Bundle.main.url(forResource: name, withExtension: nil)! }
 
-    /// Takes S * S * 3 bytes, row by row, red, green and blue of each pixel; gives a probability for each label.
+    /// Takes S * S * 3 bytes, row by row, with red, green and blue of each pixel; returns a probability for each label.
     func probabilities(_ pixels: Data) throws -> [Float] {
         try interpreter.copy(pixels, toInputAt: 0)
         try interpreter.invoke()
         return try interpreter.output(at: 0).data.withUnsafeBytes { Array($0.bindMemory(to: Float.self)) }
     }
 
-    // Your own image: upright (EXIF), on white where it is transparent, S x S as "fit" in expected.json says.
-    // vImageScale_ARGB8888 with kvImageHighQualityResampling (Accelerate) weighs all pixels where an image becomes smaller; without that flag, or with
-    // nearest neighbors, the probabilities are others. Then leave out alpha: red, green, blue.
+    // Your own image: upright (EXIF), transparency on white, resized to S x S as "fit" in expected.json says.
+    // vImageScale_ARGB8888 with kvImageHighQualityResampling (Accelerate) uses all pixels when it shrinks an image; without that flag, or with
+    // nearest neighbors, the probabilities change. Then drop alpha and keep red, green, blue.
 
-    /// Says how many golden images agree with the machine that exported the model, with its fast or its plain kernels.
+    /// Returns how many golden images agree with the machine that exported the model, with its fast or its plain kernels.
     func check() throws -> String {
         let golden = try JSONDecoder().decode(Golden.self, from: Data(contentsOf: Classifier.file("expected.json")))
         let images = try Data(contentsOf: Classifier.file("images.bin"))

@@ -1,6 +1,6 @@
-"""Check model.tflite on this machine by its golden images, or label an image: python examples/classify.py [IMAGE]
+"""Check model.tflite on this machine with its golden images, or label an image: python examples/classify.py [IMAGE]
 
-Needs this folder, and pip install ai-edge-litert numpy; for images of your own also pillow.
+Needs this folder, and pip install ai-edge-litert numpy; for your own images also pillow.
 """
 
 import json
@@ -26,7 +26,7 @@ def probabilities(pixels: np.ndarray) -> np.ndarray:
 
 
 def read(path: str) -> np.ndarray:
-    """Return an image as training saw it: upright, RGB, alpha over white, all pixels weighed where it becomes smaller."""
+    """Return an image as training saw it: upright, RGB, alpha over white, every pixel used when it shrinks."""
     from PIL import Image, ImageOps
 
     image = ImageOps.exif_transpose(Image.open(path))
@@ -55,6 +55,6 @@ else:
     images = np.fromfile(FOLDER / "golden" / "images.bin", np.uint8).reshape(-1, SIZE, SIZE, 3)
     found = np.stack([probabilities(pixels) for pixels in images])
     fast, plain = (np.abs(found - np.array(GOLDEN[key])).max(axis=1) for key in ("probabilities", "plain"))
-    agree = (np.minimum(fast, plain) <= GOLDEN["tolerance"]).sum()  # as with the one or the other way to round
+    agree = (np.minimum(fast, plain) <= GOLDEN["tolerance"]).sum()  # with either way of rounding
     print(f"{agree} of {len(images)} golden images agree within {GOLDEN['tolerance']:g}; {GOLDEN['needed']} have to")
     sys.exit(int(agree < GOLDEN["needed"]))

@@ -1,8 +1,8 @@
-"""Give an exported network a second output by which a page shows where it looks: Grad-CAM of every class, without gradients.
+"""Give an exported network a second output that shows where it looks: Grad-CAM of every class, without gradients.
 
-Where everything behind the last feature map is linear (global average pooling and linear layers), the mean gradient of a class
-is the same for all images: Grad-CAM is then a product with fixed weights (Zhou et al. 2016, arXiv:1512.04150).
-N images, K classes, C channels and h, w pixels of the last feature map.
+If everything behind the last feature map is linear (global average pooling and linear layers), the mean gradient of a class is
+the same for all images, so Grad-CAM is a product with fixed weights (Zhou et al. 2016, arXiv:1512.04150).
+N images, K classes, C channels and h x w positions of the last feature map.
 """
 
 from typing import NamedTuple
@@ -15,9 +15,9 @@ from common.errors import UserError
 from inference.explain.grad_cam import grad_cam, last_feature_map
 
 CLASS_MAPS = "class_maps"  # output (N, K, h, w): 0 or more, how much each position adds to each class
-LARGEST_DIFFERENCE = 1e-3  # of the largest value of an image's maps, above which nothing is written
+LARGEST_DIFFERENCE = 1e-3  # as a share of the largest value in an image's maps; above it nothing is written
 MOST_CLASSES = 5  # whose maps are compared
-SAME = 1e-4  # of the largest weight, within which those of two images are equal
+SAME = 1e-4  # as a share of the largest weight: weights of two images that differ by less are equal
 
 
 class ClassWeights(NamedTuple):
@@ -28,10 +28,12 @@ class ClassWeights(NamedTuple):
 
 
 def find_class_weights(network: nn.Module, image_size: int, images: Tensor) -> ClassWeights | None:
-    """Return the weights of the classes; None where they are not the same for all images, or there is no feature map.
+    """Return the weights of the classes; None if they are not the same for all images, or there is no feature map.
 
     Args:
-        images: (N, 3, S, S), normalized; besides their maps, noise of several sizes takes the place of a map.
+        network: in eval mode.
+        image_size: S, pixels.
+        images: (N, 3, S, S), normalized; the weights are also compared with those for maps of noise of several sizes.
     """
     try:
         layer = last_feature_map(network, image_size).layer
@@ -49,7 +51,7 @@ def _mean_gradients(network: nn.Module, layer: nn.Module, image: Tensor, noise: 
     """Return the mean gradient (K, C) of each logit over the positions of the map of one image.
 
     Args:
-        noise: size of the noise that takes the place of the map, in standard deviations of it; 0: the map itself.
+        noise: size of the noise that replaces the map, in standard deviations of the map; 0: the map itself.
     """
     maps: list[Tensor] = []
 
@@ -87,14 +89,17 @@ class WithClassMaps(nn.Module):
 
 
 def check_class_maps(network: nn.Module, layer: nn.Module, images: Tensor, written: np.ndarray, label: str) -> float:
-    """Return the largest difference of written maps (N, K, h, w) from Grad-CAM, relative to the largest value of an image's.
+    """Return the largest difference of written maps (N, K, h, w) from Grad-CAM, as a share of an image's largest value.
 
     Args:
+        network: in eval mode.
+        layer: that gives the last feature map.
         images: (N, 3, S, S), normalized.
-        label: of the format, in the message.
+        written: the maps.
+        label: of the format, for the message.
 
     Raises:
-        UserError: it is above LARGEST_DIFFERENCE, or they are of another size.
+        UserError: the difference is above LARGEST_DIFFERENCE, or the maps have another size.
     """
     chosen = torch.arange(written.shape[1])[:: -(-written.shape[1] // MOST_CLASSES)]
     difference = np.inf

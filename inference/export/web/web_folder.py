@@ -1,6 +1,6 @@
 """Write a folder with a web page that labels images in the browser: no server computes, and no image leaves the device.
 
-N images, K classes, h, w positions of the last feature map.
+N images, K classes, h x w positions of the last feature map.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from inference.export.web.class_maps import CLASS_MAPS, WithClassMaps, check_cla
 from inference.export.web.onnxruntime_web import VERSION, find_runtime
 
 MODEL = "model.onnx"
-DESCRIPTION = "model.json"  # what the page knows of the network
+DESCRIPTION = "model.json"  # what the page knows about the network
 N_MAPS = 8  # images on which its maps are compared with Grad-CAM
 
 
@@ -31,8 +31,8 @@ class WebFolder(OnnxFile):
     """Write the ONNX file with its preprocessing, onnxruntime-web, which runs it in a browser, and the page.
 
     Args:
-        runtime: onnxruntime-web as a tarball of `npm pack` or a folder; None: npm fetches it once.
         cache: folder that keeps what npm fetched.
+        runtime: onnxruntime-web as a tarball of `npm pack` or a folder; None: npm fetches it once.
     """
 
     name, suffix, is_folder = "web", "_web", True
@@ -69,7 +69,7 @@ class WebFolder(OnnxFile):
         write_json(path / DESCRIPTION, about)
 
     def make_graph(self, model: TrainedModel):
-        """Return the graph of the network, which also gives the maps of its classes where they need no gradients."""
+        """Return the graph of the network, which also gives its class maps if they need no gradients."""
         size = model.description.image_size
         self.found = find_class_weights(model.network, size, model.normalized(_pixels(model)))
         if self.found is None:
@@ -77,7 +77,7 @@ class WebFolder(OnnxFile):
         return onnx_file.network_graph(WithClassMaps(model.network, self.found), size, (CLASS_MAPS,))
 
     def _describe_maps(self) -> dict | None:
-        """Return with which colors the maps are drawn, as inference/explain/overlay.py does; None: the network gives none."""
+        """Return how the maps are colored, as in inference/explain/overlay.py; None: the network gives no maps."""
         if self.found is None:
             return None
         colors = viridis().round().astype(np.uint8)
@@ -88,7 +88,7 @@ class WebFolder(OnnxFile):
         return super().open(path / MODEL, model)
 
     def check(self, path: Path, model: TrainedModel) -> None:
-        """Compare the maps of where the network looks with Grad-CAM on images of the run."""
+        """Compare the class maps with Grad-CAM on images of the run."""
         if self.found is None:
             return
         pixels = _pixels(model)
@@ -104,12 +104,14 @@ class WebFolder(OnnxFile):
         """Return what the folder is for."""
         page = "a page for any static host, which labels images in the browser"
         if self.found is None:
-            return f"{page}; without Grad-CAM, since the head of this network is not linear: predict.py explain=true has it"
+            return (
+                f"{page}; without Grad-CAM, because this network's head is not linear: predict.py explain=true has it"
+            )
         return f"{page} and shows where the network looks (Grad-CAM)"
 
 
 def _pixels(model: TrainedModel) -> np.ndarray:
-    """Return some of the images that the folder is compared on, as the network takes them, (N, S, S, 3) uint8."""
+    """Return some of the images that the folder is compared on, resized for the network, (N, S, S, 3) uint8."""
     chosen = VerificationImages(spread(model.compared.images, N_MAPS), model.compared.description)
     images = [model.description.pixels(image) for image, _ in decoded(chosen, model.description)]
     return np.stack(images[:N_MAPS])

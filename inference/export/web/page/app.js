@@ -1,7 +1,7 @@
 // The page of `export.py format=web`: it decodes images as predict.py does, runs the network in the browser and shows the answers.
 "use strict";
 
-const MOST_SHOWN = 100; // predictions on the page; predictions.csv has all
+const MOST_SHOWN = 100; // predictions on the page; predictions.csv has all of them
 const MOST_CLASSES = 5; // of the probabilities of an image
 const THUMBNAIL = 208; // pixels, the longer side
 const STRIP = 256; // rows that are read from an image at a time, a multiple of 8
@@ -13,8 +13,8 @@ let model; // model.json: classes, image_size, decision, ...
 let session; // onnxruntime's, which runs the network
 let rows = []; // of predictions.csv
 let stopped = false;
-let clears = 0; // how often all was cleared, also what was still waiting
-let working = Promise.resolve(); // images are labeled one after the other, in the order in which they came
+let clears = 0; // how often everything was cleared, including images that were waiting
+let working = Promise.resolve(); // images are labeled one by one, in the order in which they came
 
 /** An error whose message is for the reader. */
 class Problem extends Error {}
@@ -36,7 +36,7 @@ async function fetchFile(name) {
   return response;
 }
 
-/** Load what describes the network, what runs it, and the network itself, checked by its hash. */
+/** Load the network's description, its runtime, and the network itself, checked by its hash. */
 async function load() {
   if (location.protocol === "file:") {
     throw new Problem(
@@ -51,13 +51,13 @@ async function load() {
   );
   let right = network.byteLength === model.bytes;
   if (right && crypto.subtle) {
-    // not there on http: of other machines
+    // missing on http:// pages of other machines
     const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", network));
     right = [...digest].map((byte) => byte.toString(16).padStart(2, "0")).join("") === model.sha256;
   }
   if (!right) {
     throw new Problem(
-      "model.onnx is not the network that export.py verified: it is damaged, or of another export. Upload the folder again.",
+      "model.onnx is not the network that export.py verified: it is damaged, or from another export. Upload the folder again.",
     );
   }
   let ort;
@@ -68,7 +68,7 @@ async function load() {
   }
   try {
     ort.env.wasm.wasmBinary = wasm;
-    ort.env.wasm.numThreads = 1; // more need headers that a static host does not send
+    ort.env.wasm.numThreads = 1; // more threads need headers that a static host does not send
     session = await ort.InferenceSession.create(network);
   } catch (error) {
     throw new Problem(`This browser cannot run the network (${error.message}). ort.wasm may be damaged, or the browser too old.`);
@@ -76,7 +76,7 @@ async function load() {
   session.tensor = (pixels, width, height) => new ort.Tensor("uint8", pixels, [1, height, width, 3]);
 }
 
-/** Return the probabilities of all classes of RGB pixels and, where the network gives maps, the function `heatOf` a class. */
+/** Return the probabilities of all classes for RGB pixels and, if the network gives maps, a function `heatOf(class)`. */
 async function predict({ pixels, width, height }) {
   const input = { [session.inputNames[0]]: session.tensor(pixels, width, height) };
   const outputs = await session.run(input);
@@ -98,7 +98,7 @@ async function decode(file) {
   const isJpeg = head[0] === 0xff && head[1] === 0xd8 && head[2] === 0xff;
   const isWebp = String.fromCharCode(...head.slice(8, 12)) === "WEBP";
   if (isPng && head[24] === 16 && model.deep) {
-    throw new Problem("it has 16 bits a channel, of which browsers show 8; use predict.py");
+    throw new Problem("it has 16 bits per channel, of which browsers show 8; use predict.py");
   }
   if (isWebp && (await orientationOfWebp(file)) > 1) {
     throw new Problem("it is turned by its EXIF, which browsers do not apply to WebP; convert it to JPEG or PNG");
@@ -122,7 +122,7 @@ async function decode(file) {
   }
 }
 
-/** Return the orientation in the EXIF of a WebP, 1 to 8; 1 where it has none. */
+/** Return the orientation in the EXIF of a WebP, 1 to 8; 1 if it has none. */
 async function orientationOfWebp(file) {
   const view = new DataView(await file.arrayBuffer());
   const text = (at) => (at + 4 <= view.byteLength ? String.fromCharCode(...new Uint8Array(view.buffer, at, 4)) : "");
@@ -152,7 +152,7 @@ function draftScale(width, height) {
   return [8, 4, 2].find((scale) => Math.min(Math.floor(width / side), Math.floor(height / side)) >= scale) || 1;
 }
 
-/** Return the RGB pixels of a bitmap, each the mean of scale x scale of its own, with a thumbnail. */
+/** Return the RGB pixels of a bitmap, each the mean of scale x scale of its pixels, and a thumbnail. */
 function readPixels(bitmap, scale) {
   const [width, height] = [bitmap.width, bitmap.height].map((length) => Math.ceil(length / scale));
   const pixels = new Uint8Array(width * height * 3);
@@ -177,7 +177,7 @@ function readPixels(bitmap, scale) {
   return { pixels, width, height, thumbnail: makeThumbnail(bitmap) };
 }
 
-/** Put RGBA pixels on white, rounded as Pillow's alpha_composite does. */
+/** Put RGBA pixels on white, rounding like Pillow's alpha_composite. */
 function overWhite(data) {
   for (let at = 0; at < data.length; at += 4) {
     const alpha = data[at + 3];
@@ -189,7 +189,7 @@ function overWhite(data) {
   }
 }
 
-/** Write the means of squares of scale x scale pixels; those at the right and lower edge may be smaller. */
+/** Write the means of squares of scale x scale pixels; squares at the right and lower edge may be smaller. */
 function reduce(data, width, rows, scale, pixels, reducedWidth) {
   for (let y = 0; y < rows; y += scale) {
     for (let x = 0; x < width; x += scale) {
@@ -224,9 +224,9 @@ function makeThumbnail(bitmap) {
   return canvas;
 }
 
-// ---- Where the network looks (Grad-CAM), drawn as by inference/explain/overlay.py
+// ---- Where the network looks (Grad-CAM), drawn as in inference/explain/overlay.py
 
-/** Return which box of an image the network sees, and which box of its own square that fills, as datamodules/decode.py does. */
+/** Return the box of an image that the network sees, and the box of its input that this fills, as in datamodules/decode.py. */
 function place(width, height) {
   const size = model.image_size;
   if (model.fit === "crop") {
@@ -243,12 +243,12 @@ function place(width, height) {
   return { used: [0, 0, width, height], filled: [0, 0, size, size] };
 }
 
-/** Return a number rounded as Python does, halves to the even one. */
+/** Round like Python: halves to the even number. */
 function roundEven(value) {
   return value % 1 === 0.5 ? 2 * Math.round(value / 2) : Math.round(value);
 }
 
-/** Return for each of n places the indices and weights with which Pillow's bilinear filter reads start to end of a line. */
+/** Return, for each of n places, the first index and the weights of Pillow's bilinear filter from start to end of a line. */
 function linearFilter(length, start, end, n) {
   const step = (end - start) / n;
   const support = Math.max(1, step);
@@ -263,7 +263,7 @@ function linearFilter(length, start, end, n) {
   });
 }
 
-/** Draw heat in colors over the part of gray RGBA pixels that the network saw, scaled to its own largest value. */
+/** Draw heat, scaled to its largest value, in colors over the part of gray RGBA pixels that the network saw. */
 function drawHeat(data, width, height, { values, rows, columns }) {
   const { used, filled } = place(width, height);
   const [left, top, right, bottom] = used.map(roundEven);
@@ -303,7 +303,7 @@ function makeOverlay(thumbnail, heat) {
 
 // ---- Decisions, as in inference/predictor.py
 
-/** Return what is concluded from the probabilities of an image. */
+/** Return the prediction and the decision that follow from an image's probabilities. */
 function decide(probabilities) {
   if (!probabilities.every(Number.isFinite)) throw new Problem("the network gives NaN for it");
   const { classes, decision } = model;
@@ -320,7 +320,7 @@ function decide(probabilities) {
   return found;
 }
 
-/** Return `0.913`, rounded up, and near 1 the digits that tell it from 1, as format_confidence in common/text.py. */
+/** Return `0.913`, rounded up, with enough digits to differ from 1, like format_confidence in common/text.py. */
 function formatConfidence(confidence) {
   if (confidence >= 1) return confidence.toFixed(3);
   for (let digits = 3; digits < 9; digits += 1) {
@@ -335,7 +335,7 @@ function reasonToAbstain() {
   return `confidence below ${formatConfidence(confidence)}, too low for accuracy ${target}`;
 }
 
-// ---- predictions.csv, as predict.py writes it; a browser decodes JPEG in its own way, so that there is no fingerprint
+// ---- predictions.csv, as predict.py writes it, but without fingerprints, because browsers decode JPEG in their own way
 
 function columns() {
   const decided = model.decision && model.decision.threshold !== null ? ["decided"] : [];
@@ -360,7 +360,7 @@ function csv() {
 
 // ---- Labeling
 
-/** Label files one after the other, behind those that are being labeled. */
+/** Label files one by one, after those that are being labeled. */
 function label(entries, skipped = 0) {
   const before = clears;
   working = working.then(() => before === clears && labelAll(entries, skipped)).catch((error) => showProblem(error));
@@ -379,7 +379,7 @@ async function labelAll(entries, skipped) {
     if (stopped) break;
     $("progress").value = done;
     $("status").textContent = `Labeling ${done + 1} of ${entries.length} …`;
-    await new Promise((resolve) => setTimeout(resolve)); // the page is drawn, and reacts, between two images
+    await new Promise((resolve) => setTimeout(resolve)); // let the page draw and react between two images
     await labelOne(path, file);
     done += 1;
   }
@@ -498,7 +498,7 @@ function showStatus(skipped = 0, left = 0) {
   if (model.decision && model.decision.confidence !== null) parts.push(`abstained from ${rows.filter((row) => row.abstained).length}`);
   if (errors) parts.push(`not read ${errors}`);
   if (left) parts.push(`stopped before ${left} more`);
-  if (skipped) parts.push(`${plural(skipped, "file")} skipped that ${skipped === 1 ? "is no image" : "are no images"} by name`);
+  if (skipped) parts.push(`${plural(skipped, "file")} skipped that ${skipped === 1 ? "is not an image" : "are not images"} by name`);
   if (rows.length > MOST_SHOWN) parts.push(`the last ${MOST_SHOWN} are shown, the table has all`);
   $("status").textContent = `${parts.join("; ")}.`;
 }
@@ -518,7 +518,7 @@ function describeNetwork() {
     const { confidence, target_accuracy: target } = decision;
     abstains =
       confidence === null
-        ? ` Its answers are best guesses: accuracy ${target} cannot be promised for any image, so the table has abstained for each.`
+        ? ` Its answers are best guesses: accuracy ${target} cannot be promised for any image, so the table says abstained for each.`
         : ` It abstains where its confidence is below ${formatConfidence(confidence)}, for accuracy ${target}.`;
   }
   $("about").textContent =
@@ -533,7 +533,7 @@ function isImageByName(file) {
   return file.type.startsWith("image/") && !file.name.startsWith(".");
 }
 
-/** Label chosen or dropped files; of folders, those that are images by their names, as predict.py does. */
+/** Label chosen or dropped files; in folders, like predict.py, only those that are images by name. */
 function take(entries) {
   const images = entries.filter(({ file, inFolder }) => !inFolder || isImageByName(file));
   images.sort((a, b) => (a.path < b.path ? -1 : a.path > b.path ? 1 : 0));
@@ -543,12 +543,12 @@ function take(entries) {
 
 function entriesOf(files) {
   return [...files].map((file) => {
-    const path = file.webkitRelativePath; // with the name of the folder, as of `predict.py images=FOLDER`
+    const path = file.webkitRelativePath; // begins with the folder's name, as in `predict.py images=FOLDER`
     return { file, path: path || file.name, inFolder: Boolean(path) };
   });
 }
 
-/** Return the files of dropped items, also of folders in folders. */
+/** Return the files of dropped items, including those in nested folders. */
 async function entriesOfDrop(items) {
   const found = [];
   const walk = async (entry, path, inFolder) => {
@@ -564,12 +564,12 @@ async function entriesOfDrop(items) {
     }
   };
   const files = [...items].filter((item) => item.kind === "file");
-  const roots = files.map((item) => item.webkitGetAsEntry() || item.getAsFile()).filter(Boolean); // now: later the items are gone
+  const roots = files.map((item) => item.webkitGetAsEntry() || item.getAsFile()).filter(Boolean); // now, because the items are gone later
   for (const root of roots) {
     if (root instanceof File) found.push({ file: root, path: root.name, inFolder: false });
     else await walk(root, root.name, false);
   }
-  if (!roots.length) throw new Problem("What was dropped is no file. Save the image first, then drop or choose it.");
+  if (!roots.length) throw new Problem("What was dropped is not a file. Save the image first, then drop or choose it.");
   return found;
 }
 
@@ -651,7 +651,7 @@ function listen() {
   document.addEventListener("drop", (event) => entriesOfDrop(event.dataTransfer.items).then(take).catch(showProblem));
 }
 
-// A file that is dropped beside the box, or too early, must not replace the page
+// A file dropped beside the box, or too early, must not replace the page
 for (const name of ["dragover", "drop"]) document.addEventListener(name, (event) => event.preventDefault());
 document.addEventListener("dragover", () => $("drop").classList.add("over"));
 for (const name of ["dragleave", "drop"]) document.addEventListener(name, () => $("drop").classList.remove("over"));

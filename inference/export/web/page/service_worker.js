@@ -1,4 +1,4 @@
-// Keep the page for when there is no network: what the server has comes first, what was kept comes where it cannot be reached.
+// Keep the page for offline use: the server's files come first, the kept ones only if the server cannot be reached.
 const CACHE = "image-classifier";
 const FILES = ["./", "style.css", "app.js", "model.json", "model.onnx", "ort.js", "ort.wasm"];
 

@@ -93,7 +93,7 @@ def test_a_tarball_or_a_folder_that_is_given(tmp_path):
         ),
         ("text.tgz", r"is not the npm package onnxruntime-web@"),
         ("cut.tgz", r"is not the npm package onnxruntime-web@"),
-        ("less.tgz", r"it has no whole dist/b\.wasm"),
+        ("less.tgz", r"it has no complete dist/b\.wasm"),
         ("other.tgz", r"dist/b\.wasm is not from onnxruntime-web@.* \(its sha256 differs\)"),
         (".", r"is not the npm package onnxruntime-web@"),
     ):
