@@ -256,8 +256,8 @@ def simulate(world: World, replicates: int, seed: int, count_raced: bool = False
 
 
 HEAD = (
-    "| world, validation and test images | SD | shown | shown but wrong | as trained | as trained but wrong | chosen is good enough "
-    "| its place by cost | where shown |\n|---|---|---|---|---|---|---|---|---|"
+    "| world, validation and test images | SD | shown | shown but wrong | as trained | as trained but wrong "
+    "| chosen is good enough | its place by cost | where shown |\n|---|---|---|---|---|---|---|---|---|"
 )
 
 
