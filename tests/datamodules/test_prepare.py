@@ -276,7 +276,7 @@ def test_more_folds_than_images_of_a_class_are_named(tmp_path):
     """Four of blue are enough for the splits and for three folds, but at least one is in test."""
     root = make_images(tmp_path / "data", {"blue": 4, "red": 30}, size=32)
     with pytest.raises(
-        UserError, match=r"val split has no image of class blue.*datamodule\.folds=4: needs so many images"
+        UserError, match=r"val split has no image of class blue.*datamodule\.folds=4: needs that many images"
     ):
         for fold in range(4):
             prepared(read_source(ImageFolder(root=root)), tmp_path, folds=4, fold=fold)
@@ -296,7 +296,7 @@ def test_no_val_is_split_off_train_where_folds_make_it(tmp_path, caplog):
     caplog.set_level("INFO")
     catalog, _ = prepared(read_source(ImageFolder(root=root)), tmp_path, folds=3, fold=0)
     assert len(catalog.rows("val")) == 6 and catalog.splits_from == "given by the source"
-    assert "fold 0 of 0 to 2 is validation" in caplog.text and "split off" not in caplog.text
+    assert "fold 0 of 0 to 2 is validation" in caplog.text and "becomes val" not in caplog.text
 
 
 def test_more_folds_than_images(root, tmp_path):

@@ -83,7 +83,7 @@ def test_val_and_test_are_rows_of_the_catalog_and_train_is_none(opened):
     assert [data.n_images(split) for split in ("train", "val", "test")] == [N_TRAIN, 12, 9]
     assert len(data.catalog) == 21 and (data.catalog.splits != "train").all()
     assert [finding.kind for finding in data.findings] == ["streamed"]
-    with pytest.raises(UserError, match="is streamed, and all training images are needed as files"):
+    with pytest.raises(UserError, match="is streamed, but this needs all training images as files"):
         data.rows("train")
     assert data.fingerprint() != data.fingerprint("val", "test")
 

@@ -303,7 +303,7 @@ def test_deep_images_in_val_and_test_only_are_as_predict_sees_them(tmp_path, cap
     assert "few levels" in caplog.text
     floats = make(tmp_path / "floats", lambda split, *_: RAMP.astype(np.uint8 if split == "train" else np.float32))
     with pytest.raises(
-        UserError, match=r"24 images cannot be scaled as the training images are; convert them, or give"
+        UserError, match=r"24 images cannot be scaled like the training images; convert them, or give"
     ):
         prepared(floats, tmp_path, on_leak="drop")
 
