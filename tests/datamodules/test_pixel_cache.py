@@ -211,7 +211,7 @@ def test_what_a_killed_builder_has_read_and_saved_is_not_read_again(
     for one, other in zip(continued, whole, strict=True):
         assert all(np.array_equal(one[row], other[row]) for row in range(6))
         assert one.stats.fingerprints == other.stats.fingerprints and one.stats.errors == other.stats.errors
-        assert "no known image format" in one.stats.errors[0] and one.stats.modes == ["", *5 * ["RGB"]]
+        assert "not a known image format" in one.stats.errors[0] and one.stats.modes == ["", *5 * ["RGB"]]
     assert np.array_equal(continued[0].stats.thumbnails, whole[0].stats.thumbnails)
     assert not [place for place in (tmp_path / "cache").iterdir() if ".building-" in place.name]
 

@@ -358,7 +358,7 @@ def test_without_a_training_image_the_split_is_named(tmp_path):
 def test_files_none_of_which_can_be_read_are_refused_also_where_these_are_skipped(root, tmp_path):
     for file in root.glob("*/*/*.png"):
         file.write_bytes(b"no image")
-    with pytest.raises(UserError, match="36 of 36 files cannot be read, so that no image is left"):
+    with pytest.raises(UserError, match="36 of 36 files cannot be read, so no image is left"):
         prepared(read_source(ImageFolder(root=root)), tmp_path, on_unreadable="skip")
 
 

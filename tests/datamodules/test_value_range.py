@@ -286,7 +286,7 @@ def test_one_overexposed_training_image_does_not_take_the_levels_of_the_others(t
 
     data = prepared(make(tmp_path / "one", values), tmp_path)
     assert data.value_range == ValueRange(0, 4095)
-    assert "levels are used by 1 image of more than 8 bits" in caplog.text and "train/a/03.png" in caplog.text
+    assert "few levels: 1 image of more than 8 bits" in caplog.text and "train/a/03.png" in caplog.text
 
 
 def test_deep_images_in_val_and_test_only_are_as_predict_sees_them(tmp_path, caplog):
