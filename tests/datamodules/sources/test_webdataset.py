@@ -226,7 +226,7 @@ def test_shards_of_two_splits_are_refused(tmp_path, tars):
     link.symlink_to(tars / "train" / "001.tar")
     for settings in ({"val": str(link)}, {"test": f"{tars}/val/00*.tar"}, {"val": f"{tars}/train"}):
         with pytest.raises(
-            UserError, match=r"source\.(val|test)=.*00.\.tar belongs to (train|val), too; give each split"
+            UserError, match=r"source\.(val|test)=.*00.\.tar also belongs to (train|val); give each split"
         ):
             read_source(opened(tmp_path, tars, **settings))
 
