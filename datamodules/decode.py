@@ -1,4 +1,4 @@
-"""From a file to pixels: the one place where images are opened, for training, prediction and export alike."""
+"""From a file to pixels: the one place where images are opened for training, prediction and export."""
 
 import contextlib
 import hashlib

@@ -121,7 +121,7 @@ def test_a_pass_resumes_after_any_batch_with_the_very_images_that_would_have_com
         resumed.load_state_dict(state)
         assert same(list(resumed), straight[done:])
     other = opened("seed=3").train_dataloader()
-    with pytest.raises(UserError, match="and this command has other images or another order"):
+    with pytest.raises(UserError, match="but this command has other images or another order"):
         other.load_state_dict(state)
 
 

@@ -427,7 +427,7 @@ def test_a_checkpoint_in_the_middle_of_another_epoch_is_refused(train, monkeypat
     ran = train(f"ckpt_path={last}", "debug=fast", f"hydra.run.dir={copy}", small=False, to=copy)
     assert ran.status == 1
     assert (
-        "ckpt_path: it was saved after 16 images of an epoch, and this command has other images or another order"
+        "ckpt_path: it was saved after 16 images of an epoch, but this command has other images or another order"
         in ran.err
     )
     ran = train(f"ckpt_path={last}", "seed=3", small=False, to=stopped.folder)
