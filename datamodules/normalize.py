@@ -31,7 +31,7 @@ def normalize(pixels: Tensor, mean: list[float] | Tensor, std: list[float] | Ten
 
 
 def channel_statistics(images: Iterable[np.ndarray]) -> tuple[list[float], list[float]]:
-    """Return the exact mean and std of each channel of (H, W, 3) uint8 images, as shares of 1; one image in memory at a time."""
+    """Return the exact mean and std of each channel of (H, W, 3) uint8 images, as shares of 1; hold one image at a time."""
     counts = np.zeros((3, 256), np.int64)
     for image in images:
         counts += np.array(Image.fromarray(image).histogram()).reshape(3, 256)

@@ -126,8 +126,8 @@ def test_a_folder_that_cannot_be_made_names_the_setting_of_the_caches_too(monkey
     with pytest.raises(FileNotFoundError) as error:
         Path("/proc/nowhere").mkdir()
     assert user_message(error.value) == (
-        "/proc/nowhere: cannot be created; write elsewhere: hydra.run.dir=DIR, of a sweep hydra.sweep.dir=DIR, of the caches "
-        "datamodule.cache=DIR"
+        "/proc/nowhere: cannot be created; write elsewhere: hydra.run.dir=DIR (for a sweep, hydra.sweep.dir=DIR; for the "
+        "caches, datamodule.cache=DIR)"
     )
 
 

@@ -86,9 +86,9 @@ def test_what_would_run_when_it_is_unpickled_is_named_and_does_not(base, tmp_pat
 
 def test_files_that_are_no_archives(base, tmp_path, canary):
     (tmp_path / "evil.ckpt").write_bytes(pickle.dumps(Payload(os.system, f"touch {canary}")))
-    refused(tmp_path / "evil.ckpt", "not an archive of torch")
+    refused(tmp_path / "evil.ckpt", "not a torch archive")
     torch.save(Payload(os.system, f"touch {canary}"), tmp_path / "evil.ckpt", _use_new_zipfile_serialization=False)
-    refused(tmp_path / "evil.ckpt", "not an archive of torch")
+    refused(tmp_path / "evil.ckpt", "not a torch archive")
 
     with pytest.raises(UserError, match=r"evil\.ckpt: not a weights file .*system"):
         load_initial_weights(torch.nn.Linear(2, 2), str(tmp_path / "evil.ckpt"), backbone=None, download_to=tmp_path)
@@ -153,7 +153,7 @@ def test_archives_that_unfold_in_memory(base, tmp_path):
         zipfile.ZIP_DEFLATED,
     )
     assert big.stat().st_size < 2**20
-    refused(big, "is packed")
+    refused(big, "is compressed")
     refused(
         rewritten(base, tmp_path / "evil.ckpt", lambda name, data: data[:16] if "data/0" in name else data),
         "record size",
