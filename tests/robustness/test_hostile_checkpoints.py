@@ -106,7 +106,7 @@ def test_files_that_are_no_archives(base, tmp_path, canary):
     ("hyper_parameters.network", {"network": "truncated", "backbone": "vgg16", "keep": 3,
      "head": {"hidden_dims": [10**12], "dropout": [0.1, 0.1]}}, ["network.head", "65,536"]),
     ("hyper_parameters.network", {"network": "simple_cnn", "image_size": 16, "dropout": [[[[1]]]]}, ["network.dropout"]),
-    ("state_dict.network.features.block1.0.weight", torch.zeros(1).expand(32, 3, 3, 3), ["of fewer numbers"]),
+    ("state_dict.network.features.block1.0.weight", torch.zeros(1).expand(32, 3, 3, 3), ["from fewer numbers"]),
     ("state_dict.network.features.block1.0.weight", torch.zeros(32, 3, 5, 5), ["fit the network", "(32, 3, 5, 5)"]),
     ("state_dict.network.features.block1.0.weight", torch.zeros(32, 3, 3, 3).to_sparse(), ["not a checkpoint"]),
     ("state_dict.network.features.block1.0.weight", torch.zeros(32, 3, 3, 3, dtype=torch.complex64), ["fit the network"]),
@@ -235,7 +235,7 @@ def test_safetensors_files_that_are_none(tmp_path, content, words):
     ({"network": '{"network": "os.system"}'}, ["cannot be built here"]), ({"schema": "99"}, ["has schema 99"]),
     ({"network": "{" * 50_000}, ["without network"]), ({"decision": "[]"}, ["its decision"]),
     ({"fit": '"stretch"'}, ["its fit"]), ({"range": "[1]"}, ["its range"]),
-    ({"w": torch.zeros(2)}, ["w is not in it"]), ({"features.block1.0.weight": None}, ["is missing"]),
+    ({"w": torch.zeros(2)}, ["it has no w"]), ({"features.block1.0.weight": None}, ["is missing"]),
     ({"features.block1.0.weight": torch.zeros(32, 3, 5, 5)}, ["(32, 3, 5, 5)"]),
     ({"features.block1.0.weight": torch.zeros(32, 3, 3, 3, dtype=torch.int64)}, ["torch.int64"]),
 ])  # fmt: skip
