@@ -277,7 +277,7 @@ def _check_fits(state: dict, path: Path) -> dict[str, Tensor]:
     state["state_dict"] = {name: t for name, t in state["state_dict"].items() if not name.startswith(LOSS_PREFIX)}
     named = {name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in state["state_dict"].items()}
     reason = next((f"{name} is missing" for name in wanted if name not in named), None)
-    reason = reason or next((f"it has no {name[:100]}" for name in named if name not in wanted), None)
+    reason = reason or next((f"the network has no {name[:100]}" for name in named if name not in wanted), None)
     for name, tensor in named.items() if not reason else ():
         here, there = wanted[name], tensor
         if not fits(there, here):

@@ -235,7 +235,7 @@ def test_safetensors_files_that_are_none(tmp_path, content, words):
     ({"network": '{"network": "os.system"}'}, ["cannot be built here"]), ({"schema": "99"}, ["has schema 99"]),
     ({"network": "{" * 50_000}, ["without network"]), ({"decision": "[]"}, ["its decision"]),
     ({"fit": '"stretch"'}, ["its fit"]), ({"range": "[1]"}, ["its range"]),
-    ({"w": torch.zeros(2)}, ["it has no w"]), ({"features.block1.0.weight": None}, ["is missing"]),
+    ({"w": torch.zeros(2)}, ["the network has no w"]), ({"features.block1.0.weight": None}, ["is missing"]),
     ({"features.block1.0.weight": torch.zeros(32, 3, 5, 5)}, ["(32, 3, 5, 5)"]),
     ({"features.block1.0.weight": torch.zeros(32, 3, 3, 3, dtype=torch.int64)}, ["torch.int64"]),
 ])  # fmt: skip
