@@ -1,4 +1,4 @@
-"""Lines on the screen while something takes long, so that it is never silent for more than five seconds."""
+"""Show lines while something takes long, so the screen is never silent for more than five seconds."""
 
 import contextlib
 import logging

@@ -174,7 +174,7 @@ def _balance(catalog: Catalog) -> Finding | None:
 
 
 def _pages(catalog: Catalog, stats: ImageStats, rows: np.ndarray) -> Finding | None:
-    """Find files with several pages, of which only the first is used."""
+    """Find files with several pages; only the first is used."""
     several = {mode for mode in set(stats.modes) if mode.endswith(FIRST_OF_SEVERAL)}
     found = [int(row) for row in rows if stats.modes[row] in several] if several else []
     if not found:

@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 CLASSES_SHOWN = 20  # on the screen
 LINES = 2**16  # fingerprint lines, one per image, in memory at a time
 JPEG_QUALITY = 95  # of images that are cached as JPEGs
-MOST_OF_STREAM = 10_000  # images: the most that is read of a stream where every training image would be needed
+MOST_OF_STREAM = 10_000  # images that are read from a stream at most, if a step would need every training image
 LONG = 2.0  # ratio of the longer side to the shorter one from which squashing to a square draws a warning
 
 
@@ -343,7 +343,7 @@ class ImageDataModule(L.LightningDataModule):
         If a table gives weights, those of the training images count.
 
         Args:
-            thinned: leave out the training images that `train_fraction` excluded; False gives one value for all seeds.
+            thinned: whether to skip the training images that `train_fraction` excluded; False gives one value for all seeds.
             of_all_folds: count val, and what was dropped from train, as train, which gives one value for all folds.
         """
         in_split = self.catalog.splits.copy()

@@ -120,8 +120,8 @@ def exclude_val(catalog: Catalog, folds: int | None) -> None:
         UserError: there is no test split, or cross-validation must not use it.
     """
     if folds is not None or not len(catalog.rows("test")):
-        reason = "cross-validation keeps it closed" if folds is not None else "there is none"
-        raise UserError(f"datamodule.select_on=test needs a test split, and {reason}; use datamodule.select_on=val")
+        reason = "cross-validation must not use it" if folds is not None else "there is none"
+        raise UserError(f"datamodule.select_on=test needs a test split, but {reason}; use datamodule.select_on=val")
     val = catalog.rows("val")
     catalog.exclude(val, NO_VAL)
     unused = f"; {len(val)} val images are not used" if len(val) else ""

@@ -71,7 +71,7 @@ def _forget_sooner(network: nn.Module) -> None:
     """Make batch norms that average over more batches average over about the last 10, as most of torch's do.
 
     MNASNet's average over 3,300 batches, MobileNetV3's and those from TensorFlow over 100, for trainings of 100,000 steps.
-    After fine-tuning for 200 steps, such a network would be evaluated with the statistics of other images than it was trained on.
+    Fine-tuned for 200 steps, such a network would be evaluated with the statistics of other images than it was trained on.
     """
     for norm in batch_norms(network).values():
         if norm.momentum is not None:

@@ -379,11 +379,11 @@ def test_select_on_test_splits_nothing_off_for_val(tmp_path):
     assert (train + test, val) == (20, 0) and 2 <= test <= 9
 
 
-@pytest.mark.parametrize(("rules", "reason"), [({}, "there is none"), ({"folds": 2, "fold": 0}, "keeps it closed")])
+@pytest.mark.parametrize(("rules", "reason"), [({}, "there is none"), ({"folds": 2, "fold": 0}, "must not use it")])
 def test_select_on_test_needs_a_test_split(tmp_path, rules, reason):
     splits = ("train", "val") if not rules else ("train", "val", "test")
     root = make_images(tmp_path / "data", {f"{s}/{c}": 6 for s in splits for c in ("blue", "red")})
-    with pytest.raises(UserError, match=f"select_on=test needs a test split, and .*{reason}"):
+    with pytest.raises(UserError, match=f"select_on=test needs a test split, but .*{reason}"):
         prepared(read_source(ImageFolder(root=root)), tmp_path, select_on="test", **rules)
 
 
