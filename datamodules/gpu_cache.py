@@ -24,7 +24,8 @@ def fits_on_gpu(cache: PixelCache, limit_gib: float, free: int) -> bool:
         return False
     if needed > free / 2:
         log.warning(
-            "the images would take %.1f GiB of GPU memory, over half of the free %.1f GiB: batches are copied to it instead",
+            "the images would take %.1f GiB of GPU memory, over half of the %.1f GiB that are free: each batch is copied to "
+            "the GPU instead",
             needed / 2**30,
             free / 2**30,
         )

@@ -529,7 +529,7 @@ def test_an_opened_image_is_what_its_file_is(tmp_path, name):
     if name == "a.tif":
         with Image.open(io.BytesIO((tmp_path / name).read_bytes())) as image:
             image.load()
-            with pytest.raises(UserError, match="decoded to 8 bits already; give its path or its array"):
+            with pytest.raises(UserError, match="already decoded to 8 bits; give its path or its array"):
                 decode_pixels(image)
 
 
