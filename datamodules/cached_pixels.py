@@ -166,7 +166,7 @@ class JpegPixels(PixelCache):
         if pixels is None or pixels.shape != self._shape:
             place = self.path.parent
             raise UserError(
-                f"{place}: damaged (the JPEG of image {row} cannot be read); remove {place.parent}, all of it since caches "
+                f"{place}: damaged (the JPEG of image {row} cannot be read); remove all of {place.parent}, since caches "
                 "share files; the images are then decoded again"
             )
         return pixels

@@ -203,7 +203,7 @@ def decode_pixels(image: Image.Image | np.ndarray) -> DecodedImage:
     if array.dtype.kind not in "uif" or array.ndim not in (2, 3) or channels not in (1, 3, 4) or not array.size:
         raise UserError(
             f"an image of shape {array.shape} and {array.dtype} cannot be used; arrays are (H, W), (H, W, 3) in the order "
-            "RGB or (H, W, 4), tensors (3, H, W); values are uint8, 0 to 255, or of more bits, as the network was trained on"
+            "RGB or (H, W, 4), tensors (3, H, W); uint8 from 0 to 255, or values of more bits like those of the training"
         )
     if array.dtype == np.uint8 and channels == 4:  # same result as for the PIL image, even if alpha is constant
         return decode_pixels(Image.fromarray(array))

@@ -277,7 +277,7 @@ class Search:
         shown = np.bincount(scene_of + 1)[1:]
         for count in shown[shown > 0]:
             log.info(
-                "%s images show one scene, as a fixed camera does: they are compared by how they differ from it",
+                "%s images show one scene, such as that of a fixed camera: they are compared by how they differ from it",
                 f"{count:,}",
             )
         return scene_of

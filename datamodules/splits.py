@@ -312,8 +312,8 @@ def draw_splits(
     if moved:
         count = int(np.isin(unit_of, moved).sum())
         log.warning(
-            "%s put into a split that had none of the class, instead of the split that the hash gives: images added later "
-            "may undo that; datamodule.splits=RUN keeps the splits of an earlier run", plural(count, "image"),
+            "%s put into a split that had no image of the class, instead of the split of the hash: images added later may "
+            "undo that; datamodule.splits=RUN keeps the splits of an earlier run", plural(count, "image"),
         )  # fmt: skip
 
 

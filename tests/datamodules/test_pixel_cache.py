@@ -280,7 +280,7 @@ def test_a_jpeg_that_is_damaged_in_the_cache_ends_the_run_with_what_to_remove(fi
     packed = open_pixel_cache(files, Look(32, jpeg_quality=95), tmp_path / "cache")
     path = packed.path.parent / "jpeg-0000.bin"
     path.write_bytes(bytes(path.stat().st_size))
-    with pytest.raises(UserError, match=f"the JPEG of image 3 cannot be read.; remove {tmp_path / 'cache'},"):
+    with pytest.raises(UserError, match=f"the JPEG of image 3 cannot be read.; remove all of {tmp_path / 'cache'},"):
         open_pixel_cache(files, Look(32, jpeg_quality=95), tmp_path / "cache")[3]
 
 
