@@ -150,7 +150,9 @@ def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> dict[str,
         with parquet.ParquetFile(path) as file:
             schema, n = file.schema_arrow, file.metadata.num_rows
             if n * len(schema.names) > LARGEST_TABLE:
-                raise UserError(f"{path}: {n:,} images with {len(schema.names):,} columns are more than a table may have")
+                raise UserError(
+                    f"{path}: {n:,} images with {len(schema.names):,} columns are more than a table may have"
+                )
             if missing := [name for name in COLUMNS if name not in schema.names]:
                 raise UserError(f"{path}: column {', '.join(missing)} is missing")
             texts = [name for name in columns or schema.names if name in COLUMNS]

@@ -245,7 +245,7 @@ class _Building:
         self.stats.save(self.folder / STATS)
         if self._thumbnails:
             self.stats.thumbnails.flush()
-            self.stats.thumbnails = self._map_thumbnails("r+")  # otherwise all of its pages would count as this process's
+            self.stats.thumbnails = self._map_thumbnails("r+")  # else all of its pages would count as this process's
         with atomic_open(self.folder / STATE, "wb") as file:
             np.savez(file, rows=self.rows, done=done)
         os.utime(self.folder)

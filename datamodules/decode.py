@@ -24,7 +24,7 @@ from datamodules.deep_pixels import DeepPixels, ValueRange
 # (EPS) or draw (WMF). The JPEG reader also reads MPO, several JPEGs in one file.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000")
 KNOWN = "JPEG, PNG, WebP, AVIF, HEIC, JPEG 2000, BMP, TIFF, GIF and DICOM"
-Image.MAX_IMAGE_PIXELS = 200_000_000  # larger ones (decompression bombs) are refused below; Pillow only warns up to twice that
+Image.MAX_IMAGE_PIXELS = 200_000_000  # decompression bombs are refused below; Pillow only warns up to twice that
 # Set once for all threads; damaged EXIF is treated as missing
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)

@@ -62,7 +62,7 @@ class DeepPixels:
     def spread(self) -> tuple[float, float]:
         """Return the bounds of nearly all values: at each end the extreme, or the outer percentile if that is an outlier."""
         pixels = self.colors.reshape(self.values.shape[0] * self.values.shape[1], -1)
-        values = pixels[:: -(-pixels.size // MOST_VALUES)].ravel()  # whole pixels, since every third value may be red only
+        values = pixels[:: -(-pixels.size // MOST_VALUES)].ravel()  # whole pixels: every third value may be only red
         if values.dtype.kind == "f":
             values = values[np.isfinite(values)]
         if not values.size:

@@ -187,7 +187,7 @@ class ImageDataModule(L.LightningDataModule):
         """Everything that decides what the source lists. Computed before it lists, since listing may change its attributes."""
         self.source.cache = self.cache / "sources"
         if not all(_is_plain(value) for value in vars(self.source).values()):
-            self.memory = Memory()  # not shared: two sources of the user's own may differ in ways that this text cannot show
+            self.memory = Memory()  # not shared: a user's own sources may differ in ways that this text cannot show
         return f"{self.source} {sorted(vars(self.source).items())}"
 
     def keep_range(self, trained: list | None, checkpoint: object) -> None:

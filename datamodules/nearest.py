@@ -62,7 +62,7 @@ def find_nearest(
             else:
                 product = own @ vectors(columns).astype(np.float32).T
                 if start == begin:
-                    product[:, : len(own)][np.tri(len(own), dtype=bool)] = -1  # rows with themselves, and the mirrored half
+                    product[:, : len(own)][np.tri(len(own), dtype=bool)] = -1  # the diagonal and the mirrored half
                 hits = np.flatnonzero(product >= np.minimum(ours[:, None], theirs))
                 if len(hits) > product.size // 20 and min(product.shape) > most:
                     ours[:] = np.maximum(ours, np.partition(product, -most, axis=1)[:, -most])

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 ABANDONED_S = 24 * 3600  # seconds; an unfinished cache older than this is removed
 OWN_NAMES = r"([0-9a-f]{12}-)?[0-9a-f]{24}(\.building-.*)?"  # names of caches; those of 0.2.0 have no look
 VERSION_BYTES = 16  # bytes that identify a file and its content
-OF_SYSTEM = tuple(f"({os.strerror(code)})" for code in errno.errorcode)  # errors of network drives, permissions, open files
+OF_SYSTEM = tuple(f"({os.strerror(code)})" for code in errno.errorcode)  # network drives, permissions, open files
 SAMPLE = 64  # images from which the size of a cache of JPEGs is estimated
 ESTIMATE = 1.1  # factor on the estimate, to be safe
 

@@ -45,9 +45,7 @@ class AugmentationParams(NamedTuple):
     erased_left: float = 0.0
     erased_height: float = 0.0
     erased_width: float = 0.0
-    crop_top: float = (
-        0.0  # a box in fractional pixels that becomes the image; height 0 if nothing is cropped
-    )
+    crop_top: float = 0.0  # a box in fractional pixels that becomes the image; height 0 if nothing is cropped
     crop_left: float = 0.0
     crop_height: float = 0.0
     crop_width: float = 0.0

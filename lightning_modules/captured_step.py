@@ -87,7 +87,7 @@ def _capture(step: Callable[[], tuple], device: torch.device) -> tuple[Callable[
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 results = step()
     except RuntimeError:
-        generator.graphsafe_set_state(fresh)  # otherwise the state of the failed capture stays, also for every later dropout
+        generator.graphsafe_set_state(fresh)  # else later dropouts would use the failed capture's state
         raise
     finally:
         torch.cuda.set_sync_debug_mode(syncs)

@@ -24,7 +24,7 @@ NORMALIZATIONS = ("auto", "imagenet", "dataset")
 INTERPOLATIONS = ("auto", *get_args(Interpolation))
 NUMBERS = "mean and std as shares of 1, one for each channel or one for all: [[0.5,0.5,0.5],[0.5,0.5,0.5]] or [0.5,0.5]"
 SAME = 1e-6  # relative difference up to which two numbers are the same
-NEAREST = {"lanczos": "bicubic", "hamming": "bilinear", "box": "bilinear", "nearest": "bilinear"}  # Pillow's other filters
+NEAREST = {"lanczos": "bicubic", "hamming": "bilinear", "box": "bilinear", "nearest": "bilinear"}  # others of Pillow
 UNKNOWN_SIZE = 256  # pixels, for weights whose description lacks only the size; the default of conf/model
 
 

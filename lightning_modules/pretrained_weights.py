@@ -202,9 +202,7 @@ def _load_fitting(network: nn.Module, weights: Weights, classes: Sequence[str] |
     load_by_name(network, fitting, strict=False)
     if odd := sum(int((~torch.isfinite(own[name])).sum()) for name in fitting):
         log.warning("%s: %s numbers in it are NaN or infinite", key, f"{odd:,}")
-    needed = [
-        name for name in own if name in renamed or not name.endswith("num_batches_tracked")
-    ]  # files may lack it
+    needed = [name for name in own if name in renamed or not name.endswith("num_batches_tracked")]  # files may lack it
     random = [name for name in needed if name not in fitting]
     log.log(
         logging.INFO if of_head.issuperset(random) else logging.WARNING,

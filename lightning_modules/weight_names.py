@@ -28,7 +28,7 @@ def rename(state: State, network: nn.Module) -> State:
 
 def _readings(state: State, network: nn.Module) -> Iterator[State]:
     """Yield the weights under each reading of their names."""
-    translate = network.weight_names() if hasattr(network, "weight_names") else {}  # name in the whole network -> in the cut
+    translate = network.weight_names() if hasattr(network, "weight_names") else {}  # whole network -> cut
     for named in _unwrapped(state):
         yield {translate.get(name, name): tensor for name, tensor in named.items()}
         yield {translate.get(OF_CUT + name, OF_CUT + name): tensor for name, tensor in named.items()}

@@ -31,7 +31,7 @@ from lightning_modules.weight_names import is_plain
 log = logging.getLogger(__name__)
 
 REACHABLE_WITHIN_S = 8.0  # `auto` has to finish within 10 s
-SUFFIXES = {".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".tar"}  # names with one of these are files, not repositories
+SUFFIXES = {".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".tar"}  # of files; names with one are not repositories
 REPOSITORY = re.compile(r"(?:hf[-_]hub:|https://huggingface\.co/)?([A-Za-z0-9][\w.-]*/[\w.-]+?)/?(?:@([\w./-]+))?")
 IN_REPOSITORY = ("model.safetensors", "pytorch_model.bin")  # the names that timm and transformers use
 IN_FOLDER = ("checkpoints/best.ckpt", "best.ckpt", *IN_REPOSITORY)

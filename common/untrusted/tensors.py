@@ -11,7 +11,7 @@ LARGEST = 4 * 2**30  # bytes
 LARGEST_PICKLE = 64 * 2**20  # bytes of everything but tensors; a run's has some KiB
 CHECKSUM = "data_sha256"  # key in a safetensors file's header: checksum of everything after the header
 LARGEST_HEADER = 16 * 2**20  # bytes of a safetensors file's names, shapes and description; a network's has some KiB
-NUMBERS = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"}  # types of weights in a safetensors file
+NUMBERS = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"}  # allowed in safetensors
 
 
 def is_safetensors(path: Path) -> bool:
@@ -50,7 +50,9 @@ def read_safetensors(path: Path, *, tensors: bool = True) -> tuple[dict, dict[st
                 raise UserError(f"damaged: its weights do not match {CHECKSUM} in its header")
             for name in names:
                 if (dtype := file.get_slice(name).get_dtype()) not in NUMBERS:
-                    raise UserError(f"{name[:100]!r} holds {dtype}; the types of weights are {', '.join(sorted(NUMBERS))}")
+                    raise UserError(
+                        f"{name[:100]!r} holds {dtype}; the types of weights are {', '.join(sorted(NUMBERS))}"
+                    )
             return ({name: file.get_tensor(name) for name in names} if tensors else {}), texts
     except SafetensorError as error:
         raise UserError(f"not a safetensors file, or cut off: {' '.join(str(error).split())[:200]}") from error
@@ -103,7 +105,9 @@ def _check_archive(path: Path, size: int, *, check_sums: bool) -> None:
         if record.compress_type != zipfile.ZIP_STORED:
             raise UserError(f"{record.filename[:100]!r} is compressed, which torch does not do")
         if record.filename.endswith("data.pkl") and record.file_size > LARGEST_PICKLE:
-            raise UserError(f"{record.file_size / 2**20:.0f} MiB that are not tensors; at most {LARGEST_PICKLE / 2**20:g} MiB")
+            raise UserError(
+                f"{record.file_size / 2**20:.0f} MiB that are not tensors; at most {LARGEST_PICKLE / 2**20:g} MiB"
+            )
     if sum(record.file_size for record in records) > size:
         raise UserError("damaged: its records are larger than the file")
     if broken is not None:

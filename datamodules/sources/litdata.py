@@ -112,7 +112,7 @@ class Chunks(Shards):
             dataset = Placed(
                 self.place, cache_dir=self.cache, shuffle=seed is not None, seed=seed or 0, serializers=raw
             )
-            process = dataset.distributed_env  # litdata's own finding is replaced: every process may want all images of val
+            process = dataset.distributed_env  # found by litdata, replaced here: each process may want all of val
             process.global_rank, process.world_size, process.num_nodes = share
             dataset.set_drop_last(False)
             dataset.set_epoch(epoch + 1)  # it counts from 1

@@ -96,9 +96,7 @@ class Members(NamedTuple):
         if image is None or label is None:
             suffixes = self.image if image is None else self.label_suffixes
             longer = next((key for key in sample if key.rpartition(".")[2] in suffixes), None)
-            hint = (
-                f"; the suffix starts at the first dot of a name, so that of one of its files is {longer}" if longer else ""
-            )
+            hint = f"; suffixes start at the first dot, so one of its files has the suffix {longer}" if longer else ""
             raise ValueError(f"{name}: has no {'image' if image is None else 'label'} ({', '.join(suffixes)}){hint}")
         return Sample(image, self._text(*label, name), name)
 

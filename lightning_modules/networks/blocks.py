@@ -123,9 +123,7 @@ class _Tracer(fx.Tracer):
         if name + "." == WHOLE:
             try:
                 return forward(*args, **kwargs)
-            except (
-                Exception
-            ) as error:  # the forward pass needs numbers or shapes; the blocks before that are known
+            except Exception as error:  # the forward pass needs numbers or shapes; the blocks before that are known
                 self.stopped = error
                 return args[0]
         if _may_hold_blocks(m) and len(args) == 1 and isinstance(args[0], fx.Proxy):

@@ -302,9 +302,7 @@ def test_deep_images_in_val_and_test_only_are_as_predict_sees_them(tmp_path, cap
         assert np.array_equal(data.pixel_cache[row], seen) and seen.max() == 16
     assert "few levels" in caplog.text
     floats = make(tmp_path / "floats", lambda split, *_: RAMP.astype(np.uint8 if split == "train" else np.float32))
-    with pytest.raises(
-        UserError, match=r"24 images cannot be scaled like the training images; convert them, or give"
-    ):
+    with pytest.raises(UserError, match=r"24 images cannot be scaled like the training images; convert them, or give"):
         prepared(floats, tmp_path, on_leak="drop")
 
 

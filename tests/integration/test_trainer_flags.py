@@ -106,7 +106,9 @@ def test_a_longer_resume_has_the_schedule_of_the_longer_training(train, rates, s
     }[scheduler]
     assert rates == pytest.approx(expected)
     assert float(metrics(ran.folder)[-1]["lr"]) < 0.0005 and len(metrics(ran.folder)) == 4
-    (line,) = [text for text in longer.record.run.warnings if text.startswith("from here on, the learning rate follows")]
+    (line,) = [
+        text for text in longer.record.run.warnings if text.startswith("from here on, the learning rate follows")
+    ]
     assert (
         f"a training of {length} {unit}, of which {length // 2} are done: {max(expected):.2g} instead of 0 in" in line
     )

@@ -123,7 +123,7 @@ def test_numbers_are_in_their_order_and_labels_may_be_in_json(tmp_path, png):
 @pytest.mark.parametrize(("sample", "words"), [
     ({"cls": b"a"}, r"000001: has no image \(jpg, jpeg, png, webp\)"),
     ({"png": b"x"}, r"000001: has no label \(cls, json\)"),
-    ({"v1.png": b"x", "v1.cls": b"a"}, r"has no image \(.*\); the suffix starts at the first dot of a name, .* is v1\.png"),
+    ({"v1.png": b"x", "v1.cls": b"a"}, r"has no image \(.*\); suffixes start at the first dot, .* suffix v1\.png"),
     ({"png": b"x", "cls": b" "}, "its label is ''"),
     ({"png": b"x", "cls": b"\xff"}, "its label is malformed"),
     ({"png": b"x", "json": b"{"}, "its label is malformed"),
