@@ -110,7 +110,7 @@ def test_what_is_no_image_is_named(tmp_path, content):
 def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     Image.new("RGB", (64, 64)).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 63)
-    with pytest.raises(UnreadableImageError, match=r"bomb\.png.*exceeds the limit"):
+    with pytest.raises(UnreadableImageError, match=r"bomb\.png.*exceeds limit"):
         open_image(tmp_path / "bomb.png")
 
 

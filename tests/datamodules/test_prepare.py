@@ -366,7 +366,7 @@ def test_select_on_test_has_no_val_split_and_logs_it(root, tmp_path, caplog):
     catalog, _ = prepared(read_source(ImageFolder(root=root)), tmp_path, select_on="test")
     assert [len(catalog.rows(split)) for split in ("train", "val", "test")] == [12, 0, 12]
     assert set(catalog.excluded.values()) == {"datamodule.select_on=test has no val split"}
-    assert "its test accuracy is too high; 12 val images are not used" in caplog.text
+    assert "the test accuracy is too high; 12 val images are not used" in caplog.text
 
 
 def test_select_on_test_splits_nothing_off_for_val(tmp_path):

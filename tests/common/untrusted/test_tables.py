@@ -68,7 +68,7 @@ ROWS = [{"path": "a b.png", "label": "x"}, {"path": "c.png", "label": "y"}]
     (b"Path, LABEL \na b.png,x\nc.png,y\n",
      "spaces after delimiters removed; column 'Path' as path; column 'LABEL ' as label"),
     (b",path,label\n0,a b.png,x\n1,c.png,y\n", "column without a name skipped"),
-    (b"Unnamed: 0,path,label\n0,a b.png,x\n1,c.png,y\n", "column 'Unnamed: 0' left out"),
+    (b"Unnamed: 0,path,label\n0,a b.png,x\n1,c.png,y\n", "column 'Unnamed: 0' skipped"),
     (b"path,label,,\na b.png,x,,\n,,,\nc.png,y,,\n,,,\n",
      "column without a name skipped (2 times); line without a value skipped (2 times)"),
 ], ids=str)  # fmt: skip
