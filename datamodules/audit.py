@@ -109,7 +109,7 @@ def _near_duplicates(
 
 
 def _spread(catalog: Catalog, one: list[int], other: list[int]) -> list[tuple[int, int]]:
-    """Return pairs between the exact copies of two near duplicates: each copy with one in train and one outside of it."""
+    """Pair the exact copies of two near duplicates: each copy with one copy of the other in train and one outside of train."""
     first_of = [{bool(catalog.splits[row] == "train"): row for row in reversed(rows)}.values() for rows in (one, other)]
     return sorted({*product(one, first_of[1]), *product(first_of[0], other)})
 

@@ -136,7 +136,9 @@ def test_images_of_8_and_of_more_bits_in_one_data_set_are_found(tmp_path, caplog
         "bit depth: 9 images of more than 8 bits per channel (9 of 18 of class b, 0 of 18 of class a) and 27 of 8: "
     )
     assert (
-        "those of more than 8 bits: " in finding.text and "test/b/00.png" in finding.text and finding.text in caplog.text
+        "those of more than 8 bits: " in finding.text
+        and "test/b/00.png" in finding.text
+        and finding.text in caplog.text
     )
 
 
