@@ -1,4 +1,4 @@
-"""Write files that are whole or absent: written under another name, flushed, renamed."""
+"""Write files that are complete or absent: write under another name, flush, rename."""
 
 import contextlib
 import csv
@@ -24,7 +24,7 @@ def atomic_open(path: Path, mode: Literal["w", "wb"]) -> Iterator[IO]:
     temporary = path.with_name(_own_name(f".{path.name}."))
     options = {} if mode == "wb" else {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
     try:
-        # Not by tempfile: its permissions are its own, and those of any other file are the umask's
+        # Not by tempfile, which sets its own permissions; those of all other files follow the umask
         with temporary.open(mode.replace("w", "x"), **options) as file:
             yield file
             file.flush()
@@ -40,7 +40,7 @@ def atomic_open(path: Path, mode: Literal["w", "wb"]) -> Iterator[IO]:
 
 @contextlib.contextmanager
 def atomic_folder(place: Path) -> Iterator[Path]:
-    """Give a folder of another name to fill, which becomes `place`: whole or absent; of two processes the first one's stays."""
+    """Yield a folder with another name that becomes `place`, complete or absent; if two processes write it, the first wins."""
     place.parent.mkdir(parents=True, exist_ok=True)
     building = place.with_name(_own_name(f"{place.name}.building-"))
     building.mkdir()
@@ -48,15 +48,15 @@ def atomic_folder(place: Path) -> Iterator[Path]:
         yield building
         building.rename(place)
     except OSError:
-        if not place.is_dir():  # otherwise another process was first: its files are the same
+        if not place.is_dir():  # if it is there, another process was first, with the same files
             raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
 def replace_folder(source: Path, place: Path) -> None:
-    """Copy a folder to its place, whole or not at all; an old one there is removed once the new one has its name."""
-    place = place.resolve()  # of a link, what it leads to
+    """Copy a folder to its place, completely or not at all; an old one there is removed once the new one has its name."""
+    place = place.resolve()  # follow a link
     place.parent.mkdir(parents=True, exist_ok=True)
     building = place.with_name(_own_name(f".{place.name}.building-"))
     building.mkdir()
@@ -77,7 +77,7 @@ def replace_folder(source: Path, place: Path) -> None:
 
 
 def _copy_folder(source: Path, place: Path) -> None:
-    """Copy a folder; raise the first error of a file as that file's own, which shutil keeps as a text in a list of all."""
+    """Copy a folder; raise the first file's error as an OSError, since shutil raises a list of all errors as texts."""
     try:
         shutil.copytree(source, place)
     except shutil.Error as error:
@@ -88,24 +88,24 @@ def _copy_folder(source: Path, place: Path) -> None:
 
 
 def _own_name(prefix: str) -> str:
-    """Return a name that no other process takes."""
+    """Return a name that no other process uses."""
     return f"{prefix}{secrets.token_hex(4)}"
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: a reader sees the old content or the new one."""
+    """Write a file completely or not at all: a reader sees the old content or the new."""
     with atomic_open(path, "wb") as file:
         file.write(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8, whole or not at all."""
+    """Write a text as UTF-8, completely or not at all."""
     with atomic_open(path, "w") as file:
         file.write(text)
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping]) -> None:
-    """Write a table with its columns in this order."""
+    """Write a table with `columns` in this order."""
     with atomic_open(path, "w") as file:
         writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
         writer.writeheader()
@@ -113,7 +113,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping]) -> No
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write indented JSON with its keys in their order; NaN and infinities, which JSON has not, become null."""
+    """Write indented JSON with its keys in their order; NaN and infinities, which JSON lacks, become null."""
     write_text(path, json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -127,7 +127,7 @@ def _finite(value):
 
 @contextlib.contextmanager
 def tolerate_disk_errors(path: Path) -> Iterator[None]:
-    """Log a full disk or a missing permission while `path` is written, and continue without the file."""
+    """If the disk is full or a permission is missing while `path` is written, log that and continue without the file."""
     try:
         yield
     except OSError as error:

@@ -1,14 +1,14 @@
-"""The checks of settings, and their limits, that are shared."""
+"""Checks of settings that several rooms share, and their limits."""
 
 from common.errors import UserError
 from common.text import quote_override
 
-FEWEST_SEEDS = 3  # of a statement on a setting; with fewer it is on trained networks
-LARGE = 1000  # above it an upper limit is stated as such: nobody means to reach it
+FEWEST_SEEDS = 3  # for a statement about settings; with fewer it is about the trained networks
+LARGE = 1000  # upper limits above this read "or more, up to", since nobody means to reach them
 
 
 def check_between(key: str, value: float, low: float, high: float) -> None:
-    """Refuse a setting outside of `low` to `high`, and NaN.
+    """Refuse a setting outside `low` to `high`, or NaN.
 
     Raises:
         UserError: names key, value and range.
@@ -18,7 +18,7 @@ def check_between(key: str, value: float, low: float, high: float) -> None:
 
 
 def check_target_accuracy(value: object) -> None:
-    """Raise UserError unless it is None or an accuracy that can be reached and missed."""
+    """Raise UserError unless the value is None or an accuracy above 0 and below 1."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1):
         raise UserError(
             f"{quote_override('target_accuracy', value)}: use an accuracy above 0 and below 1, e.g. 0.95, or null"
@@ -26,6 +26,6 @@ def check_target_accuracy(value: object) -> None:
 
 
 def check_good_enough(value: object, key: str = "good_enough") -> None:
-    """Raise UserError unless it is an accuracy that a smaller network may lack and still be good enough."""
+    """Raise UserError unless the value can be the loss of accuracy with which a smaller network is still good enough."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
         raise UserError(f"{quote_override(key, value)}: use a difference in accuracy above 0 and below 1, e.g. 0.02")

@@ -13,7 +13,7 @@ class UserError(ValueError):
 
 
 class StopRequested(BaseException):
-    """Carry the signal that asked the run to end; it is no Exception, so that no handler of these keeps a sweep running."""
+    """Carry the signal that asked the run to end; not an Exception, so `except Exception` cannot keep a sweep running."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -25,7 +25,7 @@ class TrialPruned(Exception):  # noqa: N818 not an error
     """End a run of a search before its last epoch; the text is the reason."""
 
 
-ELSEWHERE = "hydra.run.dir=DIR, of a sweep hydra.sweep.dir=DIR, of the caches datamodule.cache=DIR"
+ELSEWHERE = "hydra.run.dir=DIR (for a sweep, hydra.sweep.dir=DIR; for the caches, datamodule.cache=DIR)"
 REMOVED_FOLDER = (
     "this folder was removed or moved while this command ran: what it wrote is lost or incomplete. Run it again"
 )

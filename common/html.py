@@ -1,4 +1,4 @@
-"""What every page of this project is made with: Jinja2 that escapes everything, and the look of page.css."""
+"""The basis of every page of this project: Jinja2 that escapes everything, and the style of page.css."""
 
 from pathlib import Path
 
@@ -11,11 +11,11 @@ COMMON = Path(__file__).parent
 
 
 def jinja_environment(*folders: Path, longest: int | None = None) -> Environment:
-    """Return Jinja2 for HTML with the templates of some folders and of common/; undefined names are errors.
+    """Return a Jinja2 environment for HTML with the templates of `folders` and common/; undefined names are errors.
 
     Args:
-        folders: of the templates.
-        longest: characters of one text, after which it is cut.
+        folders: folders of templates.
+        longest: number of characters after which a text is cut; None: texts are not cut.
     """
     return Environment(
         loader=FileSystemLoader([*folders, COMMON]), autoescape=True, undefined=StrictUndefined, trim_blocks=True,

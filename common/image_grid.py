@@ -1,4 +1,4 @@
-"""Draw many images in one with Pillow: importing matplotlib would delay the first training step by a second."""
+"""Draw many images in one with Pillow, since importing matplotlib would delay the first training step by a second."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from common.text import clean
 
-CELL = 144  # pixels, of an image's longer side
+CELL = 144  # pixels of an image's longer side
 GAP = 8
 TITLE = 18  # pixels of height
 HEADING = 224  # pixels of width
@@ -25,7 +25,7 @@ Titled = tuple[np.ndarray, str]
 def rows_of_images(rows: list[tuple[str, list[Titled]]]) -> np.ndarray:
     """Draw rows of images with a title above each and a heading to the left, as (H, W, 3) uint8.
 
-    Images are (H, W, 3) or (H, W), of uint8 or floats from 0 to 1.
+    Images are (H, W, 3) or (H, W), as uint8 or as floats from 0 to 1.
     """
     columns = max(len(images) for _, images in rows)
     margin = HEADING if any(heading for heading, _ in rows) else GAP
@@ -48,20 +48,20 @@ def rows_of_images(rows: list[tuple[str, list[Titled]]]) -> np.ndarray:
 
 
 def grid(images: list[Titled]) -> np.ndarray:
-    """Draw images in a grid about as wide as high, as (H, W, 3) uint8."""
+    """Draw images in a roughly square grid, as (H, W, 3) uint8."""
     columns = math.ceil(math.sqrt(len(images)))
     return rows_of_images([("", images[start : start + columns]) for start in range(0, len(images), columns)])
 
 
 def thumbnail(image: Image.Image, side: int) -> Image.Image:
-    """Return the image with a longer side of `side` pixels; small ones are enlarged to visible pixels."""
+    """Return the image with a longer side of `side` pixels; small images are enlarged so their pixels are visible."""
     scale = side / max(image.size)
     size = [max(round(length * scale), 1) for length in image.size]
     return image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC)
 
 
 def jpeg_base64(image: Image.Image) -> str:
-    """Return a JPEG of the image in base64, for a page that holds its images."""
+    """Return a JPEG of the image in base64, for a page that embeds its images."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, format="jpeg", quality=85)
     return base64.b64encode(buffer.getvalue()).decode()
@@ -77,7 +77,7 @@ def fit_title(title: str) -> str:
 
 @cache
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """Return DejaVu Sans, found without importing matplotlib; the font inside Pillow has only ASCII letters."""
+    """Return matplotlib's DejaVu Sans without importing matplotlib; Pillow's own font has only ASCII letters."""
     folder = Path(find_spec("matplotlib").origin).parent
     return ImageFont.truetype(folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 

@@ -1,4 +1,4 @@
-"""Locks between processes, which the system releases where their process is killed."""
+"""Locks between processes, which the system releases when their process is killed."""
 
 import contextlib
 import logging
@@ -12,11 +12,11 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def locked(path: Path, timeout_s: float = 0.0, *, removes: bool = False) -> Iterator[bool]:
-    """Hold a lock; yield whether it was free within the time, True too where there are no locks.
+    """Hold a lock; yield whether it became free in time, or True if the file system has no locks.
 
     Args:
         timeout_s: how long to wait; -1: until it is free.
-        removes: whether the lock's file is removed at the end. Left by a killed process it means nothing.
+        removes: whether to remove the lock's file at the end. A file that a killed process leaves means nothing.
     """
     lock, is_free = FileLock(path, timeout=timeout_s), True
     try:
@@ -30,15 +30,15 @@ def locked(path: Path, timeout_s: float = 0.0, *, removes: bool = False) -> Iter
     finally:
         if removes and lock.is_locked:
             with contextlib.suppress(OSError):
-                path.unlink()  # before the release: afterwards it could be another process's
+                path.unlink()  # before the release, since afterwards it could be another process's
         lock.release()
 
 
 @contextlib.contextmanager
 def one_at_a_time(path: Path, what: str) -> Iterator[None]:
-    """Let one process do what all of them need, once for all that see this file: those of a node, or of a shared disk.
+    """Let one process do what all processes that see this lock file need: those of a machine, or of a shared disk.
 
-    The others wait, and then look again whether it is there. Where there are no locks, each does it.
+    The others wait and then enter the block too, which checks whether the result exists. Without locks, each process does it.
 
     Args:
         what: shown while another process does it: "reading images".

@@ -1,4 +1,4 @@
-"""The test images of a run, recognized wherever they are evaluated again."""
+"""Recognize the test images of a run when they are evaluated again."""
 
 import os
 from collections.abc import Iterable
@@ -12,15 +12,15 @@ from common.run_record import DataInfo, RunRecord
 
 
 class OwnTestImages:
-    """Recognize the test images of a run: by their pixels where it was evaluated on them, else by their files.
+    """Recognize the test images of a run: by their pixels if it was evaluated on them, else by their files.
 
     Args:
-        run: of which a string is kept for each test image.
-        root: folder of the relative paths of splits.csv, besides the one in the record; None: only that one.
+        run: folder of the run; one string is kept in memory for each test image.
+        root: another folder that the relative paths of splits.csv may start from, besides the recorded one; None: none.
 
     Attributes:
         data: the data in the run's record.
-        unknown: why no image can be recognized; empty where they can.
+        unknown: why images cannot be recognized; empty if they can.
     """
 
     def __init__(self, run: RunFolder, root: str | Path | None = None):
@@ -40,16 +40,16 @@ class OwnTestImages:
             self.unknown = str(error)
 
     def include(self, fingerprint: str, file: Path) -> bool:
-        """Return whether an image is one of them: any copy of one where pixels are known, else only the file itself."""
+        """Return whether an image is a test image: if pixels are known, any copy of one; else only the file itself."""
         return fingerprint in self.fingerprints or (bool(self.files) and os.path.realpath(file) in self.files)
 
     def chose_the_network(self, file: Path) -> bool:
-        """Return whether an image is a file of the train or validation split of the run, which its accuracy flatters."""
+        """Return whether an image is a file of the run's train or validation split, on which its accuracy is too high."""
         return hash(os.path.realpath(file)) in self._learned
 
     @cached_property
     def _learned(self) -> set[int]:
-        """Hashes of the files of train and val: of a million images the names would be large."""
+        """Hashes of the files of train and val, since the names of a million images would take much memory."""
         folders = [os.path.realpath(folder) for folder in self._folders()]
         try:
             paths = [row["path"] for _, row in self.run.iterate_splits() if row["split"] in ("train", "val")]
@@ -61,12 +61,12 @@ class OwnTestImages:
         return [Path(folder) for folder in (self.root, images_folder(self.data)) if folder is not None]
 
     def include_any(self, images: Iterable[tuple[str, Path]]) -> bool:
-        """Return whether one of these images, fingerprint and file, is one of them."""
+        """Return whether any of these images, given as fingerprint and file, is a test image."""
         return any(self.include(fingerprint, file) for fingerprint, file in images)
 
 
 def images_folder(data: DataInfo) -> Path | None:
-    """Return the folder of the relative paths in a run's tables; None where none is recorded or it is gone."""
+    """Return the folder that the relative paths in a run's tables start from; None if it is not recorded or is gone."""
     if not data.root:
         return None
     return next((folder for folder in (Path(data.root), PROJECT / data.root) if folder.is_dir()), None)

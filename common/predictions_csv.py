@@ -1,6 +1,6 @@
-"""predictions.csv and predictions_val.csv: written, read back, and paired by the pixels of their images.
+"""Write predictions.csv and predictions_val.csv, read them back, and pair them by the pixels of their images.
 
-Of more than MOST_IN_CSV classes they are predictions.parquet and predictions_val.parquet, with the same columns.
+With more than MOST_IN_CSV classes they are predictions.parquet and predictions_val.parquet, with the same columns.
 """
 
 import importlib.util
@@ -22,16 +22,16 @@ from common.untrusted.tables import LARGEST_TABLE, check_size, iterate_csv
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("path", "fingerprint", "label", "predicted")  # then p_CLASS of each class
-MOST_IN_CSV = 100  # classes; of a thousand, 100,000 images would be a table of a gigabyte
+COLUMNS = ("path", "fingerprint", "label", "predicted")  # followed by p_CLASS for each class
+MOST_IN_CSV = 100  # classes; with a thousand, a table of 100,000 images would take a gigabyte
 RERUN = "run the stage test again"
 
 
 class Predictions(NamedTuple):
     """The predictions of a network on n images of K classes.
 
-    A table is read sorted by fingerprint, then label, then path, so that two tables of the same images are paired line by
-    line, images of equal pixels by their occurrence.
+    A table is sorted by fingerprint, then label, then path when it is read, so two tables of the same images can be paired line
+    by line, and images with equal pixels by their occurrence.
     """
 
     fingerprints: list[str]
@@ -41,8 +41,8 @@ class Predictions(NamedTuple):
     probabilities: np.ndarray  # (n, K) float64
     paths: list[str]
     source: RunFolder
-    logits: np.ndarray | None = None  # (n, K) float64; only where the network just ran, since no table has them
-    groups: np.ndarray | None = None  # (n,) numbers; None where each image is its own, and in a table read back
+    logits: np.ndarray | None = None  # (n, K) float64; only if the network just ran, since tables do not hold them
+    groups: np.ndarray | None = None  # (n,) numbers; None if each image is its own group, and in a table read back
 
     @property
     def correct(self) -> np.ndarray:
@@ -58,16 +58,16 @@ def prediction_columns(classes: Sequence[str]) -> list[str]:
 def prediction_row(
     path: str, fingerprint: str, label: str, predicted: str, probabilities: Mapping[str, float]
 ) -> dict[str, str]:
-    """Return the row of an image; `probabilities` by the name of the class, empty where the image cannot be read."""
+    """Return the row of an image; `probabilities` maps class names, and is empty if the image cannot be read."""
     row = dict(zip(COLUMNS, (path, fingerprint, label, predicted), strict=True))
     return row | {f"p_{name}": f"{p:.6f}" for name, p in probabilities.items()}
 
 
 def write_predictions(folder: RunFolder, split: str, predictions: Predictions) -> None:
-    """Write the table of a run's split, test or val, a row an image in the order given.
+    """Write the table of a run's split, test or val, one row per image in the order given.
 
-    Of many classes it is a parquet file, unless pyarrow is not installed or a path is not UTF-8; one of the other format that
-    an earlier test stage left is removed.
+    With many classes it is a parquet file, unless pyarrow is not installed or a path is not UTF-8. A table in the other format
+    from an earlier test stage is removed.
     """
     classes = predictions.classes
     if len(classes) > MOST_IN_CSV and _can_write_parquet(predictions):
@@ -93,7 +93,7 @@ def _can_write_parquet(predictions: Predictions) -> bool:
     try:
         "".join((*predictions.paths, *predictions.classes)).encode()
     except UnicodeEncodeError:
-        log.warning("predictions are written as CSV: a parquet file cannot hold the name of a file that is not UTF-8")
+        log.warning("predictions are written as CSV: a parquet file cannot hold a file name that is not UTF-8")
         return False
     return True
 
@@ -111,14 +111,14 @@ def _write_parquet(path: Path, predictions: Predictions) -> None:
 
 
 def predictions_file(folder: RunFolder, split: str) -> Path | None:
-    """Return the table that the run left of this split, test or val; None where it left none."""
+    """Return the path of the run's table of this split, test or val; None if there is none."""
     return next(
         (path for path in (folder.predictions(split), folder.predictions_parquet(split)) if path.is_file()), None
     )
 
 
 def has_predictions(folder: RunFolder, split: str) -> bool:
-    """Return whether the run left a table of this split, test or val."""
+    """Return whether the run has a table of this split, test or val."""
     return predictions_file(folder, split) is not None
 
 
@@ -126,7 +126,7 @@ def read_predicted_images(folder: RunFolder, split: str) -> list[dict[str, str]]
     """Return path, fingerprint, label and predicted class of each image in the table of a run's split, in its order.
 
     Raises:
-        UserError: no such file, cut off, or columns missing.
+        UserError: the file is missing or cut off, or lacks columns.
     """
     path = predictions_file(folder, split) or folder.predictions(split)
     if path.suffix == ".csv":
@@ -136,10 +136,10 @@ def read_predicted_images(folder: RunFolder, split: str) -> list[dict[str, str]]
 
 
 def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> dict[str, list | np.ndarray]:
-    """Return columns of a table that is not trusted, texts as lists and numbers as arrays; None: all of them.
+    """Return columns of an untrusted table (None: all), texts as lists and numbers as arrays.
 
     Raises:
-        UserError: pyarrow is not installed, the file is damaged, too large, or has columns that no run writes.
+        UserError: pyarrow is not installed, or the file is damaged, too large, or has columns that no run writes.
     """
     check_size(path, LARGEST_TABLE)
     try:
@@ -150,7 +150,9 @@ def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> dict[str,
         with parquet.ParquetFile(path) as file:
             schema, n = file.schema_arrow, file.metadata.num_rows
             if n * len(schema.names) > LARGEST_TABLE:
-                raise UserError(f"{path}: {n:,} images of {len(schema.names):,} columns are more than a table may have")
+                raise UserError(
+                    f"{path}: {n:,} images with {len(schema.names):,} columns are more than a table may have"
+                )
             if missing := [name for name in COLUMNS if name not in schema.names]:
                 raise UserError(f"{path}: column {', '.join(missing)} is missing")
             texts = [name for name in columns or schema.names if name in COLUMNS]
@@ -158,7 +160,7 @@ def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> dict[str,
                 fits = types.is_string(field.type) if field.name in COLUMNS else types.is_float32(field.type)
                 if not fits:
                     raise UserError(
-                        f"{path}: column {clean(field.name, 40)} is of the type {field.type}, which no run writes"
+                        f"{path}: column {clean(field.name, 40)} has the type {field.type}, which no run writes"
                     )
             table = file.read(columns=list(columns) if columns else None)
             if any(column.null_count for column in table.columns):
@@ -175,12 +177,12 @@ def read_predictions(folder: RunFolder, split: str, measured: SplitMetrics | Non
     """Read the table of a run's split, test or val.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         split: test or val.
-        measured: what the run's record has of the split, whose counts are those of a whole table.
+        measured: metrics of the split in the run's record; the counts of a complete table must equal theirs.
 
     Raises:
-        UserError: no such file, columns missing, cut off, or values that no run writes; with file and line.
+        UserError: the file is missing or cut off, lacks columns, or has values that no run writes; with file and line.
     """
     table = _read_predictions(folder, split)
     if measured and measured.accuracy:
@@ -220,7 +222,7 @@ def _read_predictions(folder: RunFolder, split: str) -> Predictions:
 
 
 def _predictions_of(path: Path, table: dict[str, list | np.ndarray], folder: RunFolder) -> Predictions:
-    """Return a parquet table as `read_predictions` does a CSV."""
+    """Return the predictions in a parquet table, like `read_predictions` for a CSV."""
     paths, fingerprints, labels, predicted = (table.pop(name) for name in COLUMNS)
     try:
         index = _class_indices(table)
@@ -255,10 +257,10 @@ def _parse(row: dict[str, str], index: dict[str, int]) -> tuple:
 
 
 def pair(a: Predictions, b: Predictions) -> None:
-    """Make sure that line i of both is the same image with the same label.
+    """Check that line i of both is the same image with the same label.
 
     Raises:
-        UserError: other classes, other images (how many only in one, with an example), or other labels.
+        UserError: classes, images (how many are in only one, with an example) or labels differ.
     """
     name_a, name_b = a.source.path, b.source.path
     if sorted(a.classes) != sorted(b.classes):
@@ -286,10 +288,10 @@ def pair(a: Predictions, b: Predictions) -> None:
 
 
 def correct_matrix(runs: Sequence[Predictions]) -> np.ndarray:
-    """Return whether each run is right on each image, (runs, n) bool, in the order of the first one's lines.
+    """Return whether each run is right on each image, (runs, n) bool, in the order of the first run's lines.
 
     Raises:
-        UserError: no runs, or runs that cannot be paired.
+        UserError: there are no runs, or they cannot be paired.
     """
     if len(runs) == 0:
         raise UserError("there are no runs to compare; give at least one")

@@ -1,4 +1,4 @@
-"""Who had the cores of this process while something was timed, by /proc/stat: itself, other processes, or the host."""
+"""Find out from /proc/stat who used the cores while something was timed: this process, other processes, or the host."""
 
 import contextlib
 import os
@@ -7,24 +7,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 PROC = Path("/proc")
-SPARE_CORES = 0.25  # that other processes may use of those that are needed, since the system always uses some
-TICKS_S = 0.02  # to which /proc/stat is exact
+SPARE_CORES = 0.25  # share of a needed core that other processes may use, since the system always uses some
+TICKS_S = 0.02  # precision of /proc/stat in seconds
 
 
 class CoreUse(NamedTuple):
-    """The time of the cores that this process may use, over a while."""
+    """How the cores that this process may use were used over a period."""
 
     wall_s: float
     cores: int
-    own_s: float  # of this process and of those that it has started, such as loader workers
-    others_s: float | None  # of all other processes; None: the system does not tell
-    stolen_s: float | None  # that the host of a virtual machine gave to others; None likewise
+    own_s: float  # used by this process and those that it has started, such as loader workers
+    others_s: float | None  # used by all other processes; None: unknown on this system
+    stolen_s: float | None  # given to other virtual machines by the host; None: unknown on this system
 
     def describe_shortage(self, threads: int, what: str) -> str | None:
-        """Say who used cores that so many threads of `what` needed; None where nobody did, or the system does not tell.
+        """Return who used cores that `threads` threads of `what` needed; None if nobody did or it is unknown.
 
-        The load average is no sign: a run that has just read its images has raised it itself. What counts is that what others
-        use fits beside the threads.
+        The load average does not show this: a run that has just read its images has raised it. What counts is whether the
+        cores have room for the threads and for what others use.
         """
         if self.others_s is None:
             return None
@@ -44,7 +44,7 @@ class CoreWatch:
         self._before = _read()
 
     def used(self) -> CoreUse:
-        """Return what the cores were used for since then."""
+        """Return how the cores were used since this object was created."""
         before, now = self._before, _read()
         wall_s, own_s = now.wall_s - before.wall_s, now.own_s - before.own_s
         if before.busy_s is None or now.busy_s is None:
@@ -61,7 +61,7 @@ def own_cores() -> set[int]:
 class _Reading(NamedTuple):
     wall_s: float
     own_s: float
-    busy_s: float | None  # of the cores, since the machine started
+    busy_s: float | None  # busy time of the cores since the machine started
     stolen_s: float | None
 
 
@@ -71,7 +71,7 @@ def _read() -> _Reading:
         lines = [line.split() for line in (PROC / "stat").read_text().splitlines()]
         ticks = {name: list(map(int, values)) for name, *values in lines if name.startswith("cpu")}
         own = [ticks[f"cpu{core}"] for core in own_cores()]
-        # user, nice, system, irq and softirq; in between idle and iowait, then steal
+        # busy: user, nice, system, irq and softirq, without idle and iowait in between; then steal
         busy, stolen = (sum(times[index] for times in own for index in places) for places in ((0, 1, 2, 5, 6), (7,)))
         per_s = os.sysconf("SC_CLK_TCK")
         return _Reading(wall_s, own_s, busy / per_s, stolen / per_s)
@@ -80,13 +80,13 @@ def _read() -> _Reading:
 
 
 def _started_s() -> float:
-    """Return the processor time of the processes that this one has started, and of theirs."""
+    """Return the processor time in seconds of the processes that this one has started, and of their children."""
     parents, ticks = {}, {}
     for file in PROC.glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, ValueError, IndexError):  # it has just ended
             values = file.read_text(errors="replace").rpartition(")")[2].split()  # a name may hold anything
             parents[int(file.parent.name)] = int(values[1])
-            ticks[int(file.parent.name)] = sum(map(int, values[11:15]))  # with those of its own that have ended
+            ticks[int(file.parent.name)] = sum(map(int, values[11:15]))  # including its children that have ended
     own, new = set(), {os.getpid()}
     while new:
         own |= new

@@ -1,4 +1,4 @@
-"""Lines on the screen while something takes long, so that it is never silent for more than five seconds."""
+"""Show lines while something takes long, so the screen is never silent for more than five seconds."""
 
 import contextlib
 import logging
@@ -12,29 +12,29 @@ from typing import ClassVar
 
 from common.text import duration
 
-SILENCE_S = 4.0  # after which a line is shown
-EVERY_S = 60.0  # likewise within an epoch or a sweep, which has lines of its own, once there was a first one
+SILENCE_S = 4.0  # seconds of silence after which a line is shown
+EVERY_S = 60.0  # the same after the first line within an epoch or a sweep, which have lines of their own
 POLL_S = 0.5
 
 
 class Progress:
-    """Repeat what is being done and how far it is, whenever the screen was silent for a while; as a context.
+    """Show what is being done and how far it is whenever the screen was silent for a while; a context manager.
 
-    Within the block of another one only the inner one shows lines, but never in one whose `own` keeps others off the screen.
+    When they are nested, only the inner one shows lines, unless the outer one has `own`, which keeps others off the screen.
 
     Args:
-        text: what is done at first; nothing is shown of what takes no time, nor of "".
-        log: of its lines.
-        own: beginning of the names of loggers whose lines are on the screen; by default all are.
+        text: what is done at first; nothing is shown if it takes no time or the text is empty.
+        log: logger of its lines.
+        own: prefix of the names of loggers whose lines are on the screen; by default all are.
     """
 
-    screen_s: ClassVar[float | None] = None  # when the screen of a command showed something last; None: no command
+    screen_s: ClassVar[float | None] = None  # time of the last line on the screen of a command; None: no command
     _innermost: ClassVar["Progress | None"] = None
 
     def __init__(self, text: str = "", log: logging.Logger | None = None, own: str = ""):
         self._log, self._own = log or logging.getLogger(__name__), own
         self._silence_s: float | None = None  # None: SILENCE_S
-        self.then_every_s: float | None = None  # silence that is allowed after its next line
+        self.then_every_s: float | None = None  # seconds of silence that are allowed after its next line
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._repeat, daemon=True)
         self._heard = _Heard(self)
@@ -46,7 +46,7 @@ class Progress:
         self._outer = Progress._innermost
         if self._outer is not None:
             self._shown_s = self._outer._shown_s
-        elif Progress.screen_s is not None:  # two short ones in a row are silent together
+        elif Progress.screen_s is not None:  # the silence of two short ones in a row adds up
             self._shown_s = Progress.screen_s
         if self._outer is None or not self._outer._own:
             Progress._innermost = self
@@ -55,22 +55,22 @@ class Progress:
 
     def __exit__(self, *_) -> None:
         self._ended.set()
-        while Progress._innermost and Progress._innermost._ended.is_set():  # those of two threads end in any order
+        while Progress._innermost and Progress._innermost._ended.is_set():  # those of two threads may end in any order
             Progress._innermost = Progress._innermost._outer
         self._thread.join(timeout=SILENCE_S)
         logging.getLogger().removeHandler(self._heard)
 
     def begin(self, text: str) -> None:
-        """Say what is done from now on, as `race: run 3 of 9, NAME`; shown at once."""
+        """Set what is done from now on, such as `race: run 3 of 9, NAME`, and show it at once."""
         self.set(text)
         self._log.info("%s", text)
 
     def set(self, text: str, how_far: str | Callable[[], str] = "") -> None:
-        """Keep what is done from now on, for the next line; a function says how far it is by then."""
+        """Set what is done from now on, for the next line; `how_far` may be a function that is called then."""
         self._text, self.how_far, self._begun_s, self._is_count = text, how_far, time.monotonic(), False
 
     def count(self, done: int, total: int) -> None:
-        """Keep how far it is, for the next line, as `40 of 200 images, 12 s`."""
+        """Set how far it is, for the next line: `40 of 200 images, 12 s`."""
         self.how_far, self._is_count = f"{done:,} of {total:,} images", True
 
     def heard(self) -> None:
@@ -89,7 +89,7 @@ class Progress:
         now, silence_s = time.monotonic(), self._silence_s or SILENCE_S
         if self._text and Progress._innermost is self and now - self._shown_s > silence_s - POLL_S:
             self._silence_s = self.then_every_s
-            elapsed = rounded(now - self._begun_s, to_s=1)  # no two lines are the same
+            elapsed = rounded(now - self._begun_s, to_s=1)  # makes each line different
             known = self.how_far() if callable(self.how_far) else self.how_far
             how_far = f"{known}, {elapsed}" if self._is_count else known or f"{elapsed} so far"
             self._log.info("%s: %s", self._text, how_far)
@@ -102,7 +102,7 @@ def rounded(seconds: float, to_s: int = 10) -> str:
 
 @contextlib.contextmanager
 def quiet_native() -> Iterator[None]:
-    """Keep what libraries in C++ write to standard error off the screen."""
+    """Keep off the screen what C++ libraries write to standard error."""
     sys.stderr.flush()
     kept = os.dup(2)
     with Path(os.devnull).open("wb") as nowhere:

@@ -1,4 +1,4 @@
-"""The files of a run: their names, and the one reader and writer of splits.csv and metrics.csv."""
+"""The files of a run: their names, and the only reader and writer of splits.csv and metrics.csv."""
 
 import contextlib
 import csv
@@ -12,35 +12,35 @@ from common.errors import UserError
 from common.untrusted.tables import iterate_csv
 
 PROJECT = Path(__file__).resolve().parent.parent
-EXPORTED = (".onnx", ".pt2", ".tflite")  # suffixes of the files of export.py, which hold no training
+EXPORTED = (".onnx", ".pt2", ".tflite")  # suffixes of exported files, from which training cannot resume
 OUTPUTS = PROJECT / "outputs"
 
 # Any other column of splits.csv names subsets of the images
 SPLIT_COLUMNS = ("path", "label", "split", "group", "weight")
-REVIEW_COLUMNS = ("predicted", "confidence")  # that labels_to_check.csv adds
+REVIEW_COLUMNS = ("predicted", "confidence")  # added by labels_to_check.csv
 METRIC_COLUMNS = ("epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")
-SCORE_COLUMNS = ("val/balanced_accuracy", "val/f1", "val/auroc")  # further ones, where something monitors them
+SCORE_COLUMNS = ("val/balanced_accuracy", "val/f1", "val/auroc")  # added if something monitors them
 FIGURES = ("overview", "calibration", "contact_sheet", "feature_maps", "channel_shuffle")
-OF_LOGGERS = ("events.out.tfevents.*", "hparams.yaml", "csv/version_*", "wandb/*run-*")  # of conf/logger
+OF_LOGGERS = ("events.out.tfevents.*", "hparams.yaml", "csv/version_*", "wandb/*run-*")  # written by conf/logger
 LARGEST_METRICS = 16 * 2**20  # bytes; some 100,000 epochs
 MOST_EPOCHS = 1_000_000
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Own the name of every file that a run leaves in its folder."""
+    """Define the name of every file that a run leaves in its folder."""
 
     path: Path
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Path) -> "RunFolder | None":
-        """Return the folder of the run that a checkpoint lies in, or None where it lies elsewhere."""
+        """Return the folder of the run that a checkpoint belongs to; None if it is not in one."""
         folder = cls(Path(checkpoint).resolve().parent.parent)
         return folder if folder.config.is_file() or folder.record.is_file() else None
 
     @property
     def name(self) -> str:
-        """The folder's path below outputs/, or its own name where it lies elsewhere."""
+        """The folder's path below outputs/, or its own name if it is elsewhere."""
         below = self.path.is_relative_to(OUTPUTS) and self.path != OUTPUTS
         return self.path.relative_to(OUTPUTS).as_posix() if below else self.path.name
 
@@ -58,7 +58,7 @@ class RunFolder:
 
     @property
     def best_weights(self) -> Path:
-        """The network's weights in best.ckpt with its description, for whatever reads safetensors."""
+        """The network's weights in best.ckpt with its description, for programs that read safetensors."""
         return self.checkpoints / "best.safetensors"
 
     @property
@@ -79,11 +79,11 @@ class RunFolder:
         return self.path / "splits.csv"
 
     def predictions(self, split: str) -> Path:
-        """The table of `test` or `val`; of many classes it may be `predictions_parquet`."""
+        """The CSV table of `test` or `val`; with many classes the run may write `predictions_parquet` instead."""
         return self.path / {"test": "predictions.csv", "val": "predictions_val.csv"}[split]
 
     def predictions_parquet(self, split: str) -> Path:
-        """The table of `test` or `val` of many classes."""
+        """The parquet table of `test` or `val`, for many classes."""
         return self.predictions(split).with_suffix(".parquet")
 
     @property
@@ -98,7 +98,7 @@ class RunFolder:
 
     @property
     def profiles(self) -> list[Path]:
-        """What trainer.profiler has written: a table for each of fit, validate and test, and traces."""
+        """Files of trainer.profiler: a table for each of fit, validate and test, and traces."""
         return sorted(path for path in self.path.glob(f"*-{self.PROFILE}*") if path.is_file())
 
     def figure(self, name: str) -> Path:
@@ -111,21 +111,21 @@ class RunFolder:
 
     @property
     def lock(self) -> Path:
-        """Locked and there while a process runs in the folder; left by a killed one, whose lock is gone."""
+        """Exists and is locked while a process runs in the folder; a killed process leaves it unlocked."""
         return self.path / ".lock"
 
     @property
     def before_resume(self) -> Path:
-        """What was here before the command that resumes the run, until it has done something."""
+        """Backup of the folder before the command that resumes the run, until it has done something."""
         return self.path / ".before-resume"
 
     @property
     def before_restart(self) -> Path:
-        """The run that was here before another one started, until that one has done something."""
+        """Backup of the run that was here before another one started, until that one has done something."""
         return self.path / ".before-restart"
 
     def entries(self, whole: bool) -> list[Path]:
-        """Return what a run has left here, without its log; `whole`: also files that no run is known to write."""
+        """Return what a run has left here, without its log; with `whole` also files that runs are not known to write."""
         of_commands = {self.log, self.lock, self.before_resume, self.before_restart}
         known = (
             *(path.name for path in (self.record, self.checkpoints, self.metrics, self.splits, self.summary)),
@@ -148,7 +148,7 @@ class RunFolder:
 
     @property
     def choices(self) -> Path:
-        """Hydra's own part of the configuration, with the file that each group took."""
+        """Hydra's own part of the configuration, with the file that each group uses."""
         return self.hydra / "hydra.yaml"
 
     @property
@@ -160,38 +160,38 @@ class RunFolder:
         with atomic_open(self.splits, "w") as file:
             writer = csv.writer(
                 file, lineterminator="\n"
-            )  # rows of a million images as tuples: a dict each takes three times
+            )  # rows as tuples, since dicts of a million images take three times as long
             writer.writerow(columns)
             writer.writerows(zip(*columns.values(), strict=True))
 
     def iterate_splits(self) -> Iterator[tuple[int, dict[str, str]]]:
-        """Yield line number and row of splits.csv: columns SPLIT_COLUMNS and those that name subsets, all as text.
+        """Yield line number and row of splits.csv: SPLIT_COLUMNS and the columns that name subsets, all as text.
 
         Raises:
-            UserError: no such file, or not a whole table.
+            UserError: the file is missing or not a complete table.
         """
         return iterate_csv(self.splits, needed=("path", "label", "split"))
 
     def read_splits(self) -> list[dict[str, str]]:
-        """Read all rows of splits.csv; columns and errors as of `iterate_splits`."""
+        """Read all rows of splits.csv; for columns and errors see `iterate_splits`."""
         return [row for _, row in self.iterate_splits()]
 
     def group_names(self) -> dict[str, str]:
-        """Return path -> group of the images of splits.csv that are in one; errors as of `iterate_splits`."""
+        """Return path -> group for the images of splits.csv that have a group; for errors see `iterate_splits`."""
         return {row["path"]: row["group"] for _, row in self.iterate_splits() if row.get("group")}
 
     def write_metrics(self, rows: Iterable[Mapping]) -> None:
-        """Write metrics.csv, a row an epoch with METRIC_COLUMNS, and those of SCORE_COLUMNS that a row has."""
+        """Write metrics.csv, one row per epoch, with METRIC_COLUMNS and those SCORE_COLUMNS that any row has."""
         rows = list(rows)
         write_csv(
             self.metrics, (*METRIC_COLUMNS, *(name for name in SCORE_COLUMNS if any(name in row for row in rows))), rows
         )
 
     def read_metrics(self) -> dict[int, dict[str, float]]:
-        """Read metrics.csv: epoch -> METRIC_COLUMNS and what it has of SCORE_COLUMNS, NaN for what is missing or not finite.
+        """Read metrics.csv: epoch -> METRIC_COLUMNS and any SCORE_COLUMNS, with NaN for values that are not finite numbers.
 
         Raises:
-            UserError: no such file, not a whole table, or an epoch that is none; with file and line.
+            UserError: the file is missing or not a complete table, or an epoch is invalid; with file and line.
         """
         epochs = {}
         for line, row in iterate_csv(self.metrics, METRIC_COLUMNS, LARGEST_METRICS, complete=True):
@@ -203,26 +203,26 @@ class RunFolder:
 
 
 def shown_path(path: Path) -> Path:
-    """Return a path relative to the folder that the command was typed in, where it lies below that."""
+    """Return a path below the current folder relative to it; other paths unchanged."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) and path != here else path
 
 
 def shown_script(name: str) -> str:
-    """Return a root script, with its folder where the command was typed in another one."""
+    """Return the name of a root script, with its folder unless that is the current one."""
     return name if Path.cwd() == PROJECT else str(PROJECT / name)
 
 
 def missing_folders(path: Path) -> list[Path]:
-    """Return which of a folder and those above it are not there, the inner ones first."""
+    """Return which of a folder and its parents do not exist, the inner ones first."""
     path = path.absolute()
     return [folder for folder in (path, *path.parents) if not folder.exists()]
 
 
 def remove_empty(folders: Iterable[Path]) -> None:
-    """Remove those of the folders that hold nothing, the inner ones first: a command that made them has left nothing there."""
+    """Remove those of the folders that are empty, the inner ones first; for folders that a command made and did not use."""
     for folder in sorted(folders, key=lambda each: len(each.parts), reverse=True):
-        with contextlib.suppress(OSError):  # not empty, or not there
+        with contextlib.suppress(OSError):  # not empty, or missing
             folder.rmdir()
 
 

@@ -1,4 +1,4 @@
-"""search.json, what search.py hands to its pages: its trials in their order, and which settings mattered."""
+"""search.json, which search.py writes for its pages: its trials in order, and which settings mattered."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -8,7 +8,7 @@ from common.atomic_io import write_json
 from common.untrusted.json_files import read_json, to_type
 
 FILE = "search.json"
-LARGEST = 16 * 2**20  # bytes; a trial takes some 200
+LARGEST = 16 * 2**20  # bytes; a trial takes about 200
 
 
 @dataclass(kw_only=True)
@@ -17,28 +17,28 @@ class SearchTrial:
 
     state: Literal["finished", "pruned", "failed", "running", "waiting"]
     values: list[float | None] = field(default_factory=list)
-    """Of each objective; empty where it did not finish."""
+    """Value of each objective; empty if the trial did not finish."""
     name: str = ""
-    """Its settings, `optimizer=adam optimizer.lr=0.001`."""
+    """Its settings, such as `optimizer=adam optimizer.lr=0.001`."""
     folder: str = ""
-    """Of its run, below `trials`."""
+    """Folder of its run, below `trials`."""
 
 
 @dataclass(kw_only=True)
 class SearchRecord:
-    """A search so far."""
+    """The state of a search."""
 
     name: str
     objectives: list[str]
-    """Keys of the objectives, `val.accuracy`."""
+    """Keys of the objectives, such as `val.accuracy`."""
     maximize: list[bool]
-    """Whether more is better, of each."""
+    """Whether more is better, for each objective."""
     trials: list[SearchTrial]
     """In the order in which they were proposed."""
     importance: dict[str, float] = field(default_factory=dict)
-    """Share of each searched setting by Optuna's PED-ANOVA, the largest first; they sum to 1."""
+    """Share of each searched setting according to Optuna's PED-ANOVA, the largest first; they sum to 1."""
     no_importance: str | None = None
-    """Why there is none."""
+    """Why there are no shares."""
 
     def write(self, folder: Path) -> None:
         """Write search.json."""

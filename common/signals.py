@@ -13,9 +13,9 @@ from common.errors import StopRequested
 
 log = logging.getLogger(__name__)
 
-AGAIN_S = 0.05
-SCONTROL_S = 60.0  # a busy controller answers late; SLURM gives about as much between the signal and the end
-_asked: list[int] | None = None  # signals that a process received, as of `stop_once`
+AGAIN_S = 0.05  # seconds until a lost signal is sent again
+SCONTROL_S = 60.0  # a busy controller answers late; SLURM allows about this long between the signal and the end
+_asked: list[int] | None = None  # signals that the process received since `stop_once`; None: it was not called
 
 
 def stop_signals() -> list[int]:
@@ -31,7 +31,7 @@ def stop_signals() -> list[int]:
 
 
 def stop_once() -> None:
-    """Let this process of a launcher end at the first signal only: a terminal sends one, and its command passes one on."""
+    """Let this process of a launcher react only to the first signal: the terminal sends one, and the command another."""
     global _asked
     if _asked is None:
         _asked = []
@@ -40,7 +40,7 @@ def stop_once() -> None:
 
 
 def is_repeated(number: int) -> bool:
-    """Return whether a signal is to be ignored, since this process, as of `stop_once`, was asked to end before."""
+    """Return whether to ignore a signal, since this process has called `stop_once` and was asked to end before."""
     if _asked is None:
         return False
     _asked.append(number)
@@ -48,7 +48,7 @@ def is_repeated(number: int) -> bool:
 
 
 def was_asked_to_stop() -> bool:
-    """Return whether this process, as of `stop_once`, has received a signal."""
+    """Return whether this process has received a signal since `stop_once`."""
     return bool(_asked)
 
 
@@ -67,7 +67,7 @@ def handle_stops(handler: Callable | int) -> Iterator[None]:
 def stop_immediately() -> Iterator[None]:
     """Raise StopRequested on a signal; training has its own handler, callbacks/graceful_shutdown.py.
 
-    Also where a library that it came through has raised an error of its own in its place.
+    This also works if a library between the handler and here replaces it with an error of its own.
     """
     received: list[int] = []
 
@@ -84,23 +84,23 @@ def stop_immediately() -> Iterator[None]:
         except Exception as error:
             if stopped := _stop_behind(error):
                 raise stopped from None
-            if received:  # C++, as that of matplotlib, forgets what was raised in it
+            if received:  # C++ code, such as matplotlib's, loses an exception that was raised inside it
                 raise StopRequested(received[0]) from None
             raise
 
 
 @contextlib.contextmanager
 def repeat_lost_stops() -> Iterator[None]:
-    """Raise a signal again that came while an object was removed: of what is raised there Python only prints a traceback."""
+    """Repeat a signal that came while an object was finalized, where Python only prints the traceback of an exception."""
     before = sys.unraisablehook
 
     def repeat(lost: "sys.UnraisableHookArgs") -> None:
         if isinstance(lost.exc_value, StopRequested | KeyboardInterrupt):
             number = getattr(lost.exc_value, "number", signal.SIGINT)
-            # To the main thread, whose waiting it ends
+            # Sent to the main thread, to end its waiting
             again = threading.Timer(AGAIN_S, signal.pthread_kill, [threading.main_thread().ident, number])
             again.daemon = True
-            again.start()  # here it would be lost as well
+            again.start()  # if raised here, it would be lost too
         else:
             before(lost)
 
@@ -113,13 +113,13 @@ def repeat_lost_stops() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ignore_stops() -> Iterator[None]:
-    """Ignore the signals that ask a run to end, while how it has ended is written."""
+    """Ignore the signals that ask a run to end while its end is being recorded."""
     with handle_stops(signal.SIG_IGN):
         yield
 
 
 def _stop_behind(error: BaseException) -> StopRequested | None:
-    """Return the stop during whose handling an error was raised."""
+    """Return the StopRequested that an error was raised from or while handling; None if there is none."""
     seen: list[BaseException] = []
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -137,7 +137,7 @@ def slurm_requeue() -> None:
     for number in stop_signals():
         signal.signal(number, signal.SIG_IGN)
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    # A task of an array has the array's number too; of the last one SLURM_JOB_ID would mean all of them
+    # A task of an array is requeued by array and task number, since the last task's SLURM_JOB_ID would mean all of them
     job = f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
     try:
         subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True, timeout=SCONTROL_S)

@@ -1,4 +1,4 @@
-"""smallest.json, what `smallest.py` has found: the candidates with their costs, how far each has come, and the answer."""
+"""smallest.json, the result of `smallest.py`: the candidates with their costs, how far each has come, and the answer."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ SCHEMA = 1
 LARGEST = 64 * 2**20  # bytes; a thousand candidates are one MiB
 FILE = "smallest.json"
 
-# Key of `cost=` and of `limits.*` -> what it is, with its unit
+# Key of `cost=` and of `limits.*` -> its meaning and unit
 COSTS = {
     "macs": "multiply-accumulates of one image",
     "parameters": "parameters",
@@ -28,7 +28,7 @@ Verdict = Literal["shown", "shown_as_trained", "not_shown", "chosen_not_proved",
 
 @dataclass(kw_only=True)
 class Costs:
-    """What one image costs, without data; of a network with a head for the classes of the data."""
+    """What the network needs for one image, measured without data, with a head for the classes of the data."""
 
     parameters: int
     macs: int
@@ -36,18 +36,18 @@ class Costs:
     file_kib: float
     """Weights and buffers as float32, KiB."""
     activation_kib: float
-    """The largest sum of what is alive at once while the network runs, KiB of float32."""
+    """Peak memory of the activations that are needed at the same time while the network runs, as float32, KiB."""
     activation_int8_kib: float
-    """Likewise, a byte a value."""
+    """The same with one byte per value, KiB."""
     latency: Latency | None = None
-    """As an ONNX file on one thread; null where it was not measured."""
+    """As an ONNX file on one thread; null if it was not measured."""
 
     @property
     def latency_ms(self) -> float | None:
         return self.latency and self.latency.latency_p50_ms
 
     def of(self, key: str) -> float | None:
-        """Return the cost that a key of COSTS names; None where it was not measured."""
+        """Return the cost that a key of COSTS names; None if it was not measured."""
         return getattr(self, key)
 
 
@@ -59,7 +59,7 @@ class Measured:
     low: float | None = None
     high: float | None = None
     n: int | None = None
-    """Images."""
+    """Number of images."""
     n_seeds: int = 1
 
 
@@ -68,21 +68,21 @@ class Trained:
     """The runs of a candidate."""
 
     runs: list[str] = field(default_factory=list)
-    """Folders, below that of the search, one a seed or a fold."""
+    """Folders below that of the search, one per seed or fold."""
     seeds: list[int] = field(default_factory=list)
     epochs: int | None = None
-    """The most that one of them has trained."""
+    """The most epochs that any of the runs has trained."""
     ended: Literal["finished", "pruned", "failed", "waiting"] = "waiting"
     reason: str | None = None
     """Why it was pruned or failed."""
     val: Measured | None = None
     test: Measured | None = None
-    """Null unless the test images were opened for it."""
+    """Null unless it was evaluated on the test images."""
 
 
 @dataclass(kw_only=True)
 class Candidate:
-    """A backbone, cut after a block, for images of one size."""
+    """A backbone cut after one of its blocks, for images of one size."""
 
     backbone: str
     keep: str
@@ -90,26 +90,26 @@ class Candidate:
     image_size: int
     """Pixels, height and width."""
     whole: bool = False
-    """Whether nothing of the backbone is cut off but its classifier."""
+    """Whether it is the whole backbone without its classifier."""
     pretrained: bool
     weights: str
     """Where the weights are from, or `random`."""
     costs: Costs
     excluded: str | None = None
-    """Why it takes no part, as the limit that it is above."""
+    """Why it takes no part, such as the limit that it exceeds."""
     probe: Measured | None = None
-    """Of a logistic regression on its features, the backbone as it is; null where it was not screened."""
+    """Of a logistic regression on its features, without training the backbone; null if it was not screened."""
     stage: Literal["candidate", "screened", "raced", "final"] = "candidate"
     """How far it has come."""
     frozen: bool = False
-    """Whether only its head is trained: the budget has no time to fine-tune it."""
+    """Whether only its head is trained, since fine-tuning it does not fit into the budget."""
     trained: Trained | None = None
     deployed: Deployed | None = None
-    """Its first run's network as a file that runs elsewhere, with its path below the folder of the search."""
+    """The exported file of its first run's network, with its path below the folder of the search."""
 
     @property
     def network(self) -> str:
-        """Return `tf_efficientnet_lite0 cut after blocks.3.0`, or the backbone's name where it is whole; `frozen` first."""
+        """Return `tf_efficientnet_lite0 cut after blocks.3.0`, or only the backbone's name if it is whole; `frozen` first."""
         frozen = "frozen " if self.frozen else ""
         return f"{frozen}{self.backbone}" if self.whole else f"{frozen}{self.backbone} cut after {self.keep}"
 
@@ -121,41 +121,41 @@ class Candidate:
 
 @dataclass(kw_only=True)
 class Pair:
-    """The chosen candidate against the reference on the images of one split: its value minus that of the reference."""
+    """The chosen candidate against the reference on the images of one split: its value minus the reference's."""
 
     split: Literal["val", "test"]
     difference: float
     at_least: float
-    """One-sided bound of the difference, of 1 - `level`; for a target that of the value itself."""
+    """One-sided lower bound of the difference with confidence 1 - `level`; with a target, of the value itself."""
     level: float = 0.05
-    """Of settings 0.05 divided by the candidates that could have been chosen."""
+    """For settings, 0.05 divided by the number of candidates that could have been chosen."""
     p_value: float
-    """Of a difference of -margin or less, or of a value of the target or less; one-sided."""
+    """One-sided, for a difference of -margin or less, or a value of the target or less."""
     n: int
     n_seeds: int
     of_settings: bool
-    """Whether it holds for other seeds of the same settings; else for these trained networks."""
+    """Whether it holds for other seeds of the same settings; if false, only for these trained networks."""
     smallest_margin: float | None = None
-    """The smallest margin, or for a target the largest target, that these images show."""
+    """The smallest margin, or with a target the largest target, that these images show."""
     would_decide: str | None = None
-    """What would show it, as `about 610 test images`; null where it is shown, and where the value itself is not within."""
+    """What would show it, such as `about 610 test images`; null if it is shown or if the value itself is not within."""
 
 
 @dataclass(kw_only=True)
 class Question:
-    """What was asked, as the command line and the defaults have it."""
+    """What was asked, from the command line and the defaults."""
 
     cost: list[str]
     """One or two keys of COSTS; the first one decides."""
     metric: Metric
     good_enough: float
-    """Loss of the metric against the reference that is accepted."""
+    """Largest accepted loss of the metric against the reference."""
     target: float | None = None
-    """Value of the metric that is enough whatever the reference has; null: none was asked for."""
+    """Value of the metric that is enough, whatever the reference reaches; null: none was asked for."""
     limits: dict[str, float] = field(default_factory=dict)
     """Key of COSTS -> the most that is allowed."""
     deploy: str | None = None
-    """Format of export.py, in which the finalists are exported and measured; null: none was asked for."""
+    """Format of export.py in which the finalists are exported and measured; null: none was asked for."""
     budget_minutes: float | None = None
     seeds: list[int] = field(default_factory=list)
 
@@ -166,24 +166,24 @@ class Answer:
 
     verdict: Verdict
     chosen: int | None = None
-    """Index into `candidates`; null where there is nothing to choose."""
+    """Index into `candidates`; null if there is nothing to choose."""
     reference: int | None = None
-    """Likewise, the most accurate one that was trained."""
+    """Index of the most accurate candidate that was trained."""
     nearest: int | None = None
-    """Likewise, where the reference is chosen, since no cheaper one was within the margin on validation: the nearest one."""
+    """Index of the nearest cheaper candidate if the reference is chosen, since none was within the margin on validation."""
     val: Pair | None = None
     test: Pair | None = None
     n_finalists: int = 1
-    """Candidates that could have been chosen, by whose number the level for settings is divided."""
+    """Number of candidates that could have been chosen, by which the level for settings is divided."""
     sentences: list[str] = field(default_factory=list)
     """For the screen and the page: the answer first, then its evidence."""
     commands: list[str] = field(default_factory=list)
-    """What is done next: predict, export, demo."""
+    """Next commands: predict, export, demo."""
 
 
 @dataclass(kw_only=True)
 class SmallestRecord:
-    """Everything that a search for the smallest network has found."""
+    """The complete result of a search for the smallest network."""
 
     schema: int = SCHEMA
     status: Literal["running", "finished"] = "running"
@@ -192,20 +192,20 @@ class SmallestRecord:
     """As typed."""
     question: Question
     data: dict[str, Any] = field(default_factory=dict)
-    """name, classes, n_train, n_val, n_test, majority_val and majority_test (share of the largest class of the images that
+    """name, classes, n_train, n_val, n_test, majority_val and majority_test (share of the largest class among the images that
     are predicted), folds (null: one validation split)."""
     machine: dict[str, Any] = field(default_factory=dict)
     """processor, cores, load_1min."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Of each stage, of this and earlier commands that were not killed: start, screen, race, finals, proof, latency, export."""
+    """Per stage, over this and earlier commands that were not killed: start, screen, race, finals, proof, latency, export."""
     n_trained: int = 0
-    """Runs that were trained."""
+    """Number of runs that were trained."""
     candidates: list[Candidate] = field(default_factory=list)
     front: list[int] = field(default_factory=list)
-    """With two costs: the candidates that no other one beats in both."""
+    """With two costs: the candidates that no other candidate beats in both."""
     answer: Answer | None = None
     notes: list[str] = field(default_factory=list)
-    """What was skipped, fell back or was cut off by the budget, a sentence each."""
+    """What was skipped, fell back or was cut off by the budget, one sentence each."""
 
     def write(self, folder: Path) -> None:
         """Write smallest.json."""

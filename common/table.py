@@ -1,4 +1,4 @@
-"""One table for every reader: as text, Markdown, LaTeX and CSV; on a page the macro of reports/page.html shows it."""
+"""One table in every format: text, Markdown, LaTeX and CSV; on a page, the macro of reports/page.html shows it."""
 
 import csv
 import io
@@ -17,19 +17,19 @@ MARKDOWN = {**{c: f"\\{c}" for c in "\\`*_[]|#$"}, "<": "&lt;", ">": "&gt;", "&"
 
 
 class Cell(NamedTuple):
-    """A text, a detail shown in brackets after it, and what it is sorted by: a number, a word, or None, which is last."""
+    """A text, a detail in parentheses after it, and the value to sort by: a number, a word, or None, which comes last."""
 
     text: str
     value: float | str | None
     detail: str = ""
-    best: bool = False  # of its line
+    best: bool = False  # whether it is the best of its line
 
     def __str__(self) -> str:
         return f"{self.text} ({self.detail})" if self.detail else self.text
 
 
 class Column(NamedTuple):
-    """A title, and what makes the cell of a row; texts are aligned left, numbers right."""
+    """A title and a function that makes the cell of a row; texts are aligned left, numbers right."""
 
     title: str
     fill: Callable[..., Cell] | None = None
@@ -44,12 +44,12 @@ class Table(NamedTuple):
 
     @classmethod
     def of(cls, titles: Iterable[str], lines: Sequence[Sequence], texts: int = 1) -> "Table":
-        """Make a table of plain values, the first `texts` columns of which are texts."""
+        """Make a table of plain values in which the first `texts` columns are texts."""
         return cls([Column(title, is_text=i < texts) for i, title in enumerate(titles)], list(map(list, lines)))
 
     @classmethod
     def filled(cls, columns: list[Column], rows: Sequence) -> "Table":
-        """Fill the columns, a line a row; columns of numbers without any are dropped."""
+        """Fill the columns, one line per row; drop columns of numbers that have none."""
         cells = [(column, [column.fill(row) for row in rows]) for column in columns]
         kept = [(column, made) for column, made in cells if column.is_text or any(c.value is not None for c in made)]
         return cls([column for column, _ in kept], list(map(list, zip(*(made for _, made in kept), strict=True))))
@@ -59,7 +59,7 @@ class Table(NamedTuple):
         return [column.title for column in self.columns]
 
     def as_text(self) -> list[str]:
-        """Return a line of the screen for the titles and for each line."""
+        """Return lines for the screen: the titles, then each line."""
         lines = [[str(cell) for cell in line] for line in (self.titles, *self.lines)]
         widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
         pads = [str.ljust if column.is_text else str.rjust for column in self.columns]
@@ -84,14 +84,14 @@ class Table(NamedTuple):
         return [*begin, *lines, r"\bottomrule", r"\end{tabular}"]
 
     def as_csv(self) -> str:
-        """Return plain values with full digits; None is empty, and no text is a formula of a spreadsheet."""
+        """Return plain values with full digits; None is empty, and a spreadsheet runs no text as a formula."""
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(map(_harmless, line) for line in (self.titles, *self.lines))
         return text.getvalue()
 
 
 def escape_markdown(text: object) -> str:
-    """Return text that Markdown shows as it is, in one line."""
+    """Return text escaped for Markdown, in one line."""
     return _escape(text, MARKDOWN)
 
 

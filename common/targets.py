@@ -10,7 +10,7 @@ from common.text import did_you_mean
 
 
 def resolve_target(name: object, key: str) -> Callable:
-    """Import a class or function that the user names; never what a file of somebody else does.
+    """Import a class or function that the user names; never use it for a name in an untrusted file.
 
     Args:
         name: package.module.Class.

@@ -1,4 +1,4 @@
-"""Numbers, lists and untrusted text for readers, and values for Hydra's command line."""
+"""Format numbers, lists and untrusted text for readers, and values for Hydra's command line."""
 
 import difflib
 import math
@@ -9,28 +9,25 @@ from collections.abc import Iterable, Mapping, Sequence
 SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 NUMERAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")
 CONTROL = dict.fromkeys((*range(32), 127, *range(128, 160), 8232, 8233), " ")
-CONTROL |= dict.fromkeys((*range(8234, 8239), *range(8294, 8298)), "")  # they reverse the order of letters
+CONTROL |= dict.fromkeys((*range(8234, 8239), *range(8294, 8298)), "")  # these reverse the order of letters
 PLAIN = re.compile(r"([A-Za-z_/]|\.{1,2}/)[A-Za-z0-9_./-]*")  # needs no quotes on Hydra's command line
-HYDRA_WORDS = {"null", "true", "false", "nan", "inf"}  # which are no texts there, in any case
+HYDRA_WORDS = {"null", "true", "false", "nan", "inf"}  # not read as text there, in upper or lower case
 MOST_ALLOWED, MOST_BESIDE_GUESS = 60, 20  # names in a message
-OWN_KEYS = (
-    "model.network",
-    "model.head.name",
-    BACKBONE := "model.backbone",
-)  # which the user's own code may be named at
+BACKBONE = "model.backbone"
+OWN_KEYS = ("model.network", "model.head.name", BACKBONE)  # settings that may name the user's own code
 TIMM_TAG = re.compile(r"[a-z0-9_]+\.[a-z0-9_]+")  # architecture.tag
 SPLIT_NAMES = {"val": "validation", "test": "test"}  # as texts name them
 
 
 def finite_number(value) -> float | int | None:
-    """Return the value where it is a finite number, else None: records hold null for NaN."""
+    """Return the value if it is a finite number, else None, since records hold null for NaN."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return value
 
 
 def numeral(text: str) -> float | None:
-    """Return the number that a setting's text writes, `1e-05`, else None."""
+    """Return the number that a setting's text stands for, such as `1e-05`; None if it is not a number."""
     return float(text) if NUMERAL.fullmatch(text) else None
 
 
@@ -55,7 +52,7 @@ def file_size(n_bytes: float) -> str:
     """Return `246 KiB`, `12.3 MiB`, `1.2 GiB`."""
     kib = n_bytes / 2**10
     for size, unit in ((2**20, "GiB"), (2**10, "MiB")):
-        if kib >= size * 999.5 / 1024:  # three digits of the smaller unit end there
+        if kib >= size * 999.5 / 1024:  # above this, the smaller unit would need four digits
             return f"{kib / size:.3g} {unit}"
     return f"{kib:.3g} KiB"
 
@@ -71,31 +68,31 @@ def duration(seconds: float | None) -> str:
 
 
 def clean(text: object, longest: int | None = None) -> str:
-    """Return one line that UTF-8 can hold, without control characters, lone surrogates and reversed writing."""
+    """Return one line of valid UTF-8, without control characters, lone surrogates and reversed writing."""
     line = str(text).encode("utf-8", errors="replace").decode("utf-8").translate(CONTROL)
     return line if longest is None or len(line) <= longest else line[: longest - 1] + "…"
 
 
 def printable(text: object) -> str:
-    """Return lines that are safe to print: each as of `clean`."""
+    """Return lines that are safe to print, each passed through `clean`."""
     return "\n".join(map(clean, str(text).split("\n")))
 
 
 def register_argument(model: Mapping[str, object]) -> str:
-    """Return ` 'register=[package.Head]'`, which a command needs whose checkpoint has parts of the user's own.
+    """Return ` 'register=[package.Head]'`, which a command needs if its checkpoint has parts of the user's own.
 
     Args:
-        model: as of `own_names`.
+        model: as in `own_names`.
     """
     own = own_names(model)
     return f" {shlex.quote('register=[' + ','.join(own) + ']')}" if own else ""
 
 
 def own_names(model: Mapping[str, object]) -> list[str]:
-    """Return the full names of network, head and backbone that are the user's own, each once; the project's have no dot.
+    """Return the full names of the user's own network, head and backbone, each once; names in this project have no dot.
 
     Args:
-        model: settings by their keys, of which those of OWN_KEYS are read.
+        model: settings by their keys; those of OWN_KEYS are read.
     """
     names = [model.get(key) for key in OWN_KEYS if key != BACKBONE or is_own_backbone(model.get(key))]
     dotted = [name for name in names if isinstance(name, str) and "." in name]
@@ -123,29 +120,29 @@ def plural(n: int, word: str) -> str:
 
 
 def rounded_down(value: float, digits: int = 3) -> str:
-    """Return a lower bound as text that is not above it."""
+    """Return a lower bound as text, never rounded up."""
     return f"{math.floor(value * 10**digits + 1e-9) / 10**digits:.{digits}f}"
 
 
 def rounded_up(value: float, digits: int = 3) -> str:
-    """Return an upper bound as text that is not below it."""
+    """Return an upper bound as text, never rounded down."""
     return f"{math.ceil(value * 10**digits - 1e-9) / 10**digits:.{digits}f}"
 
 
 def format_confidence(confidence: float) -> str:
-    """Return `0.913`, rounded up; near 1, where many networks have theirs, the digits that tell it from 1: `0.99994`."""
+    """Return `0.913`, rounded up; near 1, where many networks are, with enough digits to tell it from 1: `0.99994`."""
     if confidence >= 1:
         return f"{confidence:.3f}"
     return next((text for digits in range(3, 9) if float(text := rounded_up(confidence, digits)) < 1), repr(confidence))
 
 
 def digits_of_share(share: float, least: int = 2) -> int:
-    """Return the digits after the point with which only a share of 0 reads 0, and only one of 1 reads 1."""
+    """Return the number of decimals with which only a share of 0 reads as 0, and only a share of 1 as 1."""
     return next((d for d in range(least, 9) if share in (0, 1) or 0 < round(share, d) < 1), 9)
 
 
 def did_you_mean(name: str, allowed: Iterable) -> str:
-    """Return `did you mean adam or adamw? Allowed: ...`, the closest names first; of many more than these only their number."""
+    """Return `did you mean adam or adamw? Allowed: ...`, the closest names first; of many others only their number."""
     allowed = sorted(map(str, allowed))
     by_lower = {each.lower(): each for each in allowed}
     close = [by_lower[each] for each in difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)]
@@ -157,7 +154,7 @@ def did_you_mean(name: str, allowed: Iterable) -> str:
 
 
 def override_value(value) -> str:
-    """Return a plain value as Hydra reads it back from a command line, with its type; keys of a dict are identifiers."""
+    """Return a plain value as text that Hydra reads back with the same type; keys of a dict must be identifiers."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, (int, float)):
@@ -174,10 +171,10 @@ def override_value(value) -> str:
 
 
 def quote_override(key: str, value) -> str:
-    """Return `KEY=VALUE` as Hydra reads it; a shell needs quotes of its own around it."""
+    """Return `KEY=VALUE` as Hydra reads it; in a shell it needs another pair of quotes."""
     return f"{key}={override_value(value)}"
 
 
 def typed_override(key: str, value) -> str:
-    """Return `KEY=VALUE` as a shell and Hydra read it, in the quotes that both need."""
+    """Return `KEY=VALUE` to type in a shell, with the quotes that the shell and Hydra need."""
     return shlex.quote(quote_override(key, value))

@@ -1,4 +1,4 @@
-"""What is wrong with the images: found at the start of every run, from its one scan of the files and the cached pixels."""
+"""Find what is wrong with the images at the start of every run, from one scan of the files and the cached pixels."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from datamodules.image_stats import ImageStats
 from datamodules.near_duplicates import NearDuplicates, connected, find_pairs
 from datamodules.sources.catalog import SPLITS, Catalog, repeated_rows
 
-IMBALANCE = 10  # the largest class against the smallest
+IMBALANCE = 10  # ratio of the largest class to the smallest from which on a finding is reported
 NAMED = 3  # files named on the screen for a finding
 
 
@@ -24,16 +24,16 @@ class Finding:
 
     kind: str
     text: str  # one sentence
-    groups: list[list[int]]  # the rows concerned, those that belong together in one list
+    groups: list[list[int]]  # the rows concerned; rows that belong together are in one list
     leak: bool = False  # whether images of val or test are also in train
-    pairs: list[tuple[int, int]] | None = None  # which of the rows are the same; None: all of a group
+    pairs: list[tuple[int, int]] | None = None  # which of the rows are the same; None: all rows of a group
 
 
 def audit(catalog: Catalog, pixels: PixelCache, near: NearDuplicates | None = None) -> list[Finding]:
     """Return all findings about the images that are not excluded, the worst first.
 
     Args:
-        near: near duplicates where they have been looked for.
+        near: near duplicates, if they are known already.
     """
     rows, stats = np.flatnonzero(catalog.present()), pixels.stats
     near = near or find_pairs(rows, pixels)
@@ -53,7 +53,7 @@ def audit(catalog: Catalog, pixels: PixelCache, near: NearDuplicates | None = No
 
 
 def leaking_train_rows(catalog: Catalog, findings: list[Finding]) -> list[int]:
-    """Return the training images that are themselves the same as one of val or test; those next to them in a group stay."""
+    """Return the training images that are the same as one of val or test; the others of their groups stay."""
     rows = set()
     for finding in findings:
         if finding.leak:
@@ -63,7 +63,7 @@ def leaking_train_rows(catalog: Catalog, findings: list[Finding]) -> list[int]:
 
 
 def _named_groups(catalog: Catalog, rows: np.ndarray) -> list[Finding]:
-    """Name the groups of the source, as of one patient, that its own splits have in several splits."""
+    """Find the named groups of the source, such as patients, that its own splits spread over several splits."""
     members = defaultdict(list)
     for row in rows.tolist() if any(catalog.groups) else ():
         if name := catalog.groups[row]:
@@ -85,7 +85,7 @@ def _exact_groups(stats: ImageStats, rows: np.ndarray) -> list[list[int]]:
 
 
 def _rows_of(stats: ImageStats, rows: np.ndarray, wanted: np.ndarray) -> dict[int, list[int]]:
-    """Return fingerprint -> the rows that have it; of the wanted ones of `rows`."""
+    """Return fingerprint -> the rows that have it. `wanted` are indices into `rows`."""
     same = defaultdict(list)
     numbers = stats.fingerprints.numbers[rows]
     for index in wanted.tolist():
@@ -96,7 +96,7 @@ def _rows_of(stats: ImageStats, rows: np.ndarray, wanted: np.ndarray) -> dict[in
 def _near_duplicates(
     catalog: Catalog, pixels: PixelCache, rows: np.ndarray, near: NearDuplicates
 ) -> list[Finding | None]:
-    """Say which images are near duplicates and no exact ones, and what was not looked at."""
+    """Find the near duplicates that are not exact ones; report what was not compared."""
     kind, numbers = "near duplicate", pixels.stats.fingerprints.numbers
     copies = _rows_of(pixels.stats, rows, np.flatnonzero(np.isin(numbers[rows], numbers[np.unique(near.pairs)])))
     pairs = [
@@ -109,7 +109,7 @@ def _near_duplicates(
 
 
 def _spread(catalog: Catalog, one: list[int], other: list[int]) -> list[tuple[int, int]]:
-    """Return pairs of exact copies of two near duplicates: each with one of the other ones in train, and one outside."""
+    """Pair the exact copies of two near duplicates: each copy with one copy of the other in train and one outside of train."""
     first_of = [{bool(catalog.splits[row] == "train"): row for row in reversed(rows)}.values() for rows in (one, other)]
     return sorted({*product(one, first_of[1]), *product(first_of[0], other)})
 
@@ -125,21 +125,21 @@ def _by_split(
     leak = _finding(kind, "group", "across train and val or test", catalog, across)
     if leak is not None:
         leak.leak, leak.pairs = True, pairs
-    # No training image is among them, but val chooses what test measures
+    # No training image is in them, but val chooses what test measures
     chosen_by = _finding(kind, "group", "across val and test", catalog, between)
     is_measured = any(catalog.splits[group[0]] in ("val", "test") and not _is_named(catalog, group) for group in within)
-    where = "within a split" + ", whose intervals take them for independent images" * is_measured
+    where = "within a split" + ", whose intervals treat them as independent images" * is_measured
     return [leak, chosen_by, _finding(kind, "group", where, catalog, within, examples=1)]
 
 
 def _is_named(catalog: Catalog, group: Iterable[int]) -> bool:
-    """Return whether the images are of one named group, which intervals draw whole."""
+    """Return whether all images are of one named group, which the intervals resample as a whole."""
     names = {catalog.groups[row] for row in group}
     return len(names) == 1 and "" not in names
 
 
 def _differing_first(groups: Iterable[list[int]], values: np.ndarray) -> list[list[int]]:
-    """Put a row of each value, split or label, first in a large group, of which only the first rows are named and drawn."""
+    """Put one row of each value (split or label) first in a large group, since only its first rows are named and drawn."""
     ordered = []
     for group in groups:
         first = sorted({values[row]: row for row in reversed(group)}.values()) if len(group) > NAMED else []
@@ -174,18 +174,18 @@ def _balance(catalog: Catalog) -> Finding | None:
 
 
 def _pages(catalog: Catalog, stats: ImageStats, rows: np.ndarray) -> Finding | None:
-    """Find files with several pages, of which only the first is used."""
+    """Find files with several pages; only the first is used."""
     several = {mode for mode in set(stats.modes) if mode.endswith(FIRST_OF_SEVERAL)}
     found = [int(row) for row in rows if stats.modes[row] in several] if several else []
     if not found:
         return None
     named = join_words([catalog.paths[row] for row in found], NAMED)
-    text = f"pages: {plural(len(found), 'file')} with several pages or frames, of which the first is used: {named}"
+    text = f"pages: {plural(len(found), 'file')} with several pages or frames; only the first is used: {named}"
     return Finding("pages", text, [[row] for row in found])
 
 
 def _odd(catalog: Catalog, stats: ImageStats, rows: np.ndarray) -> Finding | None:
-    """Find images much smaller than the others, or of another mode than nearly all others."""
+    """Find images that are much smaller than the others, or whose mode differs from that of nearly all others."""
     area = stats.sizes[rows].prod(axis=1)
     small = rows[area * 16 < np.median(area)]
     plain = {mode: mode.removesuffix(FIRST_OF_SEVERAL) for mode in set(stats.modes)}  # pages are a finding of their own
@@ -204,5 +204,5 @@ def _odd(catalog: Catalog, stats: ImageStats, rows: np.ndarray) -> Finding | Non
     )
     more = f" and {len(odd) - NAMED} more" if len(odd) > NAMED else ""
     return Finding(
-        "odd", f"odd: {plural(len(odd), 'image')} of an unusual size or mode: {shown}{more}", [[row] for row in odd]
+        "odd", f"odd: {plural(len(odd), 'image')} with an unusual size or mode: {shown}{more}", [[row] for row in odd]
     )

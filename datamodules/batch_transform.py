@@ -1,4 +1,4 @@
-"""Mix the images of a batch and their labels: mixup, CutMix, or any callable of both.
+"""Mix the images of a batch and their labels: mixup, CutMix, or any callable that takes both.
 
 Shapes: B batch, K classes, H = W pixels.
 """
@@ -16,14 +16,14 @@ BatchTransform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (B, 3, H, 
 
 
 def mix_batch(batch: dict[str, Tensor], transform: BatchTransform, num_classes: int, seed: int) -> None:
-    """Mix a batch of normalized images in place, with the global generators seeded; they are put back afterwards.
+    """Mix a batch of normalized images in place, with the global generators seeded; their states are restored afterwards.
 
-    The batch gets `targets` (B, K), the share of each class, which sum to 1; its `labels` stay. Where images have weights,
-    they are mixed with their images: of a share s of image a and 1 - s of image b the loss is s w_a L_a + (1 - s) w_b L_b,
-    as `weights` s w_a + (1 - s) w_b times the loss of `targets`.
+    The batch gets `targets` (B, K), the shares of the classes, which sum to 1; its `labels` stay. Image weights are mixed with
+    the images: for a share s of image a and 1 - s of image b the loss is s w_a L_a + (1 - s) w_b L_b, computed as the new
+    `weights` s w_a + (1 - s) w_b times the loss of `targets`.
 
     Raises:
-        UserError: a transform that fails, or that gives anything but images and targets.
+        UserError: the transform fails or returns anything but images and targets.
     """
     name = f"batch_transform ({full_name(transform)})"
     pixels, targets = batch["pixels"], F.one_hot(batch["labels"], num_classes).float()
@@ -49,7 +49,7 @@ def mix_batch(batch: dict[str, Tensor], transform: BatchTransform, num_classes: 
 
 
 def check_batch_transform(transform: BatchTransform, num_classes: int, size: int) -> None:
-    """Try a transform on a made-up batch of images of `size` pixels a side.
+    """Try a transform on a made-up batch of images of `size` pixels per side.
 
     Raises:
         UserError: as `mix_batch`.

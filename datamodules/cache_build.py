@@ -1,6 +1,6 @@
-"""Build pixel caches: a file is decoded once for all looks of one reading, in threads.
+"""Build pixel caches: decode each file once for all looks that share one reading, in threads.
 
-What an earlier cache holds is taken over, and what another process was building when it ended is continued.
+Images that an earlier cache holds are reused, and a cache that another process was building when it ended is continued.
 """
 
 import contextlib
@@ -31,21 +31,21 @@ from datamodules.image_stats import THUMBNAIL, ImageStats, scan_image
 log = logging.getLogger(__name__)
 
 CHUNK = 1024  # files that a thread pool is given at once
-ANNOUNCED = 2000  # images, from which on reading them takes a while
-PART = 8  # files that a thread is given at once: one by one, handing out small ones takes a quarter of the time
-JPEGS_BYTES = 2**30  # of one file of JPEGs
-SAVED_S = 30.0  # seconds of reading that an end may cost
-SILENT_S = 10 * SAVED_S  # a folder that nothing was written to for so long belongs to a process that has ended
-STATE = "state.npz"  # of a cache that is being built
+ANNOUNCED = 2000  # images; reading this many takes a while
+PART = 8  # files that a thread is given at once; handing out small files one by one takes a quarter of the time
+JPEGS_BYTES = 2**30  # size of one file of JPEGs
+SAVED_S = 30.0  # seconds of reading that are lost at most when a process ends
+SILENT_S = 10 * SAVED_S  # a folder without a write for this long belongs to a process that has ended
+STATE = "state.npz"  # progress of a cache that is being built
 
 
 class Earlier(NamedTuple):
-    """Hold which rows of an earlier cache are wanted again."""
+    """Hold which rows of an earlier cache can be reused."""
 
     place: Path
-    count: int  # of its images
-    rows: np.ndarray  # of the new cache
-    earlier_rows: np.ndarray  # of the earlier one
+    count: int  # number of its images
+    rows: np.ndarray  # rows of the new cache
+    earlier_rows: np.ndarray  # rows of the same images in the earlier one
 
 
 def find_earlier(place: Path, look: Look, versions: np.ndarray) -> Earlier | None:
@@ -56,7 +56,7 @@ def find_earlier(place: Path, look: Look, versions: np.ndarray) -> Earlier | Non
     """
     best = None
     for other in place.parent.glob(f"{look.name()}-" + "[0-9a-f]" * 24):  # not what is being built
-        with contextlib.suppress(Exception):  # damaged, of which NumPy raises whatever it likes, or being removed
+        with contextlib.suppress(Exception):  # it may be damaged, and NumPy's errors are of any type, or being removed
             held = np.load(other / VERSIONS, allow_pickle=False)
             _, rows, earlier_rows = np.intersect1d(versions[:, 0], held[:, 0], return_indices=True)
             same = versions[rows, 1] == held[earlier_rows, 1]
@@ -68,15 +68,15 @@ def find_earlier(place: Path, look: Look, versions: np.ndarray) -> Earlier | Non
 def build(
     files: Sequence[str], versions: np.ndarray, places: Mapping[Look, Path], earlier: Mapping[Look, Earlier | None]
 ):
-    """Write the caches of looks that share one reading: each whole or absent, also with two builders.
+    """Write the caches of looks that share one reading; each is complete or absent, even if two processes build it.
 
     Args:
-        versions: (files, 2) uint64, which name the files and what they hold.
-        places: of the looks.
-        earlier: caches from which what they hold of the files is taken over.
+        versions: (files, 2) uint64 from `versions_of`, which identify the files and their content.
+        places: folder of the cache for each look.
+        earlier: an earlier cache for each look whose images are reused, if there is one.
 
     Raises:
-        OSError: of the disk that they are written to.
+        OSError: the disk cannot hold the caches.
     """
     building = _claim(places, versions) or _Building.begin(places, versions)
     try:
@@ -96,7 +96,7 @@ def build(
 
 
 def _claim(places: Mapping[Look, Path], versions: np.ndarray) -> "_Building | None":
-    """Return what another process has begun to build for the same files before it ended; None where there is no such folder."""
+    """Return what another process began to build for the same files before it ended; None if there is no such folder."""
     first = next(iter(places.values()))
     for folder in first.parent.glob(f"{first.name}.building-*"):
         with contextlib.suppress(Exception):  # numpy and zipfile raise what they like on a damaged file
@@ -106,7 +106,7 @@ def _claim(places: Mapping[Look, Path], versions: np.ndarray) -> "_Building | No
                 np.load(folder / VERSIONS, allow_pickle=False), versions
             ):
                 mine = _own_folder(first)
-                folder.replace(mine)  # of two that claim it one fails
+                folder.replace(mine)  # if two processes claim it, one fails
                 return _Building(mine, places, len(versions))
     return None
 
@@ -118,13 +118,13 @@ def _runs(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # of another user
+    except OSError:  # the process of another user
         pass
     return True
 
 
 def _reserve(path: Path) -> None:
-    """Take the space of a file that is mapped: on a disk that is full by then, writing to it would kill the process."""
+    """Reserve the disk space of a mapped file: writing to it when the disk has become full would kill the process."""
     if hasattr(os, "posix_fallocate"):
         try:
             with path.open("r+b") as file:
@@ -141,11 +141,11 @@ def _own_folder(place: Path) -> Path:
 
 
 class _Building:
-    """A folder in which caches of several looks are made, each in a folder of its own, with one set of statistics.
+    """A folder in which caches of several looks are built, each in its own folder, with one set of statistics.
 
     Attributes:
-        rows: that have to be read; None before it is known what can be taken over.
-        keeps: whether another process may continue, since enough was read.
+        rows: rows to read; None until it is known what can be reused.
+        keeps: whether enough was read to keep the folder for another process to continue.
     """
 
     def __init__(self, folder: Path, places: Mapping[Look, Path], count: int):
@@ -188,7 +188,7 @@ class _Building:
         return thumbnails
 
     def take_over(self, earlier: Mapping[Look, Earlier | None]) -> None:
-        """Copy what is held of the files already, and decide which are read: those that one of the looks lacks."""
+        """Copy what earlier caches hold, and decide which files are read: those that are missing for any look."""
         lacks = np.zeros(self._count, bool)
         for look, found in earlier.items():
             held = np.zeros(self._count, bool)
@@ -197,9 +197,9 @@ class _Building:
         self.rows = np.flatnonzero(lacks)
 
     def _copy(self, look: Look, earlier: Earlier) -> np.ndarray:
-        """Take over pixels, statistics and what is known of near duplicates; return the rows that need no decoding.
+        """Copy pixels, statistics and answers about near duplicates; return the rows that need no decoding.
 
-        What could not be read is read again, as the reason may be gone.
+        Files that could not be read are read again, since the reason may be gone.
         """
         try:
             held = open_place(earlier.place, look, earlier.count)
@@ -217,16 +217,16 @@ class _Building:
         return earlier.rows
 
     def announce(self) -> None:
-        """Say what is read where it takes a while, or is a part only."""
+        """Log what is read, if that takes a while or is only a part of the files."""
         left = len(self.rows) - self._done
         if left >= ANNOUNCED or 0 < left < self._count:
             what = f"{left:,}" if left == self._count else f"{left:,} of {self._count:,}"
             compared = " to compare them with each other" if all(look.gray_from for look in self.writers) else ""
-            before = ", where an earlier command ended" if self._done else ""
-            log.info("reading %s images%s, once: they are kept below %s%s", what, compared, self.folder.parent, before)
+            before = ", from where an earlier command ended" if self._done else ""
+            log.info("reading %s images%s%s; later runs find them below %s", what, compared, before, self.folder.parent)
 
     def read(self, files: Sequence[str]) -> None:
-        """Decode the files, fill the statistics and write the pixels; save now and then how far it is."""
+        """Decode the files, fill the statistics and write the pixels; save the progress now and then."""
         between, saved_s = _between(self.writers), time.monotonic()
 
         def write(row: int, image: Image.Image) -> None:
@@ -263,7 +263,7 @@ class _Building:
             try:
                 own.rename(place)
             except OSError:
-                if not place.is_dir():  # otherwise another process was first: its files are the same
+                if not place.is_dir():  # if it is there, another process was first, with the same files
                     raise
         self.keeps = False
 
@@ -276,9 +276,9 @@ def scan(
     look: Look,
     write: Callable[[int, Image.Image], None] = lambda row, image: None,
 ) -> Iterator[int]:
-    """Decode the files of `rows[begin:]` in threads, as Pillow releases the GIL; fill their statistics and `write` each image.
+    """Decode the files of `rows[begin:]` in threads (Pillow releases the GIL); fill their statistics and `write` each image.
 
-    Yield now and then how many of the rows are done, while no thread is at work.
+    Yield now and then how many of the rows are done, while no thread is working.
     """
     done = itertools.count(begin + 1)
 
@@ -289,7 +289,7 @@ def scan(
         progress.count(next(done), len(rows))
 
     with ThreadPoolExecutor(len(own_cores())) as pool, Progress("reading the images", log) as progress:
-        for start in range(begin, len(rows), CHUNK):  # all futures of 100,000 files at once would take memory
+        for start in range(begin, len(rows), CHUNK):  # the futures of 100,000 files at once would take much memory
             chunk = rows[start : start + CHUNK].tolist()
             parts = [chunk[first : first + PART] for first in range(0, len(chunk), PART)]
             list(pool.map(lambda part: [decode(row) for row in part], parts))
@@ -297,7 +297,7 @@ def scan(
 
 
 def read_statistics(files: Sequence[str], look: Look) -> ImageStats:
-    """Return the statistics of files of which no pixels are kept."""
+    """Return the statistics of files whose pixels are not cached."""
     stats = ImageStats.empty(len(files))
     for _ in scan(files, np.arange(len(files)), 0, stats, look):
         pass
@@ -305,7 +305,7 @@ def read_statistics(files: Sequence[str], look: Look) -> ImageStats:
 
 
 def _between(looks: Iterable[Look]) -> Look | None:
-    """Return the look that the other ones are made from, where it is one of them: nothing is resized to it twice."""
+    """Return the look that all others are made from if it is one of them, so no image is resized to it twice; else None."""
     plain = {look: look._replace(jpeg_quality=None) for look in looks}
     made_from = {each.between for each in plain.values() if each.gray_from}
     for look, each in plain.items():
@@ -364,7 +364,7 @@ class _JpegWriter:
         with self._lock:
             if self._file is None or self._end + len(content) > JPEGS_BYTES:
                 self.close()
-                while (self.folder / JPEGS.format(self._number)).exists():  # another cache may have this file, too
+                while (self.folder / JPEGS.format(self._number)).exists():  # another cache may share this file
                     self._number += 1
                 self._file, self._end = (self.folder / JPEGS.format(self._number)).open("xb", buffering=0), 0
             self._file.write(content)
@@ -372,7 +372,7 @@ class _JpegWriter:
             self._end += len(content)
 
     def take(self, earlier: Earlier, cache) -> None:
-        """Take over the files of an earlier cache as links, or as copies; or the JPEGs, where most are not wanted."""
+        """Link or copy the files of an earlier cache; if most of its JPEGs are not needed, copy only the JPEGs that are."""
         places = cache.places[earlier.earlier_rows]
         names = [JPEGS.format(number) for number in np.unique(places[places[:, 2] > 0, 0]).tolist()]
         if 2 * int(places[:, 2].sum(dtype=np.int64)) < sum((earlier.place / name).stat().st_size for name in names):
@@ -399,7 +399,7 @@ class _JpegWriter:
 
 
 def encode(look: Look, image: Image.Image) -> bytes:
-    """Return the JPEG of an RGB image as this look has it, each channel at its full size."""
+    """Return the JPEG of an RGB image in this look, without chroma subsampling."""
     buffer = io.BytesIO()
     look.resize(image).save(buffer, "JPEG", quality=look.jpeg_quality, subsampling=0)
     return buffer.getvalue()

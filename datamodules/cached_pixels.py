@@ -20,23 +20,23 @@ from datamodules.deep_pixels import ValueRange
 from datamodules.formats import OPTIONAL_READERS
 from datamodules.image_stats import ImageStats
 
-VERSION = 8  # of how files become pixels and statistics, in a cache's key
-MAPPED_AROUND = 64 * 2**10  # bytes that the system maps around a page that is asked for
+VERSION = 8  # of how files become pixels and statistics; part of a cache's key
+MAPPED_AROUND = 64 * 2**10  # bytes that the system maps around a page that is read
 PIXELS, THUMBNAILS, STATS, VERSIONS = "pixels.npy", "thumbnails.npy", "stats.npz", "versions.npy"
 JPEGS, PLACES = "jpeg-{:04d}.bin", "places.npy"
 
 
 class Look(NamedTuple):
-    """Say how files become pixels: one cache holds images of one look."""
+    """Describe how files become pixels; one cache holds images of one look."""
 
-    image_size: int  # pixels a side
-    fit: str = "squash"  # as of `decode.resize`
-    value_range: ValueRange | Literal["own"] | None = None  # as of `image_stats.scan_image`
-    interpolation: Interpolation = "bilinear"  # as of `decode.resize`
+    image_size: int  # pixels per side
+    fit: str = "squash"  # see `decode.resize`
+    value_range: ValueRange | Literal["own"] | None = None  # see `image_stats.scan_image`
+    interpolation: Interpolation = "bilinear"  # see `decode.resize`
     gray_from: int | None = (
-        None  # pixels a side of an image in between, of which this one is the mean gray; with thumbnails
+        None  # pixels per side of an intermediate image that is averaged to a gray one of image_size; with thumbnails
     )
-    jpeg_quality: int | None = None  # of images that are kept as JPEGs; None: as uint8
+    jpeg_quality: int | None = None  # of images that are cached as JPEGs; None: as uint8
 
     @property
     def channels(self) -> int:
@@ -49,23 +49,23 @@ class Look(NamedTuple):
 
     @property
     def reading(self) -> tuple:
-        """What the first decoding of a file depends on: looks that share it are made of one reading."""
+        """What the first decoding of a file depends on; looks with the same value are made from one reading."""
         return max(DRAFT_SIZE, 2 * self.image_size), self.value_range
 
     @property
     def between(self) -> "Look":
-        """The look of the image in between."""
+        """The look of the intermediate image."""
         return self._replace(image_size=self.gray_from, gray_from=None)
 
     def resize(self, image: Image.Image) -> Image.Image:
-        """Return an RGB image as this look has it: RGB or gray."""
+        """Return an RGB image resized to this look, as RGB or gray."""
         if self.gray_from is None:
             return resize(image, self.image_size, self.fit, self.interpolation)
         gray = resize(image, self.gray_from, self.fit, self.interpolation).convert("L")
         return gray.resize((self.image_size, self.image_size), Image.Resampling.BOX)
 
     def name(self) -> str:
-        """Return 12 hex digits that name the look and the decoder."""
+        """Return 12 hex digits that identify the look and the decoder."""
         readers = [name for name in OPTIONAL_READERS if find_spec(name)]  # a file may be readable once one is installed
         how = f"{DECODER}, {self.interpolation}, {VERSION}"
         described = f"{how} {readers} {self.image_size} {self.fit} {tuple(self.value_range or ())}"
@@ -75,18 +75,18 @@ class Look(NamedTuple):
 
 
 class PixelCache:
-    """Give `cache[row]`, an (H, W, 3) uint8 array of its own (gray: (H, W, 1)), and `stats`, the statistics of all images.
+    """Provide `cache[row]`, a copied (H, W, 3) uint8 array (gray: (H, W, 1)), and `stats`, the statistics of all images.
 
-    A row's pages are released after the copy: they stay in the system's cache, once for all processes, and the memory of
-    the process does not grow with the number of images.
+    A row's pages are released after the copy. They stay in the system's cache, once for all processes, so the memory of the
+    process does not grow with the number of images.
 
     Raises:
         ValueError: the file is damaged.
     """
 
     kept_as = "uint8"
-    not_kept: str | None = None  # why the disk did not take it, where it did not
-    versions: np.ndarray | None = None  # of the files, as of `versions_of`, where they are read again and again
+    not_kept: str | None = None  # why the disk could not hold the cache; None if it did
+    versions: np.ndarray | None = None  # from `versions_of`, if the files are decoded again and again
 
     def __init__(self, path: Path, stats: ImageStats):
         self.path = path
@@ -117,7 +117,7 @@ class PixelCache:
 
 
 def _read(mapped: mmap.mmap, begin: int, length: int) -> bytearray:
-    """Return a copy of a part of a mapped file, whose pages are not kept."""
+    """Return a copy of a part of a mapped file; release its pages."""
     content = bytearray(memoryview(mapped)[begin : begin + length])
     if hasattr(mmap, "MADV_DONTNEED"):
         start = begin - begin % MAPPED_AROUND
@@ -127,10 +127,10 @@ def _read(mapped: mmap.mmap, begin: int, length: int) -> bytearray:
 
 
 class JpegPixels(PixelCache):
-    """Give the same from JPEGs, a fifth of the bytes: the last bits of pixels are others.
+    """Provide the same from JPEGs, which take a fifth of the bytes and change the last bits of pixels.
 
-    `places.npy` has for each row the number of its file, where its JPEG begins there and how long it is; 0 bytes are a black
-    image. Files are only added: a cache of further images has those of the earlier one as links.
+    `places.npy` has, for each row, the number of its file, and offset and length of its JPEG in that file; length 0 means a
+    black image. Files are never changed: a cache with more images links to those of the earlier cache and adds new ones.
     """
 
     kept_as = "JPEG"
@@ -162,12 +162,12 @@ class JpegPixels(PixelCache):
             return np.zeros(self._shape, np.uint8)
         pixels = None
         with contextlib.suppress(Exception), Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
-            pixels = np.array(image)  # of a damaged file Pillow raises whatever it likes
+            pixels = np.array(image)  # for a damaged file, Pillow raises errors of any type
         if pixels is None or pixels.shape != self._shape:
             place = self.path.parent
             raise UserError(
-                f"{place}: damaged (the JPEG of image {row} cannot be read); remove {place.parent}, since caches share files, "
-                "and the images are decoded again"
+                f"{place}: damaged (the JPEG of image {row} cannot be read); remove all of {place.parent}, since caches "
+                "share files; the images are then decoded again"
             )
         return pixels
 
@@ -176,7 +176,7 @@ class JpegPixels(PixelCache):
 
 
 class UncachedPixels(PixelCache):
-    """Give the same without a file: decode an image each time that it is asked for."""
+    """Provide the same without a cache file: decode an image every time it is read."""
 
     path = None
     kept_as = "files, decoded in every epoch"
@@ -202,7 +202,7 @@ class UncachedPixels(PixelCache):
 
 
 def open_place(place: Path, look: Look, rows: int, stats: ImageStats | None = None) -> PixelCache:
-    """Open a cache of `rows` images; `stats` are theirs, where they are in memory already.
+    """Open a cache of `rows` images; `stats` are their statistics if these are in memory already.
 
     Raises:
         ValueError, OSError: a file of it is damaged or missing.
@@ -211,7 +211,7 @@ def open_place(place: Path, look: Look, rows: int, stats: ImageStats | None = No
         return _open_files(place, look, rows, stats)
     except (ValueError, OSError, MemoryError):
         raise
-    except Exception as error:  # of a damaged header NumPy raises whatever it likes, such as tokenize.TokenError
+    except Exception as error:  # for a damaged header, NumPy raises errors of any type, such as tokenize.TokenError
         raise ValueError(f"{place}: damaged ({error})") from error
 
 
@@ -220,7 +220,7 @@ def _open_files(place: Path, look: Look, rows: int, stats: ImageStats | None) ->
         thumbnails = np.load(place / THUMBNAILS, mmap_mode="r", allow_pickle=False) if look.gray_from else None
         stats = ImageStats.load(place / STATS, rows, thumbnails)
         for name in ("spreads", "stated"):
-            if np.isnan(getattr(stats, name)).all():  # of images of 8 bits; a million would take 16 MB of each
+            if np.isnan(getattr(stats, name)).all():  # all images have 8 bits; a million would take 16 MB for each
                 setattr(stats, name, np.broadcast_to(np.nan, (rows, 2)))
     if look.jpeg_quality:
         return JpegPixels(place / PLACES, stats, look.image_size)

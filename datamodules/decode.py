@@ -1,4 +1,4 @@
-"""From a file to pixels: the one place where images are opened, for training, prediction and export alike."""
+"""From a file to pixels: the one place where images are opened for training, prediction and export."""
 
 import contextlib
 import hashlib
@@ -20,34 +20,34 @@ from common.untrusted.description import Fit, Interpolation
 from datamodules import formats
 from datamodules.deep_pixels import DeepPixels, ValueRange
 
-# The content of a file decides how it is read, whatever its name. Only these of Pillow's formats: others start programs
-# (EPS) or draw (WMF). MPO, several JPEGs in one, is read by the reader of JPEG.
+# The content of a file decides how it is read, not its name. Only these formats of Pillow are used: others start programs
+# (EPS) or draw (WMF). The JPEG reader also reads MPO, several JPEGs in one file.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000")
 KNOWN = "JPEG, PNG, WebP, AVIF, HEIC, JPEG 2000, BMP, TIFF, GIF and DICOM"
-Image.MAX_IMAGE_PIXELS = 200_000_000  # a decompression bomb is refused below; Pillow only warns up to twice of it
-# Once for all threads; a damaged EXIF is as none
+Image.MAX_IMAGE_PIXELS = 200_000_000  # decompression bombs are refused below; Pillow only warns up to twice that
+# Set once for all threads; damaged EXIF is treated as missing
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
-logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs what it raises, too
-DRAFT_SIZE = 512  # big JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, not below this many pixels a side
-DECODER = f"pillow {Image.__version__}, draft {DRAFT_SIZE}, exif, white behind alpha"  # in a cache's key
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it also logs what it raises
+DRAFT_SIZE = 512  # big JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, but not below this many pixels per side
+DECODER = f"pillow {Image.__version__}, draft {DRAFT_SIZE}, exif, white behind alpha"  # part of a cache's key
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}  # with antialiasing
-FIRST_OF_SEVERAL = ", first of several"  # after the mode of a file with pages or frames
+FIRST_OF_SEVERAL = ", first of several"  # appended to the mode of a file with several pages or frames
 
 
 class UnreadableImageError(UserError):
-    """Name a file that is missing, empty, cut off, absurdly large or no image, and the reason."""
+    """Name a file that is missing, empty, cut off, absurdly large or not an image, with the reason."""
 
 
 class DecodedImage(NamedTuple):
     """Hold an image and the size and mode of its file."""
 
-    source: Image.Image | DeepPixels  # upright RGB, or the values of more than 8 bits a channel
+    source: Image.Image | DeepPixels  # upright RGB, or values of more than 8 bits per channel
     size: tuple[int, int]  # width and height in the file
-    mode: str  # Pillow's, in the file, with FIRST_OF_SEVERAL
+    mode: str  # Pillow's mode of the file, with FIRST_OF_SEVERAL if that applies
 
     def rgb(self, value_range: ValueRange | None = None) -> Image.Image:
-        """Return the image as upright RGB; `value_range` is for more than 8 bits: `DeepPixels.range_of`.
+        """Return the image as upright RGB; `value_range` applies to more than 8 bits (see `DeepPixels.range_of`).
 
         Raises:
             UserError: the range is not known, or pixels are NaN.
@@ -57,7 +57,7 @@ class DecodedImage(NamedTuple):
         return to_rgb(self.source.to_image(*self.source.range_of(value_range)))
 
     def fingerprint(self) -> str:
-        """Return 16 hex digits that name the pixels and their size, whatever the file is called and the range is."""
+        """Return 16 hex digits that identify the pixels and their size, independent of the file name and the range."""
         if isinstance(self.source, DeepPixels):
             return self.source.fingerprint()
         return fingerprint(self.source)
@@ -85,8 +85,8 @@ def rgb(decoded: DecodedImage, path: Path | str, value_range: ValueRange | None)
 def read_image(path: Path, image_size: int = 0) -> DecodedImage:
     """Decode the first frame of a file: turned upright by EXIF, alpha over white, more than 8 bits as values.
 
-    A big JPEG is decoded at a fraction of its size that is still twice `image_size`, and not below DRAFT_SIZE: a quarter of
-    the time at 12 megapixels. (Its fingerprint is that of the reduced image, the same for all sizes up to 256.)
+    A big JPEG is decoded at a fraction of its size that is at least twice `image_size` and DRAFT_SIZE, which takes a quarter
+    of the time at 12 megapixels. (Its fingerprint is that of the reduced image, the same for all sizes up to 256.)
 
     Raises:
         UnreadableImageError: names the file and the reason.
@@ -103,7 +103,7 @@ def read_image(path: Path, image_size: int = 0) -> DecodedImage:
 
 
 def read_content(content: bytes, name: str, image_size: int = 0) -> DecodedImage:
-    """Return what `read_image` returns, of the content of a file; `name` is for messages.
+    """Return what `read_image` returns, for the content of a file; `name` is for messages.
 
     Raises:
         UnreadableImageError: has the name and the reason.
@@ -127,7 +127,7 @@ def _read(source: Path | bytes, kind: str | None, image_size: int) -> DecodedIma
             return _read_opened(image, source, image_size)
     except Exception as error:  # the content of the file decides which one
         is_unknown = isinstance(error, (UnidentifiedImageError, ValueError)) or compression == "webp"
-        if kind == "tiff" and is_unknown:  # a layout that Pillow does not know, or a compression that its library lacks
+        if kind == "tiff" and is_unknown:  # a layout that Pillow does not know, or a compression that its libtiff lacks
             return _of_deep(formats.read_tiff(source), "TIFF")
         if kind != "png":
             raise
@@ -135,10 +135,10 @@ def _read(source: Path | bytes, kind: str | None, image_size: int) -> DecodedIma
 
 
 def _read_damaged_png(source: Path | bytes, image_size: int) -> DecodedImage:
-    """Read a PNG of which something beside the pixels is damaged: a text, a color profile.
+    """Read a PNG that is damaged outside its pixels, such as in a text or a color profile.
 
     Raises:
-        ValueError: its pixels are.
+        ValueError: its pixels are damaged.
     """
     content = source if isinstance(source, bytes) else source.read_bytes()
     pixels_only = formats.without_side_chunks(content)
@@ -153,7 +153,7 @@ def _read_opened(image: Image.Image, source: Path | bytes, image_size: int) -> D
     size, mode = image.size, image.mode
     formats.check_pixels(*size)
     if formats.has_deep_color(image):
-        deep = formats.read_deep_color(image, source)  # before its EXIF, for which a PNG is decoded
+        deep = formats.read_deep_color(image, source)  # before the EXIF, since Pillow decodes a PNG to read that
         several = _is_first_of_several(image, source)
         return _of_deep(replace(deep, turn=_turn(image), is_first_of_several=several), f"{mode};16")
     side = max(DRAFT_SIZE, 2 * image_size)
@@ -164,12 +164,12 @@ def _read_opened(image: Image.Image, source: Path | bytes, image_size: int) -> D
         several = _is_first_of_several(image, source)
         return _of_deep(replace(deep, turn=_turn(image), is_first_of_several=several), mode)
     pixels = upright(image)
-    several = _is_first_of_several(image, source)  # after its pixels: a GIF seeks
+    several = _is_first_of_several(image, source)  # after reading the pixels, since this seeks in a GIF
     return DecodedImage(pixels, size, mode + FIRST_OF_SEVERAL * several)
 
 
 def _is_first_of_several(image: Image.Image, source: Path | bytes) -> bool:
-    """Return whether a file has more pages or frames; none are those beside a phone's photo, and smaller versions of it."""
+    """Return whether a file has more pages or frames, not counting extra images of a phone's photo and smaller versions."""
     try:
         if image.format == "MPO" or not getattr(image, "is_animated", False):
             return False
@@ -179,7 +179,7 @@ def _is_first_of_several(image: Image.Image, source: Path | bytes) -> bool:
 
 
 def _of_deep(deep: DeepPixels, mode: str) -> DecodedImage:
-    """Return a decoded image; one whose values are bytes after all is an image like any other."""
+    """Return a decoded image; values that turn out to be bytes become an ordinary RGB image."""
     mode += FIRST_OF_SEVERAL * deep.is_first_of_several
     if deep.values.dtype == np.uint8 and deep.stated in (None, (0.0, 255.0)):
         return DecodedImage(to_rgb(deep.to_image(0, 255)), deep.size, mode)
@@ -187,10 +187,10 @@ def _of_deep(deep: DeepPixels, mode: str) -> DecodedImage:
 
 
 def decode_pixels(image: Image.Image | np.ndarray) -> DecodedImage:
-    """Return what `read_image` returns, of an image in memory: a PIL image, or an array (H, W), (H, W, 3) RGB, (H, W, 4) RGBA.
+    """Return what `read_image` returns, for a PIL image or an array in memory: (H, W), (H, W, 3) RGB or (H, W, 4) RGBA.
 
     Raises:
-        UserError: an array that is no image, or one without pixels.
+        UserError: the array is not an image, or has no pixels.
     """
     if isinstance(image, Image.Image):
         if not image.width or not image.height:
@@ -203,18 +203,18 @@ def decode_pixels(image: Image.Image | np.ndarray) -> DecodedImage:
     if array.dtype.kind not in "uif" or array.ndim not in (2, 3) or channels not in (1, 3, 4) or not array.size:
         raise UserError(
             f"an image of shape {array.shape} and {array.dtype} cannot be used; arrays are (H, W), (H, W, 3) in the order "
-            "RGB or (H, W, 4), tensors (3, H, W): uint8 of 0 to 255, or the values of more bits that the network was trained on"
+            "RGB or (H, W, 4), tensors (3, H, W); uint8 from 0 to 255, or values of more bits like those of the training"
         )
-    if array.dtype == np.uint8 and channels == 4:  # as the PIL image, also where alpha is the same everywhere
+    if array.dtype == np.uint8 and channels == 4:  # same result as for the PIL image, even if alpha is constant
         return decode_pixels(Image.fromarray(array))
     return _of_deep(DeepPixels(array, has_alpha=channels == 4), f"{array.dtype}")
 
 
 def _content(image: Image.Image) -> Path | bytes:
-    """Return the file that a PIL image was opened from, or its content: of color of 16 bits Pillow itself has only 8.
+    """Return the file that a PIL image was opened from, or its content: Pillow itself keeps only 8 of 16 bits of color.
 
     Raises:
-        UserError: it was decoded already.
+        UserError: the image was decoded already.
     """
     if getattr(image, "filename", "") and Path(image.filename).is_file():
         return Path(image.filename)
@@ -226,7 +226,7 @@ def _content(image: Image.Image) -> Path | bytes:
         return content
     if formats.has_deep_color(image):
         raise UserError(
-            "a PIL image of 16-bit color that Pillow has decoded to 8 bits already; give its path or its array"
+            "a PIL image of 16-bit color that Pillow has already decoded to 8 bits; give its path or its array"
         )
     return b""
 
@@ -236,14 +236,14 @@ def upright(image: Image.Image) -> Image.Image:
     _load(image)
     turn = _turn(image)
     image = to_rgb(image if turn is None else image.transpose(turn))
-    image.info = {}  # with the EXIF that has been applied
+    image.info = {}  # removes the EXIF, which has been applied
     return image
 
 
 def _load(image: Image.Image) -> None:
-    """Load an opened image before its EXIF is asked for: Pillow turns a TIFF itself as it loads, and removes the tag.
+    """Load an opened image before its EXIF is read: Pillow itself turns a TIFF while loading it, and removes the tag.
 
-    From a file it maps the pixels of an uncompressed TIFF as if they were turned already; without its name it reads them.
+    Given a file name, Pillow maps the pixels of an uncompressed TIFF as if they were turned already; without, it reads them.
     """
     name = getattr(image, "filename", "")
     if image.format == "TIFF" and name:
@@ -254,7 +254,7 @@ def _load(image: Image.Image) -> None:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Return how an image is turned upright; None also where its EXIF is damaged, as most software shows it."""
+    """Return how to turn an image upright; None if its EXIF is damaged, since most software ignores that too."""
     try:
         return formats.TURNS.get(image.getexif().get(formats.ORIENTATION))
     except Exception:  # the content of the block decides which one
@@ -262,7 +262,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of 8 bits a channel to RGB, alpha over white."""
+    """Convert an image of 8 bits per channel to RGB, alpha over white."""
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -277,11 +277,11 @@ class Placement(NamedTuple):
 
 
 def place(width: int, height: int, size: int, fit: str) -> Placement:
-    """Return how an image of this size becomes a square of `size` pixels a side.
+    """Return how an image of this size becomes a square of `size` pixels per side.
 
     Args:
-        fit: squash: all of it, the aspect ratio is not kept, as in the study; crop: the largest square in the center;
-            pad: all of it in its aspect ratio, centered between black borders.
+        fit: squash: the whole image without keeping its aspect ratio, as in the study; crop: the largest square in the center;
+            pad: the whole image in its aspect ratio, centered between black borders.
     """
     used, filled = (0, 0, width, height), (0, 0, size, size)
     if fit == "crop":
@@ -289,7 +289,7 @@ def place(width: int, height: int, size: int, fit: str) -> Placement:
         left, top = (width - side) / 2, (height - side) / 2
         used = (left, top, left + side, top + side)
     elif fit == "pad":
-        longer = 2 * max(width, height)  # whole numbers only, so that an exported file rounds in the same way
+        longer = 2 * max(width, height)  # whole numbers only, so an exported file rounds the same way
         across, down = (max(1, (2 * size * length + longer // 2) // longer) for length in (width, height))
         left, top = (size - across) // 2, (size - down) // 2
         filled = (left, top, left + across, top + down)
@@ -312,7 +312,7 @@ def resize(
 
 
 def fingerprint(image: Image.Image) -> str:
-    """Return 16 hex digits that name the image's pixels and size, whatever its file is called."""
+    """Return 16 hex digits that identify the image's pixels and size, independent of the file name."""
     digest = hashlib.blake2b(f"{image.width}x{image.height}".encode(), digest_size=8)
     digest.update(image.tobytes())
     return digest.hexdigest()
@@ -320,7 +320,7 @@ def fingerprint(image: Image.Image) -> str:
 
 @contextlib.contextmanager
 def _named(path: Path | str) -> Iterator[None]:
-    """Name the file in whatever goes wrong while it is read: its content decides which error a reader raises."""
+    """Name the file in any error while it is read; its content decides which error a reader raises."""
     try:
         yield
     except Exception as error:
@@ -333,6 +333,6 @@ def _reason(error: Exception, path: Path | str) -> str:
             return error.strerror
         return "a link to a file that does not exist" if path.is_symlink() else "no such file"
     if isinstance(error, UnidentifiedImageError):
-        return f"no known image format; known are {KNOWN}"
+        return f"not a known image format; known are {KNOWN}"
     text = str(error) or type(error).__name__
     return text if isinstance(error, (OSError, ValueError, SyntaxError)) else f"{type(error).__name__}: {text}"

@@ -1,7 +1,7 @@
-"""Pixels of more than 8 bits a channel, and how they become 8 bits.
+"""Pixels of more than 8 bits per channel, and how they become 8 bits.
 
-16-bit cameras, microscopes, CT: which value is black and which is white, the values do not say. Scaled by its own extremes, an
-image would lose its exposure; so one range holds for all images of a data set, in training and in the checkpoint.
+The values of 16-bit cameras, microscopes and CT do not show which value is black and which is white. Scaled by its own
+extremes, an image would lose its exposure, so one range applies to all images of a data set, in training and in the checkpoint.
 """
 
 import hashlib
@@ -14,9 +14,9 @@ from PIL import Image
 
 from common.errors import UserError
 
-DARK, BRIGHT = 0.1, 99.9  # percentiles between which an image's values lie: a hot or dead pixel decides nothing
-APART = 0.1  # of the distance between these percentiles, from which on an extreme is no part of the image
-MOST_VALUES = 2**20  # of an image, that its percentiles are taken of
+DARK, BRIGHT = 0.1, 99.9  # percentiles that bound an image's values, so a hot or dead pixel decides nothing
+APART = 0.1  # an extreme further out than this share of the distance between the percentiles is an outlier
+MOST_VALUES = 2**20  # values of an image that the percentiles are computed from
 
 
 class ValueRange(NamedTuple):
@@ -24,7 +24,7 @@ class ValueRange(NamedTuple):
 
     low: float
     high: float
-    of_all: bool = False  # also of files that state a range themselves
+    of_all: bool = False  # applies also to files that state a range themselves
 
     def __str__(self) -> str:
         return f"{self.low:g} to {self.high:g}"
@@ -35,12 +35,12 @@ class DeepPixels:
     """Hold the values of one image as its file has them.
 
     Attributes:
-        values: (H, W), or (H, W, C) with 1 to 4 channels: gray or RGB, and where there is one alpha.
-        stated: the range that the file itself states, as a window or bits of a camera; None where it states none.
+        values: (H, W), or (H, W, C) with 1 to 4 channels: gray or RGB, perhaps with alpha.
+        stated: the range that the file itself states, such as a window or the bits of a camera; None if it states none.
         inverted: whether low values are white.
-        turn: how it is turned upright; None where it is already.
+        turn: how to turn the image upright; None if it is upright.
         has_alpha: whether the last channel is alpha.
-        is_first_of_several: whether its file has more pages or frames.
+        is_first_of_several: whether the file has more pages or frames.
     """
 
     values: np.ndarray
@@ -56,13 +56,13 @@ class DeepPixels:
 
     @property
     def colors(self) -> np.ndarray:
-        """The values without those of an alpha channel."""
+        """The values without an alpha channel."""
         return self.values[..., :-1] if self.has_alpha else self.values
 
     def spread(self) -> tuple[float, float]:
-        """Return between which values nearly all lie: up to the extremes, or where these lie apart, the outer percentiles."""
+        """Return the bounds of nearly all values: at each end the extreme, or the outer percentile if that is an outlier."""
         pixels = self.colors.reshape(self.values.shape[0] * self.values.shape[1], -1)
-        values = pixels[:: -(-pixels.size // MOST_VALUES)].ravel()  # whole pixels: every third value may be of red only
+        values = pixels[:: -(-pixels.size // MOST_VALUES)].ravel()  # whole pixels: every third value may be only red
         if values.dtype.kind == "f":
             values = values[np.isfinite(values)]
         if not values.size:
@@ -73,12 +73,12 @@ class DeepPixels:
         return least if low - least <= near else low, most if most - high <= near else high
 
     def range_of(self, given: ValueRange | None) -> tuple[float, float]:
-        """Return the range that holds: the file's own, unless the given one is of all files; else the given one.
+        """Return the range that applies: the file's own, unless the given one is for all files; else the given one.
 
-        Without a given one, where a network was trained on images of 8 bits: all that 16 bits can hold.
+        If neither exists, because a network was trained on images of 8 bits, it is the full range of an 8- or 16-bit type.
 
         Raises:
-            UserError: none is known.
+            UserError: no range is known.
         """
         if given is not None and (given.of_all or self.stated is None):
             return given.low, given.high
@@ -88,14 +88,14 @@ class DeepPixels:
             return 0.0, float(np.iinfo(self.values.dtype).max)
         raise UserError(
             f"its pixels are {self.values.dtype}, whose black and white are not known, since the network was trained on "
-            "images of 8 bits; convert it as those were"
+            "images of 8 bits; convert it to 8 bits like those"
         )
 
     def to_image(self, low: float, high: float) -> Image.Image:
-        """Return an image of 8 bits a channel in which `low` is 0 and `high` 255; L, LA, RGB or RGBA, upright.
+        """Return an upright image of 8 bits per channel in which `low` is 0 and `high` is 255: L, LA, RGB or RGBA.
 
         Raises:
-            UserError: pixels that are NaN.
+            UserError: some pixels are NaN.
         """
         pixels = self.colors
         if np.isnan(pixels).any():
@@ -114,12 +114,12 @@ class DeepPixels:
         return image if self.turn is None else image.transpose(self.turn)
 
     def _is_opaque(self) -> bool:
-        """Return whether alpha says nothing: one value everywhere, whatever counts as opaque."""
+        """Return whether alpha can be ignored: it has one value everywhere, whatever counts as opaque, or is not valid."""
         alpha = self.values[..., -1]
         return bool(alpha.min() == alpha.max() > 0) or not np.isfinite(alpha).all() or alpha.max() <= 0
 
     def fingerprint(self) -> str:
-        """Return 16 hex digits that name the values, whatever range they are seen in."""
+        """Return 16 hex digits that identify the values, independent of the range."""
         described = f"{self.values.shape} {self.values.dtype.str} {self.inverted}"
         digest = hashlib.blake2b(described.encode(), digest_size=8)
         digest.update(np.ascontiguousarray(self.values).tobytes())
@@ -127,10 +127,10 @@ class DeepPixels:
 
 
 def parse_range(setting: object) -> ValueRange | None:
-    """Return the range that a user gives for all images: LOW,HIGH as a text or list; None for `auto`.
+    """Return the range that a user gives for all images, LOW,HIGH as a text or list; None for `auto`.
 
     Raises:
-        UserError: it is none.
+        UserError: the setting is not a range.
     """
     parts = setting.split(",") if isinstance(setting, str) else setting
     if setting == "auto":

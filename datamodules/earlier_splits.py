@@ -1,4 +1,4 @@
-"""The splits of an earlier run taken over: its images stay where they were, and new ones join them."""
+"""Reuse the splits of an earlier run: its images stay in their splits, and new images are added."""
 
 import logging
 from collections import defaultdict
@@ -39,19 +39,19 @@ def take_over_splits(
     with_val: bool = True,
     in_folds: bool = False,
 ) -> None:
-    """Give the images that an earlier run lists the splits that they had there, and new ones theirs by their hash.
+    """Give images that an earlier run lists their splits from that run, and new images splits by their hash.
 
-    A new image of a group of old ones goes with these; where these are in two splits it is excluded.
+    A new image in a group with old ones joins their split; it is excluded if they are in two splits.
 
     Args:
-        groups: (rows,) group numbers, as of `join_groups`.
+        groups: (rows,) group numbers from `join_groups`.
         fingerprints: (rows,) of the images.
         splits: folder of the run, or a splits.csv.
-        with_val: False where test takes the place of val.
-        in_folds: whether `select_fold` divides train and val again, so that only test keeps its images.
+        with_val: False if test takes the place of val.
+        in_folds: whether `select_fold` divides train and val again, so only test keeps its images.
 
     Raises:
-        UserError: no table of splits, a damaged one, or one that contradicts the splits of the source.
+        UserError: the table of splits is missing or damaged, or contradicts the splits of the source.
     """
     key, listed = f"datamodule.splits={splits}", _read(splits)
     given, present = catalog.splits.copy(), catalog.present()
@@ -68,14 +68,16 @@ def take_over_splits(
         if split and given[row] not in (UNASSIGNED, split) and not drawn_val:
             raise UserError(
                 f"{key}: {line}: {clean(catalog.paths[row], 200)} is in {split} there, but the source puts it into "
-                f"{given[row]}; leave out datamodule.splits, or remove the splits from the source"
+                f"{given[row]}; remove datamodule.splits, or remove the splits from the source"
             )
         if split:
             catalog.splits[row] = split
         else:
             catalog.exclude([row], reason)
     if not is_old.any():
-        raise UserError(f"{key}: lists none of the {len(catalog):,} images below {catalog.root}; paths are compared")
+        raise UserError(
+            f"{key}: lists none of the {len(catalog):,} images below {catalog.root}; images are matched by path"
+        )
     here = set(catalog.paths)
     if missing := [path for path in listed if path not in here]:
         log.warning(
@@ -114,7 +116,7 @@ def take_over_splits(
 
 
 def _join(catalog: Catalog, groups: np.ndarray, wanted: np.ndarray, is_old: np.ndarray, key: str) -> None:
-    """Put new images that belong to old ones into their split, or exclude them where these are in two."""
+    """Put new images into the split of the old ones in their group, or exclude them if the old ones are in two splits."""
     old_splits = defaultdict(set)
     for row in np.flatnonzero(is_old & (catalog.splits != UNASSIGNED)):
         old_splits[groups[row]].add(catalog.splits[row])
@@ -131,7 +133,7 @@ def _join(catalog: Catalog, groups: np.ndarray, wanted: np.ndarray, is_old: np.n
 
 
 def _read(splits: str) -> dict[str, tuple[str, str, str, str]]:
-    """Return path -> label, split, why it is excluded there, and file with line."""
+    """Return path -> label, split, reason for its exclusion in that run, and line of the table."""
     key = f"datamodule.splits={clean(splits, 300)}"
     advice = "give the folder of a run, or its splits.csv"
     try:
@@ -139,7 +141,7 @@ def _read(splits: str) -> dict[str, tuple[str, str, str, str]]:
         folder = RunFolder(path if path.is_dir() else path.parent)
         table = folder.splits if path.is_dir() else path
         table.exists()
-    except (OSError, RuntimeError, ValueError) as error:  # a name too long, or ~ of no user
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, or ~ of an unknown user
         raise UserError(f"{key}: {error}; {advice}") from error
     if path.is_file() and table != folder.splits:
         advice += "; splits of your own are a column split: datamodule.table=FILE with path,label,split"
@@ -165,7 +167,7 @@ def _read(splits: str) -> dict[str, tuple[str, str, str, str]]:
 
 
 def _decide_again(split: str, reason: str) -> tuple[str | None, str]:
-    """Return the split that an image had before it was excluded by what this run decides itself; None: as a new one."""
+    """Return an image's split before any exclusion that this run decides itself, and its reason; None: treat it as new."""
     if split:
         return split, ""
     if reason == NO_VAL:
@@ -178,7 +180,7 @@ def _decide_again(split: str, reason: str) -> tuple[str | None, str]:
 
 
 def _reasons(folder: RunFolder) -> dict[str, str]:
-    """Return path -> why an image is excluded, by the run's record; of a run without a whole one nothing is known."""
+    """Return path -> reason of each exclusion in the run's record; empty if the record is missing or damaged."""
     try:
         data = RunRecord.read(folder).data
         return {each.path: each.reason for each in data.excluded} if data else {}

@@ -1,15 +1,15 @@
-"""Images of a fixed camera: what all of them share, the scene, is taken out, so that what tells them apart can be compared.
+"""Images of a fixed camera: subtract the scene, which all of them share, so that their differences can be compared.
 
-A frame is brighter, lit from another side, shifted or cropped a little: to first order each of these adds a multiple of the
-scene, of its derivatives or of a gradient. What is left of a frame without them is what came into the scene, and noise.
+Frames differ by brightness, direction of light, small shifts or crops. To first order, each of these adds a multiple of the
+scene, of its derivatives or of a gradient. What remains of a frame without them is what entered the scene, and noise.
 """
 
 import numpy as np
 import scipy
 
-AT_MOST = 0.05  # of a side: how far a frame is moved back
-BORDER = 1 / 16  # of a side, not compared
-BLUR = 0.6  # pixels: what moving a frame back would blur by itself
+AT_MOST = 0.05  # share of a side by which a frame is moved back at most
+BORDER = 1 / 16  # share of a side that is not compared
+BLUR = 0.6  # pixels; moving a frame back blurs it by about as much
 
 
 def normalize(gray: np.ndarray) -> np.ndarray:
@@ -24,7 +24,7 @@ class Scene:
     """Hold what the frames of one camera share.
 
     Args:
-        frames: (frames, side, side), of `normalize`; a sample is enough.
+        frames: (frames, side, side) from `normalize`; a sample is enough.
     """
 
     def __init__(self, frames: np.ndarray):
@@ -40,13 +40,13 @@ class Scene:
         self._orthonormal, self._triangle = np.linalg.qr(basis[self.inner].reshape(len(basis), -1).T)
 
     def take_out(self, frames: np.ndarray, move_back: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Return (frames, inner pixels) of length 1, what is left of frames without the scene, and how much (frames,) that is.
+        """Return what remains of frames without the scene, (frames, inner pixels) of length 1, and its length before (frames,).
 
         Args:
-            move_back: whether frames are moved to where the scene is, before.
+            move_back: whether to align frames with the scene first.
         """
         flat = frames[self.inner].reshape(len(frames), -1)
-        shares = np.einsum("ip,pb->ib", flat, self._orthonormal)  # not by BLAS, whose threads would fight with ours
+        shares = np.einsum("ip,pb->ib", flat, self._orthonormal)  # not by BLAS, whose threads would compete with ours
         if move_back:
             factors = np.linalg.solve(self._triangle, shares.T).T
             return self.take_out(self._moved_back(frames, factors[:, 1:7] / np.maximum(factors[:, :1], 1e-3)))
@@ -55,7 +55,7 @@ class Scene:
         return left / np.maximum(length, 1e-6)[:, None], length
 
     def _moved_back(self, frames: np.ndarray, by: np.ndarray) -> np.ndarray:
-        """Return frames sampled where the six numbers of each, of an affine map, say; linear between pixels."""
+        """Return frames resampled by an affine map, six numbers for each frame; linear between pixels."""
         moved, middle = np.empty_like(frames), self.side / 2
         by = by.reshape(-1, 2, 3)[:, ::-1].clip(-AT_MOST * self.side, AT_MOST * self.side)  # down, right: 1, x, y
         for frame, into, ((down, down_x, down_y), (right, right_x, right_y)) in zip(frames, moved, by, strict=True):

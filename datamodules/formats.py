@@ -1,4 +1,4 @@
-"""Files that Pillow does not read, or not whole: 16-bit color, TIFF of any kind of numbers, DICOM; and HEIC, by a plugin."""
+"""Read files that Pillow cannot read, or reads in part: 16-bit color, TIFF of any number type, DICOM; and HEIC, by a plugin."""
 
 import contextlib
 import functools
@@ -25,18 +25,18 @@ TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
-HEADER = 132  # bytes of a file that tell its format
+HEADER = 132  # bytes at the start of a file that show its format
 MOST_CHANNELS = 4
-ALPHA = (1, 2)  # of TIFF's ExtraSamples
-OF_ANOTHER_PAGE = 0b101  # bits of TIFF's NewSubfileType: a smaller version of another page, a mask of it
-FLOATS = ("FloatPixelData", "DoubleFloatPixelData")  # of DICOM: parametric maps, of which no bits are stated
-OWN_UNITS, OWN_WINDOW = "PixelValueTransformationSequence", "FrameVOILUTSequence"  # of a frame of DICOM
-PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"IEND")  # of PNG
+ALPHA = (1, 2)  # values of TIFF's ExtraSamples that mean alpha
+OF_ANOTHER_PAGE = 0b101  # bits of TIFF's NewSubfileType: a smaller version of another page, a mask of another page
+FLOATS = ("FloatPixelData", "DoubleFloatPixelData")  # DICOM's parametric maps, which do not state their bits
+OWN_UNITS, OWN_WINDOW = "PixelValueTransformationSequence", "FrameVOILUTSequence"  # of a DICOM frame
+PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"IEND")  # PNG chunks that the pixels depend on
 PNG_HEADER = b"\x89PNG\r\n\x1a\n"
 
 
 def kind_of(header: bytes) -> str | None:
-    """Return `dicom`, `heif`, `png` or `tiff` by the first bytes of a file; None for every other."""
+    """Return `dicom`, `heif`, `png` or `tiff` according to the first bytes of a file; None for other formats."""
     if header[128:132] == b"DICM":
         return "dicom"
     if header[4:8] == b"ftyp" and header[8:12] in HEIF_BRANDS and b"avif" not in header[8:64]:
@@ -48,10 +48,10 @@ def kind_of(header: bytes) -> str | None:
 
 @contextlib.contextmanager
 def needs_extra(what: str, extra: str) -> Iterator[None]:
-    """Name the extra where an import inside fails.
+    """Name the extra to install if an import inside fails.
 
     Raises:
-        UserError: what reads the format is not installed.
+        UserError: the package that reads the format is not installed.
     """
     try:
         yield
@@ -61,16 +61,16 @@ def needs_extra(what: str, extra: str) -> Iterator[None]:
 
 @functools.cache
 def register_heif() -> None:
-    """Have Pillow read HEIC."""
+    """Register the plugin with which Pillow reads HEIC."""
     with needs_extra("a HEIC image", "heif"):
         from pillow_heif import register_heif_opener
     register_heif_opener()
 
 
 def has_deep_color(image: Image.Image) -> bool:
-    """Return whether an opened file has numbers that Pillow would read in part: color of 16 bits a channel, or signed bytes.
+    """Return whether Pillow would read only part of a file's values: color of 16 bits per channel, or signed bytes.
 
-    Of CMYK, which is for print and uses all of its range, the upper 8 bits are enough.
+    For CMYK, which is for print and uses all of its range, the upper 8 bits are enough.
     """
     if has_deep_gray(image) or image.mode == "CMYK":
         return False
@@ -81,7 +81,7 @@ def has_deep_color(image: Image.Image) -> bool:
 
 
 def is_signed(image: Image.Image) -> bool:
-    """Return whether a TIFF is of signed bytes, which Pillow takes for unsigned ones."""
+    """Return whether a TIFF holds signed bytes, which Pillow takes for unsigned ones."""
     is_bytes = max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))) <= 8
     return is_bytes and 2 in image.tag_v2.get(SAMPLE_FORMAT, (1,))
 
@@ -104,12 +104,12 @@ def read_deep_gray(image: Image.Image, source: Path | bytes) -> DeepPixels:
         if tags.get(PHOTOMETRIC) == 0:  # white is zero
             return DeepPixels(values, stated, inverted=True)
     if image.format == "JPEG2000" and _jpeg2000_bits(source) < 16:
-        stated = (0.0, 65535.0)  # to which Pillow has scaled its bits
+        stated = (0.0, 65535.0)  # the range to which Pillow has scaled the values
     return DeepPixels(values, stated)
 
 
 def _jpeg2000_bits(source: Path | bytes) -> int:
-    """Return the bits of a sample, from the marker SIZ of the codestream (ITU-T T.800, A.5.1)."""
+    """Return the number of bits per sample, from the marker SIZ of the codestream (ITU-T T.800, A.5.1)."""
     if not isinstance(source, bytes):
         with source.open("rb") as file:
             source = file.read(2**16)
@@ -118,22 +118,22 @@ def _jpeg2000_bits(source: Path | bytes) -> int:
 
 
 def read_deep_color(image: Image.Image, source: Path | bytes) -> DeepPixels:
-    """Read color of 16 bits a channel from an opened file, of which Pillow gives 8: first the upper ones, then the lower ones.
+    """Read color of 16 bits per channel from an opened file. Pillow decodes only 8 bits: first the upper, then the lower ones.
 
-    Which of two bytes is the upper one is a word in what Pillow is to decode; with the other word it gives the lower ones.
+    Pillow's raw mode names the byte order, so it decodes the upper byte; with the opposite byte order it decodes the lower.
 
     Args:
         source: path or content of the file.
 
     Raises:
-        UserError: it is decoded already, and its lower bits are lost.
+        UserError: the image is decoded already, so its lower bits are lost.
     """
     if image.format == "TIFF" and (
         is_signed(image) or len(image.tag_v2.get(BITS_PER_SAMPLE, ())) != len(image.getbands())
     ):
         return read_tiff(source, image.tell())
     raw_modes = {_raw_mode(tile) for tile in image.tile}
-    if raw_modes == {"LA;16B"}:  # two bytes of gray and two of alpha are what four bytes of another image are
+    if raw_modes == {"LA;16B"}:  # two bytes of gray and two of alpha, decoded as four channels of one byte
         pixels = _decode_as(image, "RGBA").astype(np.uint16)
         return DeepPixels(pixels[..., ::2] * 256 + pixels[..., 1::2], has_alpha=True)
     (raw_mode,) = raw_modes if len(raw_modes) == 1 else ("",)
@@ -147,7 +147,7 @@ def read_deep_color(image: Image.Image, source: Path | bytes) -> DeepPixels:
 
 
 def stream(source: Path | bytes) -> Path | io.BytesIO:
-    """Return what readers open: a path, or the content of a file as one."""
+    """Return what readers can open: the path, or a stream of the content."""
     return io.BytesIO(source) if isinstance(source, bytes) else source
 
 
@@ -164,16 +164,16 @@ def _decode_as(image: Image.Image, raw_mode: str) -> np.ndarray:
 
 
 def read_tiff(source: Path | bytes, number: int = 0) -> DeepPixels:
-    """Read a page of a TIFF, the first by default: of floats, of 16 or 32 bits a channel, in planes, above 4 GiB.
+    """Read a page of a TIFF, the first by default: floats, 16 or 32 bits per channel, planes, files above 4 GiB.
 
-    A further channel counts where the file says that it is alpha; others, as near infrared, are left out, as Pillow does.
+    An extra channel is used if the file says that it is alpha; others, such as near infrared, are ignored, as Pillow does.
 
     Raises:
-        ValueError, UserError: why it cannot be read.
+        ValueError, UserError: the file cannot be read, with the reason.
     """
     import tifffile
 
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it logs what it raises, too
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it also logs what it raises
     with tifffile.TiffFile(stream(source)) as file:
         if not len(file.pages):
             raise ValueError("a damaged TIFF: it has no page")
@@ -181,7 +181,7 @@ def read_tiff(source: Path | bytes, number: int = 0) -> DeepPixels:
         described = f"a TIFF of {page.samplesperpixel} x {page.bitspersample} bits"
         check_pixels(page.imagewidth, page.imagelength)
         if page.samplesperpixel > MOST_CHANNELS or page.ndim > 3:
-            raise ValueError(f"{described}, and an image may have at most {MOST_CHANNELS} channels")
+            raise ValueError(f"{described}, but an image may have at most {MOST_CHANNELS} channels")
         try:
             values = page.asarray()
         except (ValueError, KeyError, NotImplementedError) as error:
@@ -204,7 +204,7 @@ def read_tiff(source: Path | bytes, number: int = 0) -> DeepPixels:
         colors = page.samplesperpixel - len(page.extrasamples)
         has_alpha = bool(page.extrasamples) and page.extrasamples[0] in ALPHA
         if colors not in (1, 3):
-            raise ValueError(f"{described}, of which {colors} are colors; gray or RGB is needed")
+            raise ValueError(f"{described} with {colors} color channels; gray or RGB is needed")
         several, turn = _has_further_pages(file), TURNS.get(page.tags.valueof(ORIENTATION))
     if values.ndim == 3:
         values = values[..., : colors + has_alpha]
@@ -213,7 +213,7 @@ def read_tiff(source: Path | bytes, number: int = 0) -> DeepPixels:
 
 
 def has_further_pages(source: Path | bytes) -> bool:
-    """Return whether a TIFF has more pages than the first and its smaller versions and masks, as those of a pyramid."""
+    """Return whether a TIFF has pages besides the first and its masks and smaller versions, such as those of a pyramid."""
     import tifffile
 
     with tifffile.TiffFile(stream(source)) as file:
@@ -229,9 +229,9 @@ def _has_further_pages(file) -> bool:
 
 
 def without_side_chunks(content: bytes) -> bytes | None:
-    """Return a PNG with only what its pixels are made of: a damaged text, color profile or EXIF beside them does not matter.
+    """Return a PNG with only the chunks of its pixels, so a damaged text, color profile or EXIF does not matter.
 
-    None where it is cut off, or has nothing else.
+    Returns None if the PNG is cut off or has no other chunks.
     """
     parts, place = [content[:8]], 8
     while place + 12 <= len(content):
@@ -247,17 +247,17 @@ def without_side_chunks(content: bytes) -> bytes | None:
 
 
 def read_dicom(source: Path | bytes) -> DeepPixels:
-    """Read the first frame of a DICOM file, or of its content, in its own units (as Hounsfield), with its first window.
+    """Read the first frame of a DICOM file, or of its content, in its own units (such as Hounsfield), with its first window.
 
-    Without a window, the bits that the file says it stores are its range, where they are fewer than it has room for.
+    Without a window, the stored bits that the file states give the range, if they are fewer than the allocated bits.
 
     Raises:
-        UserError, ValueError: why it cannot be read.
+        UserError, ValueError: the file cannot be read, with the reason.
     """
     with needs_extra("a DICOM image", "dicom"):
         import pydicom
         from pydicom import pixels
-    # Odd values elsewhere in a file do not matter
+    # Invalid values in other elements of a file do not matter
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     header = pydicom.dcmread(stream(source))
     if "Rows" not in header or not any(name in header for name in ("PixelData", *FLOATS)):
@@ -267,7 +267,7 @@ def read_dicom(source: Path | bytes) -> DeepPixels:
         values = pixels.pixel_array(header, index=0)
     except (RuntimeError, NotImplementedError, AttributeError, ValueError) as error:
         raise ValueError(f"a DICOM image that pydicom cannot decode: {' '.join(str(error).split())[:300]}") from error
-    for sequence in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):  # of an enhanced file
+    for sequence in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):  # of an enhanced DICOM file
         for groups in header.get(sequence, [])[:1]:
             for item in (*groups.get(OWN_UNITS, [])[:1], *groups.get(OWN_WINDOW, [])[:1]):
                 header.update(item)
@@ -283,14 +283,14 @@ def read_dicom(source: Path | bytes) -> DeepPixels:
 
 
 def _window(header) -> tuple[float, float] | None:
-    """Return the values that become black and white: DICOM PS3.3 C.11.2.1; None where the file says nothing of it."""
+    """Return the values that become black and white (DICOM PS3.3 C.11.2.1); None if the file does not state any."""
     center, width = (_first(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
     if center is not None and width is not None:
         if header.get("VOILUTFunction") != "LINEAR_EXACT":  # the default counts in whole units
             center, width = center - 0.5, width - 1
         if width > 0:
             return center - width / 2, center + width / 2
-    # A table of units has bits of its own
+    # Floats and a table of units do not follow the stored bits
     if any(name in header for name in (*FLOATS, "ModalityLUTSequence")):
         return None
     stored, signed = int(header.BitsStored), int(header.PixelRepresentation)
@@ -318,4 +318,4 @@ def check_pixels(width: int, height: int) -> None:
         ValueError: more pixels than Pillow's limit, which decode.py sets.
     """
     if width * height > Image.MAX_IMAGE_PIXELS:
-        raise ValueError(f"{width} x {height} pixels, which exceeds limit of {Image.MAX_IMAGE_PIXELS:,}")
+        raise ValueError(f"{width} x {height} pixels, which exceeds the limit of {Image.MAX_IMAGE_PIXELS:,}")

@@ -1,4 +1,4 @@
-"""All images of a run on a GPU: row numbers and augmentation parameters are all that moves there in training."""
+"""All images of a run on a GPU, so training moves only row numbers and augmentation parameters there."""
 
 import logging
 
@@ -9,7 +9,7 @@ from datamodules.cached_pixels import PixelCache
 
 log = logging.getLogger(__name__)
 
-CHUNK = 256  # images that move at once
+CHUNK = 256  # images that are copied at once
 
 
 def free_bytes(device: torch.device) -> int:
@@ -24,7 +24,8 @@ def fits_on_gpu(cache: PixelCache, limit_gib: float, free: int) -> bool:
         return False
     if needed > free / 2:
         log.warning(
-            "the images would take %.1f GiB of GPU memory, and %.1f GiB are free: each batch is copied to the GPU instead",
+            "the images would take %.1f GiB of GPU memory, over half of the %.1f GiB that are free: each batch is copied to "
+            "the GPU instead",
             needed / 2**30,
             free / 2**30,
         )

@@ -50,44 +50,44 @@ from datamodules.value_range import describe_range, few_levels, mixed_depths, tr
 log = logging.getLogger(__name__)
 
 CLASSES_SHOWN = 20  # on the screen
-LINES = 2**16  # of images and their labels, at once in memory
-JPEG_QUALITY = 95  # of images that are kept as JPEGs
-MOST_OF_STREAM = 10_000  # streamed training images, where others would all be looked at
-LONG = 2.0  # times as long as wide: images that are squashed to a square with a warning
+LINES = 2**16  # fingerprint lines, one per image, in memory at a time
+JPEG_QUALITY = 95  # of images that are cached as JPEGs
+MOST_OF_STREAM = 10_000  # images that are read from a stream at most, if a step would need every training image
+LONG = 2.0  # ratio of the longer side to the shorter one from which squashing to a square draws a warning
 
 
 class ImageDataModule(L.LightningDataModule):
-    """Give batches of images of one catalog.
+    """Load batches of images from one catalog.
 
     Args:
         source: lists the images.
         root: folder of the user's own images, for the sources that refer to it and for `table`.
-        table: CSV of path, label and optionally split, group and weight, in place of what the source lists.
-        folds: train and val become so many folds, of which number `fold` is val; test stays what it is.
+        table: CSV with path, label and optionally split, group and weight; replaces what the source lists.
+        folds: number of folds that train and val are divided into; fold number `fold` is val, and test does not change.
         select_on: whether the epoch is chosen on val, or on test as the study did.
-        train_fraction: stratified share of the training images that is used, another part for each `seed`.
-        on_unreadable: whether files that are no images end the run or are excluded.
-        on_leak: what to do about training images that are in val or test as well.
-        sampler: every training image once an epoch, or as many drawn with all classes equally likely.
-        image_size: pixels, height and width after resizing.
-        fit: how an image becomes a square of that size: `decode.place`.
-        range: of images of more than 8 bits a channel, which values become 0 and 255: LOW,HIGH; auto: what a file states, else
-            what holds most values of the training images.
-        interpolation: how it is resized; as the mean and the std, what the network's weights were trained with.
-        mean: of each channel, by which images are normalized; None: mean and std of the training images.
-        std: of each channel.
-        batch_size: images a batch, for each process.
-        num_workers: loader processes; 0 decodes nothing twice and is the fastest where there are only two cores.
-        augmentation: of each training image by itself.
-        batch_transform: of a batch of augmented and normalized training images and their labels; None for none.
-        splits: folder of an earlier run, or a splits.csv: its images keep the splits that they have there.
-        split_seed: of splits and folds; not `seed`, so that runs of other seeds have the same test images.
+        train_fraction: stratified share of the training images that is used; each `seed` draws a different part.
+        on_unreadable: whether files that are not images end the run or are excluded.
+        on_leak: what to do about training images that are also in val or test.
+        sampler: every training image once per epoch, or the same number drawn with all classes equally likely.
+        image_size: height and width in pixels after resizing.
+        fit: how an image becomes a square of that size; see `decode.place`.
+        range: LOW,HIGH, the values that become 0 and 255 in images of more than 8 bits per channel; auto: the range that a
+            file states, else one that covers most values of the training images.
+        interpolation: how images are resized; should match what the network's weights were trained with, like mean and std.
+        mean: normalization mean of each channel; None: mean and std of the training images.
+        std: normalization standard deviation of each channel.
+        batch_size: images per batch and process.
+        num_workers: loader processes; 0 decodes nothing twice and is the fastest on only two cores.
+        augmentation: applied to each training image separately.
+        batch_transform: applied to a batch of augmented and normalized training images and their labels; None for none.
+        splits: folder of an earlier run, or a splits.csv: images listed there keep their splits.
+        split_seed: of splits and folds; separate from `seed`, so runs with other seeds have the same test images.
         seed: of `train_fraction`, the order, the augmentation and the batch transform.
         cache: folder of the pixel caches.
-        cache_max_gib: all pixel caches together; the least recently used are removed. 0: images are decoded in every epoch.
-        cache_format: how decoded images are kept: as uint8, or as JPEGs, which take a fifth and change last bits; auto: as
-            JPEGs where they would take more than `cache_max_gib` as uint8.
-        gpu_cache_gib: on a GPU, images that take no more than this as uint8 are kept there.
+        cache_max_gib: limit for all pixel caches together; the least recently used are removed. 0: decode in every epoch.
+        cache_format: how decoded images are cached: as uint8, or as JPEGs, which take a fifth of the space and change the
+            last bits; auto: as JPEGs if uint8 would take more than `cache_max_gib`.
+        gpu_cache_gib: on a GPU, keep the images in its memory if they take no more than this as uint8.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class ImageDataModule(L.LightningDataModule):
         cache: str,
         cache_max_gib: float,
         gpu_cache_gib: float,
-        fit: Fit = "squash",  # runs that were made before there was a choice resume with it
+        fit: Fit = "squash",  # runs from before this setting existed resume with it
         range: str | list | float = "auto",
         interpolation: Interpolation = "bilinear",
         mean: Sequence[float] | None = IMAGENET_MEAN,
@@ -152,8 +152,8 @@ class ImageDataModule(L.LightningDataModule):
         self.image_size, self.fit, self.interpolation = image_size, fit, interpolation
         self.value_range = parse_range(range)  # None: not known before `setup`, or not needed
         self._finds_range = self.value_range is None
-        self._compares_by_own = self._finds_range  # images are compared, each scaled by its own values
-        self.train_size = image_size  # of a training image as the network sees it
+        self._compares_by_own = self._finds_range  # the near-duplicate check scales each image by its own values
+        self.train_size = image_size  # side in pixels of the training images that the network sees
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.augmentation = augmentation
@@ -165,10 +165,10 @@ class ImageDataModule(L.LightningDataModule):
         self.pixel_cache: PixelCache | None = None
         self.gpu_cache_gib = gpu_cache_gib
         self.gpu_pixels: Tensor | None = None  # all images on the device
-        self._placed = False  # whether it was decided where they are: once for all splits
+        self._placed = False  # whether it was decided if they are kept there: once for all splits
         self.findings: list[Finding] = []
         self._warned_single = False
-        self.limits: dict[str, int | float] = {}  # split -> batches or share of them that are used; all others in full
+        self.limits: dict[str, int | float] = {}  # split -> number or share of its batches that are used; absent: all
         self.overfits = False  # validates on its training images, which are not augmented
         self.read_s = 0.0  # seconds of listing, decoding and auditing
         self.memory = Memory()  # the engine gives all jobs of a sweep the same
@@ -177,43 +177,44 @@ class ImageDataModule(L.LightningDataModule):
     def catalog(self) -> Catalog:
         """All images of the source; opens none. `setup` decides splits and exclusions."""
         started = time.perf_counter()
-        key = self._source_key  # first, since it decides which memory
+        key = self._source_key  # first, since it may replace self.memory
         catalog = self.memory.get(key, lambda: read_source(self.source))
         self.read_s += time.perf_counter() - started
         return replace(catalog, splits=catalog.splits.copy())
 
     @functools.cached_property
     def _source_key(self) -> str:
-        """What the source lists follows from; asked for before it lists, which may change it."""
+        """Everything that decides what the source lists. Computed before it lists, since listing may change its attributes."""
         self.source.cache = self.cache / "sources"
         if not all(_is_plain(value) for value in vars(self.source).values()):
-            self.memory = Memory()  # of a source of the user's own, which may differ in what its attributes do not show
+            self.memory = Memory()  # not shared: a user's own sources may differ in ways that this text cannot show
         return f"{self.source} {sorted(vars(self.source).items())}"
 
     def keep_range(self, trained: list | None, checkpoint: object) -> None:
-        """Scale images of more than 8 bits as a checkpoint was trained, whatever the images are now.
+        """Scale images of more than 8 bits the way a checkpoint was trained, whatever the images are now.
 
         Args:
-            trained: the arguments of ValueRange.
+            trained: the arguments of ValueRange; None if it was trained on 8 bits.
+            checkpoint: its path, for the message.
 
         Raises:
-            UserError: another range is given.
+            UserError: datamodule.range gives another range.
         """
         value_range = None if trained is None else ValueRange(*trained)
         if not self._finds_range and self.value_range != value_range:
             raise UserError(
-                f"ckpt_path={checkpoint}: was trained with the range {value_range or 'of 8 bits'}, and datamodule.range gives "
-                f"{self.value_range}; leave datamodule.range out"
+                f"ckpt_path={checkpoint}: was trained with the range {value_range or 'of 8 bits'}, but datamodule.range gives "
+                f"{self.value_range}; remove datamodule.range"
             )
         self.value_range, self._finds_range = value_range, False
-        # As its run did, so that near duplicates and splits are the same and nothing is decoded again
+        # Compare images as the checkpoint's run did, so near duplicates and splits are the same and nothing is decoded again
         self._compares_by_own &= value_range is None or not value_range.of_all
 
     def setup(self, stage: str | None = None) -> None:
         """Open or build the pixel cache, decide the splits and audit the images; do nothing when called again.
 
         Raises:
-            UserError: what is wrong with the transforms, the images, the splits or the batch size.
+            UserError: the transforms, the images, the splits or the batch size cannot be used.
         """
         if self.pixel_cache is not None:
             return
@@ -226,7 +227,7 @@ class ImageDataModule(L.LightningDataModule):
                 "use debug=fast"
             )
         if self.stream:
-            self.stream.shards.check_processes(self._world_size)  # here, where all of them end with the same error
+            self.stream.shards.check_processes(self._world_size)  # here, so all of them end with the same error
         started = time.perf_counter()
         pixel_cache = self._prepare()
         catalog, n_train = self.catalog, self.n_images("train")
@@ -240,7 +241,7 @@ class ImageDataModule(L.LightningDataModule):
         log.info("%s: %s; classes %s", catalog.name, described, classes)
         width, height = pixel_cache.stats.sizes[catalog.present()].T
         if self.fit == "squash" and np.median(np.maximum(width, height) / np.minimum(width, height)) >= LONG:
-            log.warning("half of the images are %g times as long as wide or more; datamodule.fit=squash distorts them, "
+            log.warning("half of the images are at least %g times as long as wide; datamodule.fit=squash distorts them, "
                         "crop and pad do not", LONG)  # fmt: skip
         self.pixel_cache = pixel_cache
         if self.mean is None:
@@ -248,13 +249,13 @@ class ImageDataModule(L.LightningDataModule):
         self.read_s += time.perf_counter() - started
 
     def _prepare(self) -> PixelCache:
-        """Decide splits, exclusions and the range of values; return the pixels. What an earlier job has found is taken over."""
-        source_key = self._source_key  # likewise
+        """Decide splits, exclusions and the range of values; return the pixels. Reuse what an earlier job of a sweep found."""
+        source_key = self._source_key  # first, since it may replace self.memory
         compared_look = near_duplicates.compared_look("own" if self._compares_by_own else self.value_range)
         look = Look(self.image_size, self.fit, compared_look.value_range, self.interpolation)
         look = self._kept_as(look, beside=compared_look)
         compared, pixels = self._pixels(compared_look, look)
-        if self.cache_format == "auto" and pixels.kept_as == JpegPixels.kept_as:  # where they fit as JPEGs
+        if self.cache_format == "auto" and pixels.kept_as == JpegPixels.kept_as:
             log.info(
                 "datamodule.cache_max_gib=%g: %s images take %.1f GiB as uint8; they are kept as JPEGs of quality %d (see "
                 "docs/scale.md)", self.cache_max_gib, f"{len(self.catalog):,}", self._uint8_gib(look, compared_look),
@@ -287,15 +288,15 @@ class ImageDataModule(L.LightningDataModule):
         errors = [
             pixels.stats.errors[row] for row in np.flatnonzero(self.catalog.present()) if pixels.stats.errors[row]
         ]
-        if errors:  # of a kind that the training images are not of
+        if errors:  # these images hold another kind of values than the training images
             raise UserError(
-                f"{plural(len(errors), 'image')} cannot be scaled as the training images are; convert them, or give "
+                f"{plural(len(errors), 'image')} cannot be scaled like the training images; convert them, or give "
                 f"datamodule.range=LOW,HIGH: {errors[0]}"
             )
         return pixels
 
     def _normalization_of_train(self, pixels: PixelCache) -> tuple[list[float], list[float]]:
-        """Return mean and std of each channel of the training images that are used, as the network sees them."""
+        """Return mean and std of each channel over the training images that are used, resized and scaled as for the network."""
         rows = np.sort(self.rows("train"))
         look = Look(self.image_size, self.fit, self.value_range, self.interpolation)
         key = (self._source_key, look, hashlib.blake2b(rows.tobytes()).digest())
@@ -308,7 +309,7 @@ class ImageDataModule(L.LightningDataModule):
         return list(mean), std
 
     def _kept_as(self, look: Look, beside: Look) -> Look:
-        """Return how the images are kept: as JPEGs where they are too many for uint8, or as `cache_format` says."""
+        """Return the look with the cache format: JPEGs if `cache_format` says so or, with auto, if uint8 exceeds the limit."""
         is_too_much = self._uint8_gib(look, beside) > self.cache_max_gib > 0
         if self.cache_format == "uint8" or (self.cache_format == "auto" and not is_too_much):
             return look
@@ -325,25 +326,25 @@ class ImageDataModule(L.LightningDataModule):
         )
 
     def warn_of_changed_files(self) -> None:
-        """Warn where files that are decoded in every epoch are no longer those that were checked and are recorded."""
+        """Warn if files that are decoded in every epoch are no longer those that were checked and recorded."""
         if self.pixel_cache.versions is None:
             return
         changed = (versions_of(self.catalog.files) != self.pixel_cache.versions).any(axis=1) & self.catalog.present()
         if changed.any():
             log.warning(
-                "%s of %s files were changed since they were checked, such as %s, and images are decoded in every epoch: "
-                "results are partly of other images than those that are recorded; retrain",
+                "%s of %s files were changed since they were checked, such as %s, and images are decoded in every epoch, "
+                "so results partly come from other images than the record lists; retrain",
                 f"{changed.sum():,}", f"{len(changed):,}", clean(self.catalog.files[int(changed.argmax())], 200),
             )  # fmt: skip
 
     def fingerprint(self, *splits: str, thinned: bool = True, of_all_folds: bool = False) -> str:
-        """Return 16 hex digits that name images, labels and splits of `splits` (none: all), whatever the files are called.
+        """Return 16 hex digits that identify the images, labels and splits of `splits` (none: all), whatever the file names.
 
-        Training images count with their weights, where a table has some.
+        If a table gives weights, those of the training images count.
 
         Args:
-            thinned: whether without the training images that `train_fraction` excluded; with them it is that of all seeds.
-            of_all_folds: take val for train, and what was dropped from train for a part of it: it is that of all folds.
+            thinned: whether to skip the training images that `train_fraction` excluded; False gives one value for all seeds.
+            of_all_folds: count val, and what was dropped from train, as train, which gives one value for all folds.
         """
         in_split = self.catalog.splits.copy()
         left_out = {THINNED.format(self.rules["train_fraction"])} if not thinned else set()
@@ -356,7 +357,7 @@ class ImageDataModule(L.LightningDataModule):
         rows = rows[np.argsort(fingerprints[rows], kind="stable")]
         names = np.array(self.catalog.classes, object)
         digest = hashlib.blake2b(digest_size=8)
-        for part in _parts_of(fingerprints[rows], LINES):  # of sorted lines: all of a million would take 100 MB
+        for part in _parts_of(fingerprints[rows], LINES):  # the lines of a million images at once would take 100 MB
             columns = [each[rows[part]].tolist() for each in (fingerprints, names[labels], in_split)]
             lines = [f"{image:016x} {name} {split}" for image, name, split in zip(*columns, strict=True)]
             if self.catalog.weights is not None:
@@ -377,7 +378,7 @@ class ImageDataModule(L.LightningDataModule):
 
     @property
     def class_counts(self) -> list[int]:
-        """Training images of each class."""
+        """Number of training images of each class."""
         if self.stream:
             return self.stream.class_counts
         return np.bincount(
@@ -386,31 +387,31 @@ class ImageDataModule(L.LightningDataModule):
 
     @property
     def stream(self) -> TrainStream | None:
-        """The training images where they are streamed: they are no rows then."""
-        return self.source.stream if self._source_key else None  # which tells the source where its cache is
+        """The training images if they are streamed, in which case they are not rows of the catalog; else None."""
+        return self.source.stream if self._source_key else None  # _source_key tells the source where its cache is
 
     def n_images(self, split: str) -> int:
         """Return the number of images of a split."""
         return self.stream.n_images if self.stream and split == "train" else len(self.catalog.rows(split))
 
     def n_used(self, split: str) -> int:
-        """Return how many of them are used in an epoch: `rows`."""
+        """Return how many images of a split an epoch uses: those of `rows`, or of the stream."""
         if not self.stream or split != "train":
             return len(self.rows(split))
         return min(self.stream.n_images, self._wanted(self.stream.n_images, "train") or self.stream.n_images)
 
     def _wanted(self, n_images: int, limit: str) -> int | None:
-        """Return how many of so many images a limit leaves; None: all."""
-        together = self.batch_size * self._world_size  # images of one batch of each process
+        """Return how many of `n_images` the limit with this key leaves; None: all."""
+        together = self.batch_size * self._world_size  # images in one step of all processes
         batches, limited = -(-n_images // together), self.limits.get(limit, 1.0)
         wanted = limited if isinstance(limited, int) else max(1, int(limited * batches))
         return None if wanted >= batches else wanted * together
 
     def rows(self, split: str, limit: str | None = None) -> np.ndarray:
-        """Return the rows of a split that are used: all, or what its limit leaves, the same in every epoch, of every class.
+        """Return the rows of a split that are used: all, or what its limit leaves, of every class and the same in every epoch.
 
-        Lightning would take the first batches of the loader, which are of one class where a catalog is sorted by class. What is
-        left of val and test is the same for all seeds, as these splits are.
+        Lightning would take the loader's first batches, which hold one class if the catalog is sorted by class. For val and
+        test the result is the same for all seeds, like the splits themselves.
 
         Args:
             split: train, val or test.
@@ -420,8 +421,8 @@ class ImageDataModule(L.LightningDataModule):
             UserError: the training images are streamed.
         """
         if self.stream and split == "train":
-            raise UserError(f"datamodule.source.train={self.source.train}: is streamed, and all training images are needed as "
-                            "files here; use datamodule=image_folder")  # fmt: skip
+            raise UserError(f"datamodule.source.train={self.source.train}: is streamed, but this needs all training images "
+                            "as files; use datamodule=image_folder")  # fmt: skip
         rows = self.catalog.rows(split)
         wanted = self._wanted(len(rows), limit or split)
         if wanted is None:
@@ -430,7 +431,7 @@ class ImageDataModule(L.LightningDataModule):
         return rows[spread_rows(self.catalog.labels[rows], wanted, seed)]
 
     def describe_part(self, split: str) -> str | None:
-        """Return `8 of 14 test images` where a limit leaves no more, for val of an overfitting run those of train; or None."""
+        """Return `8 of 14 test images` if a limit leaves only a part, else None; val of an overfitting run is train."""
         if split == "val" and self.overfits:
             return f"{len(self.rows('train')):,} training images"
         used, total = len(self.rows(split)), len(self.catalog.rows(split))
@@ -444,7 +445,7 @@ class ImageDataModule(L.LightningDataModule):
         return self._stream_loader() if self.stream else self._loader(self.rows("train"), training=True)
 
     def val_dataloader(self) -> StatefulDataLoader:
-        """Give the images that choose the epoch: val, or test with `select_on="test"`; those of train to overfit."""
+        """Load the images that choose the epoch: val, or test with `select_on="test"`; train in an overfitting run."""
         if self.overfits:
             return self._loader(self.rows("train"))
         return self._loader(self.rows("val" if self.select_on == "val" else "test", limit="val"))
@@ -453,7 +454,7 @@ class ImageDataModule(L.LightningDataModule):
         return self._loader(self.rows("test"))
 
     def unaugmented_train_dataloader(self) -> DataLoader:
-        """Give all training images as they are, in catalog order, the same in every process; of a stream the first ones."""
+        """Load all training images unaugmented, in catalog order, the same in every process; of a stream only the first."""
         if self.stream:
             n = min(MOST_OF_STREAM, self.stream.n_images)
             if n < self.stream.n_images:
@@ -468,7 +469,7 @@ class ImageDataModule(L.LightningDataModule):
         return DataLoader(dataset, batch_size=self.batch_size, sampler=rows, collate_fn=keep_batch)
 
     def sample_of_train_dataloader(self, n: int, *, batch_size: int, augmented: bool) -> DataLoader:
-        """Give `n` training images in random order, the same in every process and call; augmented as in the first epoch."""
+        """Load `n` training images in random order, the same in every process and call; augmented as in the first epoch."""
         augmentation = self.augmentation if augmented else None
         if self.stream:
             sampler = StreamSampler(self.stream, n_images=min(n, self.stream.n_images), seed=self.seed)
@@ -480,7 +481,7 @@ class ImageDataModule(L.LightningDataModule):
         return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=keep_batch)
 
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
-        """Augment (on a GPU), resize, normalize and mix on the device: uint8 is a quarter of the bytes to move."""
+        """Augment (on a GPU), resize, normalize and mix on the device, since uint8 is a quarter of the bytes to move."""
         if "pixels" not in batch:
             batch["pixels"] = gpu_cache.gather_batch(self.gpu_pixels, batch["rows"])
         if "params" in batch:
@@ -489,21 +490,21 @@ class ImageDataModule(L.LightningDataModule):
             size, on_cpu = (self.train_size, self.train_size), batch["pixels"].device.type == "cpu"
             pixels = batch["pixels"] if on_cpu else batch["pixels"].float()  # CUDA resizes no uint8 with antialias
             pixels = F.interpolate(pixels, size=size, mode=self.interpolation, antialias=True)
-            batch["pixels"] = pixels if on_cpu else pixels.clamp(0, 255)  # bicubic goes beyond
+            batch["pixels"] = pixels if on_cpu else pixels.clamp(0, 255)  # bicubic overshoots
         batch["pixels"] = normalize(batch["pixels"], *self._mean_and_std(batch["pixels"].device))
         if "mix_seed" in batch:
             mix_batch(batch, self.batch_transform, len(self.catalog.classes), batch.pop("mix_seed"))
         return batch
 
     def _mean_and_std(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return both on the device, made once: new tensors in each step would have the CPU wait for the GPU."""
+        """Return mean and std on the device, made once: new tensors in each step would make the CPU wait for the GPU."""
         if self._statistics is None or self._statistics[0].device != device:
-            with torch.inference_mode(False):  # also made in validation, they serve training
+            with torch.inference_mode(False):  # training uses them too, even if validation makes them
                 self._statistics = torch.tensor(self.mean, device=device), torch.tensor(self.std, device=device)
         return self._statistics
 
     def _place_on_gpu(self, device: torch.device) -> None:
-        """Copy all images to the GPU where they fit."""
+        """Copy all images to the GPU if they fit."""
         self._placed = True
         if gpu_cache.fits_on_gpu(self.pixel_cache, self.gpu_cache_gib, gpu_cache.free_bytes(device)):
             self.gpu_pixels = gpu_cache.copy_to_gpu(self.pixel_cache, device)
@@ -536,7 +537,7 @@ class ImageDataModule(L.LightningDataModule):
             self._place_on_gpu(device)
         shuffle = training and not self.overfits
         if training and self.overfits:
-            rows = rows[: len(rows) // world_size * world_size]  # as many for each process, which step together
+            rows = rows[: len(rows) // world_size * world_size]  # equal numbers, since the processes step together
         balance = self.catalog.labels[rows] if shuffle and self.sampler == "balanced" else None
         sampler = EpochSampler(rows, shuffle=shuffle, balance=balance, seed=self.seed, rank=rank, world_size=world_size)
         augment_on_gpu = on_gpu and self.augmentation.on_device
@@ -558,8 +559,8 @@ class ImageDataModule(L.LightningDataModule):
         drops_single = training and self.batch_size > 1 and len(sampler) % self.batch_size == 1
         if drops_single and not self._warned_single:
             self._warned_single = True
-            log.warning("the last training batch would hold a single image, too few for batch norm: it is skipped, "
-                        "another one each epoch")  # fmt: skip
+            log.warning("the last training batch would hold a single image, too few for batch norm; this image is "
+                        "skipped, a different one each epoch")  # fmt: skip
         workers = workers_that_fit(self.num_workers, self.batch_size * self.image_size**2 * 3)
         return StatefulDataLoader(
             dataset,
@@ -574,7 +575,7 @@ class ImageDataModule(L.LightningDataModule):
 
 
 def _parts_of(values: np.ndarray, size: int) -> Iterator[slice]:
-    """Cut sorted values into parts of some size; equal ones stay together."""
+    """Cut sorted values into parts of at least `size` (the last may be smaller); equal values stay together."""
     begin = 0
     while begin < len(values):
         end = int(np.searchsorted(values, values[min(begin + size, len(values)) - 1], side="right"))
@@ -583,7 +584,7 @@ def _parts_of(values: np.ndarray, size: int) -> Iterator[slice]:
 
 
 def _is_plain(value: object) -> bool:
-    """Return whether a value is all that its text shows."""
+    """Return whether the text of a value shows all of it: built-in types and paths."""
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     if isinstance(value, dict):

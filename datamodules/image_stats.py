@@ -1,4 +1,4 @@
-"""Statistics of the images from one scan of the files: size, mode, fingerprint, and what near duplicates are found by."""
+"""Statistics of the images from one scan of the files: size, mode, fingerprint, and thumbnails to find near duplicates."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from PIL import Image
 from datamodules.decode import UnreadableImageError, read_image, resize, rgb
 from datamodules.deep_pixels import DeepPixels, ValueRange
 
-THUMBNAIL = 16  # pixels a side, gray
+THUMBNAIL = 16  # pixels per side, gray
 NUMERIC = ("sizes", "spreads", "stated")  # columns that are saved as they are
 
 
@@ -20,7 +20,7 @@ class Fingerprints(Sequence):
     """Hold the images' fingerprints, 16 hex digits each, as numbers: a million texts would take nine times the memory.
 
     Attributes:
-        numbers: (rows,) uint64; 0 where there is none, whose text is "".
+        numbers: (rows,) uint64; 0 if there is none, with "" as its text.
     """
 
     def __init__(self, numbers: np.ndarray):
@@ -49,19 +49,19 @@ class Fingerprints(Sequence):
 
 @dataclass
 class ImageStats:
-    """Hold statistics as columns of one length, a row a file. Rows of unreadable files hold an error and otherwise nothing."""
+    """Hold statistics as columns of one length, one row per file. Rows of unreadable files hold only an error."""
 
     fingerprints: Fingerprints
-    errors: list[str]  # "" where the file could be read
+    errors: list[str]  # "" if the file could be read
     sizes: np.ndarray  # (rows, 2) int32: width and height in the file
     modes: list[str]  # Pillow's mode of the file
-    thumbnails: np.ndarray  # (rows, THUMBNAIL, THUMBNAIL) uint8, or none (0, ...) where nothing is compared with them
-    spreads: np.ndarray  # (rows, 2): of more than 8 bits a channel, between which values most lie; NaN for other images
-    stated: np.ndarray  # (rows, 2): of these, the range that the file states; NaN where it states none
+    thumbnails: np.ndarray  # (rows, THUMBNAIL, THUMBNAIL) uint8, or (0, ...) if they are not needed
+    spreads: np.ndarray  # (rows, 2) bounds of most values of images with more than 8 bits per channel; NaN for others
+    stated: np.ndarray  # (rows, 2) range that the file of such an image states; NaN if it states none
 
     @classmethod
     def empty(cls, rows: int, thumbnails: np.ndarray | None = None) -> "ImageStats":
-        """Return statistics to fill; `thumbnails` may be mapped from a file, whose pages are not this process's own."""
+        """Return empty statistics; `thumbnails` may be mapped from a file, so its pages do not count as this process's."""
         if thumbnails is None:
             thumbnails = np.zeros((rows, THUMBNAIL, THUMBNAIL), np.uint8)
         return cls(
@@ -75,7 +75,7 @@ class ImageStats:
         )
 
     def copy_rows(self, rows: np.ndarray, other: "ImageStats", other_rows: np.ndarray) -> None:
-        """Take rows of other statistics over."""
+        """Copy rows of other statistics."""
         self.fingerprints.numbers[rows] = other.fingerprints.numbers[other_rows]
         for name in (*NUMERIC, "thumbnails"):
             if len(getattr(self, name)) and len(getattr(other, name)):
@@ -84,7 +84,7 @@ class ImageStats:
             self.errors[row], self.modes[row] = other.errors[other_row], other.modes[other_row]
 
     def save(self, path: Path) -> None:
-        """Write one file of plain arrays, without the thumbnails, which have their own."""
+        """Write one file of plain arrays, without the thumbnails, which have a file of their own."""
         failed = [row for row, error in enumerate(self.errors) if error]
         names = sorted(set(self.modes))
         codes = {name: code for code, name in enumerate(names)}
@@ -119,7 +119,7 @@ class ImageStats:
                     loaded.errors[row] = error
             if len(loaded.modes) != rows or len(loaded.thumbnails) not in (0, rows):
                 raise ValueError(f"{len(loaded.modes):,} modes, {len(loaded.thumbnails):,} thumbnails")
-        except Exception as error:  # numpy and zipfile raise what they like on a damaged file
+        except Exception as error:  # for a damaged file, numpy and zipfile raise errors of any type
             raise ValueError(f"{path}: damaged ({error})") from error
         return loaded
 
@@ -131,12 +131,12 @@ def scan_image(
     image_size: int,
     value_range: ValueRange | Literal["own"] | None,
 ) -> Image.Image | None:
-    """Fill a row of the statistics; return the image, or None where the file cannot be read.
+    """Fill a row of the statistics; return the image, or None if the file cannot be read.
 
     Args:
-        image_size: as of `read_image`.
-        value_range: of images of more than 8 bits, as of `DecodedImage.rgb`; own: each is scaled by its own values, which is
-            enough to compare images with.
+        image_size: see `read_image`.
+        value_range: range for images of more than 8 bits, see `DecodedImage.rgb`; own: each image is scaled by its own values,
+            which is enough to compare images.
     """
     try:
         decoded = read_image(Path(path), image_size)

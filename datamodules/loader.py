@@ -1,4 +1,4 @@
-"""From rows to batches: which rows in which order, and their pixels.
+"""From rows to batches: the order of the rows, and their pixels.
 
 Shapes: B batch, H = W pixels.
 """
@@ -24,24 +24,24 @@ from datamodules.transforms import Augmentation
 log = logging.getLogger(__name__)
 
 SHARED_MEMORY = Path("/dev/shm")
-BATCHES_AHEAD = 2  # of each worker; torch's default
-SHOWN = 20  # images of a stream that cannot be read, on the screen
+BATCHES_AHEAD = 2  # batches that each worker loads ahead; torch's default
+SHOWN = 20  # unreadable images of a stream that are shown on the screen
 NO_ROW = 2**32 - 1  # separates rows from their occurrences in the key of a random draw
 
 
 class EpochSampler(Sampler):
     """Yield the rows of a split for one of `world_size` processes, as items (epoch, row, occurrence).
 
-    The occurrence is how often the row came before in the epoch, over all processes: it keeps the views of an image apart.
+    The occurrence counts how often the row came before in the epoch, over all processes, so repeats are augmented differently.
 
-    Shuffled: the order depends only on (seed, epoch); all processes take equally many, for which the last few rows may be
-    filled up from the front (their gradients are averaged step by step). Not shuffled: every row exactly once over all
-    processes, so that metrics summed over them are exact.
+    Shuffled: the order depends only on (seed, epoch). All processes get the same number of rows, since their gradients are
+    averaged step by step; a few rows from the front may be repeated at the end for that. Not shuffled: every row comes exactly
+    once over all processes, so metrics summed over them are exact.
 
-    With `balance`, the labels (rows,) of the rows, as many rows are drawn with replacement, all classes equally likely.
+    With `balance`, the labels (rows,) of the rows, the same number is drawn with replacement, all classes equally likely.
     """
 
-    follows_from = "seed, images and settings of datamodule and trainer.limit_train_batches"  # its order, for messages
+    follows_from = "seed, images and settings of datamodule and trainer.limit_train_batches"  # what decides its order
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class EpochSampler(Sampler):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
-        self.skip = 0  # rows of the next pass that were seen before
+        self.skip = 0  # rows at the start of the next pass that were seen before the run was interrupted
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next pass; Lightning calls it before each."""
@@ -79,7 +79,7 @@ class EpochSampler(Sampler):
         return self._balanced(generator) if self.balance is not None else generator.permutation(self.rows)
 
     def digest(self) -> str:
-        """Return 16 hex digits that name the order of the epoch."""
+        """Return 16 hex digits that identify the order of the epoch."""
         return hashlib.blake2b(np.ascontiguousarray(self.order(), np.int64).tobytes(), digest_size=8).hexdigest()
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
@@ -87,7 +87,7 @@ class EpochSampler(Sampler):
         if self.shuffle:
             rows = np.resize(rows, len(self) * self.world_size)  # repeats from the front
         skip, self.skip = self.skip, 0
-        items = np.stack([rows, occurrences(rows)], axis=1)  # of the whole epoch, before each process takes its own
+        items = np.stack([rows, occurrences(rows)], axis=1)  # for the whole epoch, before each process takes its share
         own = items[self.rank :: self.world_size][skip:]
         for begin in range(0, len(own), 2**14):  # a million lists at once would take 200 MB
             for row, occurrence in own[begin : begin + 2**14].tolist():
@@ -114,14 +114,15 @@ def occurrences(rows: np.ndarray) -> np.ndarray:
 
 
 class ImageDataset(Dataset):
-    """Give whole batches of pixels, augmented where an augmentation is given.
+    """Return whole batches of pixels, augmented if an augmentation is given.
 
-    An index is a list of EpochSampler's items; its batch has `pixels` (B, 3, H, W) uint8 in channels-last memory, `labels`
-    (B,) and `rows` (B,), both int64, and `weights` (B,) float32 where the catalog has them. With `augment_on_gpu` the
-    pixels are not augmented and `params` (B, P), what the augmentation has drawn, come with them; with `in_gpu_cache` there
-    are no `pixels`, since they are on the GPU already. With `mixes` there is `mix_seed`, a number drawn from the seed and the
-    items. In a worker process a batch whose augmentation failed is its UserError, which StatefulDataLoader raises: raised
-    there, it would come with its traceback as the message.
+    An index is a list of EpochSampler's items. Its batch has `pixels` (B, 3, H, W) uint8 in channels-last memory, `labels`
+    (B,) and `rows` (B,), both int64, and `weights` (B,) float32 if the catalog has them. With `augment_on_gpu` the pixels are
+    not augmented, and the batch has `params` (B, P), the parameters that the augmentation has drawn. With `in_gpu_cache` it
+    has no `pixels`, which are on the GPU already. With `mixes` it has `mix_seed`, a number drawn from the seed and the items.
+
+    In a worker process, a batch whose augmentation fails is returned as its UserError, for StatefulDataLoader to raise: raised
+    in the worker, it would arrive with a traceback as its message.
     """
 
     def __init__(
@@ -175,7 +176,7 @@ class ImageDataset(Dataset):
         return self.augmentation.draw(self.image_size, self._generator([item]))
 
     def _generator(self, items: list[tuple[int, int, int]]) -> np.random.Generator:
-        """Return the generator for items of one epoch: other numbers for a row that comes again in it."""
+        """Return the generator for items of one epoch; a row that comes again in the epoch gets different numbers."""
         _, rows, occurrences_of_rows = zip(*(item[:3] for item in items), strict=True)
         key = [self.seed, items[0][0], *rows]
         if any(occurrences_of_rows):
@@ -194,7 +195,7 @@ class ImageDataset(Dataset):
 
 
 def workers_that_fit(wanted: int, batch_bytes: int) -> int:
-    """Return `wanted` loader processes, or 0 where the shared memory for their batches of `batch_bytes` is too small."""
+    """Return `wanted` loader processes, or 0 if the shared memory is too small for their batches of `batch_bytes`."""
     needed = wanted * (BATCHES_AHEAD + 1) * batch_bytes
     if not wanted or not SHARED_MEMORY.is_dir():
         return wanted
@@ -202,21 +203,21 @@ def workers_that_fit(wanted: int, batch_bytes: int) -> int:
     if free >= needed:
         return wanted
     log.warning(
-        "datamodule.num_workers=%d needs %.0f MiB of shared memory, and %s has %.0f: images are loaded without workers",
+        "datamodule.num_workers=%d needs %.0f MiB of shared memory, but %s has %.0f: images are loaded without workers",
         wanted, needed / 2**20, SHARED_MEMORY, free / 2**20,
     )  # fmt: skip
     return 0
 
 
 class EpochBatches(BatchSampler):
-    """Cut a pass into batches; one that resumes where batches of another size ended has a shorter, or longer, first one.
+    """Divide a pass into batches. If the run resumes with another batch size, the first batch may be shorter or longer.
 
-    After it the batches end where those of a whole pass do, so that the last one is not another.
+    From then on, batches end where those of an uninterrupted pass end, so the last batch is the same.
     """
 
     @property
     def batches_done(self) -> int:
-        """Batches of a whole pass that come no more; one that lacks a single image too, which the next one takes."""
+        """Number of batches of a whole pass that are done. One that lacks a single image counts; the next one takes it."""
         batches, images = divmod(self.sampler.skip, self.batch_size)
         return batches + (self.batch_size > 1 and images == self.batch_size - 1)
 
@@ -230,16 +231,16 @@ class EpochBatches(BatchSampler):
 
 
 class StatefulDataLoader(DataLoader):
-    """Count the images of a pass, so that a checkpoint in the middle of an epoch resumes with the next one.
+    """Count the images of a pass, so a checkpoint in the middle of an epoch resumes with the next image.
 
-    It resumes with batches of any size and in any number of processes and workers, but in the same order only.
+    It can resume with any batch size and any number of processes and workers, but only in the same order.
     """
 
     def __init__(self, dataset: Dataset, *, batch_size: int, sampler: EpochSampler, drop_last: bool = False, **options):
         super().__init__(dataset, batch_size=batch_size, sampler=sampler, drop_last=drop_last, **options)
         self.seen = 0  # images that this process was given in the pass
-        self._unreadable: set[str] = set()  # what was shown of them
-        # In place of torch's, which has no other first batch; DataLoader takes one only where it gets no sampler
+        self._unreadable: set[str] = set()  # errors that were shown
+        # Replaces torch's batch sampler, whose first batch has no other size; DataLoader accepts one only without a sampler
         self.__dict__["batch_sampler"] = EpochBatches(sampler, batch_size, drop_last)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
@@ -252,7 +253,7 @@ class StatefulDataLoader(DataLoader):
             yield batch
 
     def _warn_of_unreadable(self, errors: list[str]) -> None:
-        """Show which images of a stream (datamodules/streams.py) were replaced, each once and not more than SHOWN of them."""
+        """Show which images of a stream (datamodules/streams.py) were replaced, each once and at most SHOWN of them."""
         for error in errors:
             if error not in self._unreadable and len(self._unreadable) < SHOWN:
                 self._unreadable.add(error)
@@ -261,12 +262,12 @@ class StatefulDataLoader(DataLoader):
 
     @property
     def images(self) -> int:
-        """Images of a whole pass of this process."""
+        """Number of images in a whole pass of this process."""
         return len(self.sampler) - (len(self.sampler) % self.batch_size if self.drop_last else 0)
 
     def state_dict(self) -> dict[str, int | str]:
-        """Return the position for a checkpoint; Lightning's protocol of a loader that can resume."""
-        if not 0 < self.seen < self.images:  # not begun, or over
+        """Return the position for a checkpoint; Lightning's protocol for a loader that can resume."""
+        if not 0 < self.seen < self.images:  # not begun, or finished
             return {"images": 0}
         return {
             "images": self.seen * self.sampler.world_size,
@@ -275,10 +276,10 @@ class StatefulDataLoader(DataLoader):
         }
 
     def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Skip in the next pass what was seen before.
+        """Skip in the next pass the images that were seen before.
 
         Raises:
-            UserError: the rest of the epoch would have other images here, or too few of them.
+            UserError: the rest of the epoch would have other images in this command, or too few.
         """
         processes = self.sampler.world_size
         if "batches" in state:  # a checkpoint of an older version
@@ -297,18 +298,18 @@ class StatefulDataLoader(DataLoader):
             )
         if "order" in state and state["order"] != self.sampler.digest():
             raise UserError(
-                f"{began}, and this command has other images or another order; resume with the run's own "
+                f"{began}, but this command has other images or another order; resume with the run's own "
                 f"{self.sampler.follows_from} (batch_size and num_workers may differ)"
             )
         skip = images // processes
         if self.images - skip < min(2, self.batch_size):
             raise UserError(
-                f"{began}, which has {self.images * processes:,} here, so no batch is left; resume with the run's "
-                f"own datamodule.batch_size={state.get('batch_size', self.batch_size)} and trainer.limit_train_batches"
+                f"{began}, but an epoch of this command has {self.images * processes:,}, so no batch is left; resume with the "
+                f"run's own datamodule.batch_size={state.get('batch_size', self.batch_size)} and trainer.limit_train_batches"
             )
         self.sampler.skip = skip
 
 
 def keep_batch(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Collate nothing: the data set already gives batches."""
+    """Collate nothing: the data set already returns batches."""
     return batch

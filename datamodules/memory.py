@@ -1,4 +1,4 @@
-"""What one job of a sweep has listed, opened and audited, kept for the next jobs of its process."""
+"""Keep what one job of a sweep has listed, opened and audited for the next jobs of the same process."""
 
 import contextlib
 import logging
@@ -6,17 +6,17 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import TypeVar
 
 Made = TypeVar("Made")
-MOST = 12  # of the last used: each may hold a catalog
+MOST = 12  # entries, the last used; each may hold a catalog
 
 
 class Memory:
-    """Make each thing once, as long as it is among the last used."""
+    """Make each object once, as long as it is among the last used."""
 
     def __init__(self):
         self._made: dict[Hashable, tuple[object, list[logging.LogRecord]]] = {}
 
     def get(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """Return what `make` gives, or what it gave for this key before, and then warn again: of this job's log and record."""
+        """Return what `make` returns, or returned for this key before; log its warnings again for this job's record."""
         if key in self._made:
             made, warnings = self._made.pop(key)
             for each in warnings:
@@ -32,7 +32,7 @@ class Memory:
 
 @contextlib.contextmanager
 def collect_warnings() -> Iterator[list[logging.LogRecord]]:
-    """Give a list to which every warning inside is added as it is logged."""
+    """Yield a list to which every warning inside is added as it is logged."""
     root, collector = logging.getLogger(), _Collector(logging.WARNING)
     root.addHandler(collector)
     try:

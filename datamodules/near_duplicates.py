@@ -1,12 +1,12 @@
-"""Which images are nearly the same: brighter, compressed again, shifted, turned or cropped a little, but no other object.
+"""Find images that are nearly the same: the same object brighter, recompressed, or slightly shifted, rotated or cropped.
 
-Two looks. The first compares thumbnails of all images, without their brightness and contrast, and proposes pairs. The second
-compares the texture of the proposed pairs: images of one kind share their layout (bus bars of solar cells, frames, corners),
-and only what is left of an image without it tells whether two show the same thing. Images of a fixed camera share their
-texture as well: the scene is taken out of them before both looks.
+The search has two stages. The first compares thumbnails of all images, normalized in brightness and contrast, and proposes
+pairs. The second compares the texture of the proposed pairs. Images of one kind share their layout (bus bars of solar cells,
+frames, corners), so only what remains after removing the layout shows whether two images show the same thing. Images from
+a fixed camera share their texture too, so their scene is subtracted before both stages.
 
-Both looks see the images at sizes of their own (`compared_look`), so that runs of any image size have the same splits. The
-answers are kept beside these cached pixels by the images' fingerprints: only images that are new are compared again.
+Both stages use image sizes of their own (`compared_look`), so runs with any image size have the same splits. The answers are
+stored beside these cached pixels under the images' fingerprints, so later only new images are compared.
 """
 
 import contextlib
@@ -31,41 +31,41 @@ from datamodules.nearest import SAMPLED, Vectors, find_nearest
 
 log = logging.getLogger(__name__)
 
-LOOK = 6  # version of both looks, whose answers are kept
-KEPT = "near.npz"  # beside the cached pixels
-MOST_IMAGES = 1_500_000  # compared all with all, which takes by the square of their number
-MOST_PAIRS = 50_000  # looked at a second time, or a fifth of the images
-PROPOSED = 20  # pairs an image
+LOOK = 6  # version of both stages; stored answers of other versions are not used
+KEPT = "near.npz"  # file of the answers, beside the cached pixels
+MOST_IMAGES = 1_500_000  # all are compared with each other, so the time grows with the square of their number
+MOST_PAIRS = 50_000  # compared by texture, or a fifth of the number of images if that is more
+PROPOSED = 20  # pairs per image
 PROPOSED_FROM = 0.8  # correlation of thumbnails; shifts and crops of 1 to 3% stay above it
-SAME_FROM = 0.45  # correlation of textures: of solar cells few pairs lie around it
-SAME_FROM_FLAT = 0.95  # of lines and edges, where one has no texture (drawings, digits)
-COMPLETED = 100  # images of a group, up to which all of its pairs are compared
-SIDE = 64  # pixels of the second look
-FROM = 256  # pixels of the image of which these are means: small files are enlarged first, so that noise is not alike by chance
-SHIFT = 0.05  # of a side, in each direction
-BORDER = 0.1  # of a side, not compared: frames, and what a shift pushes out
-CHUNK = 256  # images or pairs at once
-AT_ONCE = 2**28  # bytes of what is compared of images, in memory
+SAME_FROM = 0.45  # correlation of textures; few pairs of solar cells are near this value
+SAME_FROM_FLAT = 0.95  # correlation of lines and edges, used if an image has no texture (drawings, digits)
+COMPLETED = 100  # images: in groups up to this size, all pairs are compared
+SIDE = 64  # pixels per side in the second stage
+FROM = 256  # pixels per side of the image that is averaged down to SIDE: enlarging small files avoids chance matches of noise
+SHIFT = 0.05  # share of a side, in each direction
+BORDER = 0.1  # share of a side that is not compared: frames, and what a shift moves out
+CHUNK = 256  # images or pairs per task
+AT_ONCE = 2**28  # bytes of image features in memory at a time
 
 # A fixed camera
-SAMPLE = 400  # images that are looked at for scenes
-SCENE_FROM = 0.05  # share of the sample that is connected by near duplicates
-SCENE_ALIKE = 0.6  # correlation of a thumbnail with the mean of those of a scene
-SCENE_IMAGES = 100  # of one scene at least; fewer are copies
-SCENE_PROPOSED = 4  # pairs an image
+SAMPLE = 400  # images that are searched for scenes
+SCENE_FROM = 0.05  # share of the sample that near duplicates connect
+SCENE_ALIKE = 0.6  # correlation of a thumbnail with the mean thumbnail of a scene
+SCENE_IMAGES = 100  # a scene has at least this many; fewer are copies
+SCENE_PROPOSED = 4  # pairs per image
 SCENE_PROPOSED_FROM = 0.5  # correlation of thumbnails without the scene
-SCENE_SAME_FROM = 0.9  # likewise at SIDE pixels, moved back to where the scene is
-SCENE_STRENGTH = 0.8  # of what is left of one frame to that of the other: something as bright
-STEPS = 300  # a byte a pixel: of what is left of a frame, which has length 1
+SCENE_SAME_FROM = 0.9  # the same at SIDE pixels, with the frame moved back to align with the scene
+SCENE_STRENGTH = 0.8  # ratio of the lengths of what remains of two frames: the change must be about as strong in both
+STEPS = 300  # quantization of what remains of a frame, which has length 1, to one byte per pixel
 
-# Of the texture, in pixels of 64
+# Texture, in pixels of the image of 64 x 64
 FINE, COARSE = 0.75, 3.0  # standard deviations of the two Gaussians whose difference is the band
-AROUND = 5  # left out around what stands out of the band
-RUN = 8  # what is constant along a row or column over so many is layout
-STANDS_OUT = 2.5  # robust standard deviations
-CLIPPED = 3.0  # likewise, of what is left
-FLAT = 0.1  # gray levels of 255: the robust standard deviation of no texture
-LEAST_KEPT = 0.1  # share of the pixels; below it likewise
+AROUND = 5  # side of the square that is masked around a pixel that stands out
+RUN = 8  # length along a row or column over which a constant value counts as layout
+STANDS_OUT = 2.5  # robust standard deviations of the band
+CLIPPED = 3.0  # robust standard deviations of what remains
+FLAT = 0.1  # gray levels of 255: an image with a robust standard deviation below this has no texture
+LEAST_KEPT = 0.1  # share of unmasked pixels below which an image counts as one without texture
 
 
 @dataclass
@@ -78,14 +78,14 @@ class NearDuplicates:
 
 @dataclass
 class Answers:
-    """Hold which images were compared, by the numbers that their fingerprints are, and which pairs are the same."""
+    """Hold which images were compared and which pairs are the same; fingerprints, as numbers, identify the images."""
 
     compared: np.ndarray  # (images,) uint64, sorted
     pairs: np.ndarray  # (pairs, 2) uint64
     same: np.ndarray  # (pairs,) bool
-    in_scene: np.ndarray  # (images,) bool: which were compared without the scene of a fixed camera
-    takes: np.ndarray  # (images,) float32: the correlation from which on an image proposes a further pair
-    similar: np.ndarray  # (2,) int64: how many pairs were similar, and how many of these were looked at
+    in_scene: np.ndarray  # (images,) bool: which were compared after subtracting the scene of a fixed camera
+    takes: np.ndarray  # (images,) float32: correlation above which an image proposes another pair
+    similar: np.ndarray  # (2,) int64: how many pairs were similar, and how many of these were compared
 
     @classmethod
     def none(cls) -> "Answers":
@@ -94,7 +94,7 @@ class Answers:
 
     @classmethod
     def load(cls, path: Path | None) -> "Answers":
-        """Read what `save` wrote; none where there is no such file, or a damaged or an older one."""
+        """Read what `save` wrote; return no answers if the file is missing, damaged or of another version."""
         none = cls.none()
         with (
             contextlib.suppress(Exception),
@@ -113,7 +113,7 @@ class Answers:
         return none
 
     def save(self, path: Path | None) -> None:
-        """Write one file; not where nothing is cached, or the disk is full or read-only: the next run looks again."""
+        """Write the answers to one file. If nothing is cached or the disk refuses it, the next run compares again."""
         if path is not None:
             buffer = io.BytesIO()
             np.savez(buffer, look=LOOK, **vars(self))
@@ -122,16 +122,16 @@ class Answers:
 
 
 def compared_look(value_range: ValueRange | Literal["own"] | None) -> Look:
-    """Return how files become the pixels that are compared, whatever the size, fit and interpolation of a run are."""
+    """Return how files become the pixels that are compared, independent of a run's size, fit and interpolation."""
     return Look(SIDE, value_range=value_range, gray_from=FROM)
 
 
 def find_pairs(rows: np.ndarray, pixels: PixelCache, progress: Progress | None = None) -> NearDuplicates:
-    """Return the pairs of near duplicates among `rows`; whatever the splits are, so that these can be drawn by them.
+    """Return the pairs of near duplicates among `rows`, independent of the splits, which can then be drawn from them.
 
     Args:
-        pixels: of `compared_look`.
-        progress: shows how far it is.
+        pixels: cached with `compared_look`.
+        progress: shows how far the search is.
     """
     numbers = pixels.stats.fingerprints.numbers[rows]
     numbers, first = np.unique(numbers, return_index=True)
@@ -140,15 +140,15 @@ def find_pairs(rows: np.ndarray, pixels: PixelCache, progress: Progress | None =
             f"not looked for, since {len(numbers):,} images are more than the {MOST_IMAGES:,} that are compared with each "
             "other; exact duplicates were looked for"
         ])  # fmt: skip
-    path = getattr(pixels, "path", None)  # where nothing is cached, nothing is kept
+    path = getattr(pixels, "path", None)  # if nothing is cached, the answers are not stored
     path = path and path.with_name(KEPT)
     kept = Answers.load(path)
     with contextlib.ExitStack() as stack:
         if path and not is_among(numbers, kept.compared).all():
             stack.enter_context(one_at_a_time(path.with_name("near.lock"), "comparing images"))
-            kept = Answers.load(path)  # by another process meanwhile
+            kept = Answers.load(path)  # another process may have written them meanwhile
         if is_among(numbers, kept.compared).all():
-            same = replace(kept, pairs=kept.pairs[kept.same], same=kept.same[kept.same])  # the others need no look
+            same = replace(kept, pairs=kept.pairs[kept.same], same=kept.same[kept.same])  # other pairs are not needed
             search = Search(numbers, rows[first], pixels, same)
         else:
             search = Search(numbers, rows[first], pixels, kept, progress)
@@ -159,19 +159,20 @@ def find_pairs(rows: np.ndarray, pixels: PixelCache, progress: Progress | None =
 
 
 def is_among(numbers: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Return of which numbers, of any shape, one of `known` is the same; np.isin would not know that these are sorted."""
+    """Return whether each of `numbers` (any shape) is in `known`, which is sorted; np.isin could not make use of that."""
     if not len(known):
         return np.zeros(numbers.shape, bool)
     return known[np.searchsorted(known, numbers).clip(max=len(known) - 1)] == numbers
 
 
 class Search:
-    """Look for near duplicates among images of different pixels; what is known of some of them is not asked again.
+    """Search for near duplicates among images with different pixels, without comparing pairs again whose answer is known.
 
     Args:
         numbers: (images,) uint64, the images' fingerprints, sorted.
         rows: (images,) rows of `pixels`.
-        progress: shows how far the first look is.
+        kept: answers of earlier searches.
+        progress: shows how far the first stage is.
     """
 
     def __init__(
@@ -202,8 +203,8 @@ class Search:
         return [text] if looked_at < similar else []
 
     def run(self) -> None:
-        """Compare the new images with all, and again those that are now of a scene, or no longer."""
-        known = self.pairs, self.same  # those of a scene say nothing of textures, by which scenes are found
+        """Compare the new images with all others; compare again the images that now belong to a scene, or no longer do."""
+        known = self.pairs, self.same  # scenes are found by texture, which the answers within a scene do not come from
         of_scene = self.in_scene[self.pairs].all(axis=1)
         self.pairs, self.same = self.pairs[~of_scene], self.same[~of_scene]
         scene_of = self._find_scenes()
@@ -226,7 +227,7 @@ class Search:
                 self._ask(np.array(group)[np.column_stack(np.triu_indices(len(group), 1))], self._same_texture)
 
     def _ask(self, pairs: np.ndarray, look: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Have `look` say (pairs,) bool of the pairs that no answer is known of."""
+        """Add the answers of `look`, (pairs,) bool, for the pairs whose answer is not known yet."""
         count = len(self.numbers)
         known = self.pairs[:, 0] * count + self.pairs[:, 1]
         pairs = pairs[~np.isin(pairs[:, 0] * count + pairs[:, 1], known)]
@@ -236,7 +237,7 @@ class Search:
     def _nearest(
         self, images: np.ndarray, vectors: Vectors, most: int, least: float, progress: Progress | None = None
     ) -> np.ndarray:
-        """Return the nearest of the new ones of images, and of the others those that came into their nearest."""
+        """Return the nearest neighbors of the new images, and those that newly came among the nearest of the others."""
         takes = self.takes[images]
         nearest = find_nearest(vectors, self.is_new[images], most, least, progress, takes)
         self.takes[images] = takes
@@ -249,13 +250,13 @@ class Search:
         return _inner(self._thumbnails(images))
 
     def _find_scenes(self) -> np.ndarray:
-        """Return (images,): the number of the fixed camera's scene that an image shows, or -1.
+        """Return (images,): the number of the fixed-camera scene that an image shows, or -1.
 
-        Of a sample near duplicates are looked for; where they connect a good part of it, they are no copies.
+        Near duplicates are searched for in a sample. If they connect a large part of it, they are a scene, not copies.
         """
         count = len(self.numbers)
         scene_of = np.full(count, -1)
-        sample = np.arange(min(SAMPLE, count))  # in the order of fingerprints: at random, and always the same
+        sample = np.arange(min(SAMPLE, count))  # in the order of fingerprints: random, and always the same
         if count < SCENE_IMAGES:
             return scene_of
         nearest = find_nearest(self._inner, np.ones(len(sample), bool), PROPOSED, PROPOSED_FROM)
@@ -276,13 +277,13 @@ class Search:
         shown = np.bincount(scene_of + 1)[1:]
         for count in shown[shown > 0]:
             log.info(
-                "%s images show one scene, as from a fixed camera: they are compared by how they differ from it",
+                "%s images show one scene, such as that of a fixed camera: they are compared by how they differ from it",
                 f"{count:,}",
             )
         return scene_of
 
     def _look_at_scene(self, images: np.ndarray) -> None:
-        """Compare the new ones of images of one scene with all of them, without the scene."""
+        """Compare the new images of one scene with all images of it, after subtracting the scene."""
         from datamodules.fixed_camera import Scene, normalize
 
         scene = Scene(normalize(self._thumbnails(images[:SAMPLE])))
@@ -304,7 +305,7 @@ class Search:
         self._ask(pairs, lambda pairs: _compare(pairs, features, alike))
 
     def _same_texture(self, pairs: np.ndarray) -> np.ndarray:
-        """Return (pairs,) bool: whether the two images have the same texture, at the best of small shifts."""
+        """Return (pairs,) bool: whether the two images have the same texture at the best small shift."""
 
         def features(images: np.ndarray) -> tuple[np.ndarray, ...]:
             texture, band, flat = split_texture(self._gray(images))
@@ -322,7 +323,7 @@ class Search:
 
 
 def _inner(thumbnails: np.ndarray) -> np.ndarray:
-    """Return thumbnails as (images, pixels) float16 of length 1 without their mean and the outermost pixels, mostly frames."""
+    """Return thumbnails as (images, pixels) float16 vectors of mean 0 and length 1, without the outermost pixels (frames)."""
     inner = thumbnails[:, 1:-1, 1:-1].reshape(len(thumbnails), (thumbnails.shape[1] - 2) ** 2).astype(np.float32)
     inner -= inner.mean(axis=1, keepdims=True)
     length = np.linalg.norm(inner, axis=1, keepdims=True)
@@ -330,14 +331,14 @@ def _inner(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def _pairs_of(images: np.ndarray, nearest: np.ndarray) -> np.ndarray:
-    """Return (pairs, 2) of `images`, each once and the lower one first, the most alike first."""
+    """Return (pairs, 2) of `images`, each pair once with the lower image first, the most similar pairs first."""
     pairs = np.sort(images[nearest[:, :2].astype(np.int64)].reshape(-1, 2), axis=1)
     pairs, first = np.unique(pairs, axis=0, return_index=True)
     return pairs[np.argsort(-nearest[first, 2], kind="stable")]
 
 
 def _chunked(features: Callable[[np.ndarray], tuple[np.ndarray, ...]], images: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return the features of images, made in threads by chunks: most of it is done without Python's lock."""
+    """Return the features of images, computed in threads chunk by chunk: most of the work releases Python's lock."""
     whole = None
     with ThreadPoolExecutor(len(own_cores())) as pool:
         chunks = [slice(begin, begin + CHUNK) for begin in range(0, len(images), CHUNK)]
@@ -353,7 +354,7 @@ def _compare(
     features: Callable[[np.ndarray], tuple[np.ndarray, ...]],
     alike: Callable[[tuple[np.ndarray, ...], tuple[np.ndarray, ...]], np.ndarray],
 ) -> np.ndarray:
-    """Return (pairs,) bool by the features of both images, of which not too many are in memory."""
+    """Return (pairs,) bool from the features of both images, keeping at most AT_ONCE bytes of features in memory."""
     if not len(pairs):
         return np.zeros(0, bool)
     most = AT_ONCE // sum(column.nbytes for column in features(pairs[0, :1]))
@@ -377,18 +378,20 @@ def _compare(
 
 
 def split_texture(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the texture of images without their layout, the two together, and whether there is hardly any texture.
+    """Return the texture of images without their layout, texture and layout together, and whether they have hardly any texture.
 
-    Out go: brightness and gradients (a difference of two Gaussians is the band that is left), strong lines and edges, where the
-    band stands out of its robust standard deviation, with their surroundings, and what is constant along rows and columns.
+    Three things are removed: brightness and gradients (the difference of two Gaussians is the band that remains); strong lines
+    and edges with their surroundings, where the band exceeds its robust standard deviation by far; and what is constant along
+    rows and columns.
 
     Args:
         gray: (images, SIDE, SIDE) uint8.
 
     Returns:
-        texture and band, (images, SIDE, SIDE) float32 around 1 in size, 0 where an image is not compared; (images,) bool.
+        texture and band, (images, SIDE, SIDE) float32 with values of size about 1, or 0 where an image is not compared;
+        (images,) bool.
     """
-    from scipy import ndimage  # late, as in _blur: where the answer is kept nothing is looked at
+    from scipy import ndimage  # late, as in _blur: not needed if all answers are stored
 
     images, border = gray.astype(np.float32), round(BORDER * SIDE)
     inner = (slice(None), slice(border, -border), slice(border, -border))
@@ -409,10 +412,10 @@ def split_texture(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def correlate(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return (pairs,): the highest normalized cross-correlation of textures over shifts, of what both have in common.
+    """Return (pairs,): the highest normalized cross-correlation of two textures over all shifts, where both are compared.
 
     Args:
-        a, b: (pairs, side, side) of `split_texture`; their empty borders are wider than a shift, so that nothing comes round.
+        a, b: (pairs, side, side) from `split_texture`; their empty borders are wider than a shift, so nothing wraps around.
     """
     side = a.shape[1]
     most = int(SHIFT * side)
@@ -438,7 +441,7 @@ def _blur(images: np.ndarray, sd: float, weights: np.ndarray | None = None) -> n
 
 
 def _robust_sd(values: np.ndarray, kept: np.ndarray | None = None) -> np.ndarray:
-    """Return (images, 1, 1): 1.4826 times the median size of what is kept, the standard deviation if normal."""
+    """Return (images, 1, 1): 1.4826 times the median absolute value of what is kept, the standard deviation if normal."""
     sizes = np.abs(values)
     if kept is not None:
         sizes = np.where(kept, sizes, np.nan)

@@ -1,4 +1,4 @@
-"""The nearest of many vectors by their product, without multiplying most of them."""
+"""Find the nearest of many vectors by their product, without multiplying most pairs."""
 
 from collections.abc import Callable
 
@@ -6,13 +6,13 @@ import numpy as np
 
 from common.progress import Progress
 
-PRODUCT = (1024, 2048)  # rows and columns of a product at once: what a processor's cache holds
-DIMENSIONS = 47  # of the bound of a product, besides the length of what is left
-SAMPLED = 8192  # vectors of which these are principal components
-MARGIN = 1.1e-3  # of the bound, for its rounding: 2 ** -11 of each factor in half precision, and that of the sums
-MOST_WAITING = 2**21  # pairs, until those that no row takes any more are left out
+PRODUCT = (1024, 2048)  # rows and columns of a block of products, which fits into a processor's cache
+DIMENSIONS = 47  # principal components in the bound of a product, besides the length of the rest
+SAMPLED = 8192  # vectors from which the principal components are computed
+MARGIN = 1.1e-3  # added for the rounding of the bound: 2 ** -11 for each factor in half precision, and that of the sums
+MOST_WAITING = 2**21  # pairs that are collected before those that no row takes any more are dropped
 
-# (n,) rows -> (n, D) of length 1 or 0, float16: all at once would take much memory
+# (n,) rows -> (n, D) float16 of length 1 or 0; all at once would take much memory
 Vectors = Callable[[np.ndarray], np.ndarray]
 
 
@@ -24,21 +24,21 @@ def find_nearest(
     progress: Progress | None = None,
     takes: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return (found, 3) pairs of rows and their product: of each row that is asked, the `most` largest from `least` on.
+    """Return (found, 3): pairs of rows and their product, for each row in `asked` the `most` largest that are >= `least`.
 
-    Where a bound in few dimensions (`_coarse`) shows of nearly all pairs that their product is smaller, it is computed of the
-    others only.
+    If a bound in few dimensions (`_coarse`) shows that the products of nearly all pairs are smaller, only the others are
+    computed.
 
     Args:
-        vectors: of `asked.size` rows.
-        takes: (rows,) float32, filled with the product from which on each row takes a further pair; the rows that are not
-            asked take those that are from what it holds on. None: they take none.
+        vectors: returns the vectors of any of `asked.size` rows.
+        takes: (rows,) float32 with the smallest product that each row not in `asked` accepts; updated for all rows to the
+            smallest product that they would still accept. None: rows not in `asked` accept none.
     """
-    order = np.argsort(~asked, kind="stable")  # those that are asked first, so that two of them are multiplied once
-    count, helps = int(asked.sum()), True  # whether the bound does
+    order = np.argsort(~asked, kind="stable")  # rows in `asked` first, so two of them are multiplied once
+    count, helps = int(asked.sum()), True  # whether the bound helps
     coarse = _coarse(vectors, order)
     others = np.float32(np.inf) if takes is None else takes
-    lowest = np.where(asked, np.float32(least), others)[order]  # that a row still takes
+    lowest = np.where(asked, np.float32(least), others)[order]  # smallest product that a row still takes
     best, waiting, n_waiting = np.zeros((0, 3), np.float64), [], 0
     for begin in range(0, count, PRODUCT[0]):
         rows = slice(begin, min(begin + PRODUCT[0], count))
@@ -53,7 +53,7 @@ def find_nearest(
             if helps:
                 bound = coarse_own @ coarse[start : start + PRODUCT[1]].astype(np.float32).T
                 hits = np.flatnonzero(bound >= min(ours.min(), theirs.min()) - MARGIN)
-                # Where it does not here, it does not in other blocks either: their order is that of fingerprints
+                # If it does not help here, it helps in no other block: the order is that of fingerprints, so random
                 helps = len(hits) <= bound.size // 20
             if helps:
                 row, column = np.divmod(hits, len(columns))
@@ -62,7 +62,7 @@ def find_nearest(
             else:
                 product = own @ vectors(columns).astype(np.float32).T
                 if start == begin:
-                    product[:, : len(own)][np.tri(len(own), dtype=bool)] = -1  # itself, the other half
+                    product[:, : len(own)][np.tri(len(own), dtype=bool)] = -1  # the diagonal and the mirrored half
                 hits = np.flatnonzero(product >= np.minimum(ours[:, None], theirs))
                 if len(hits) > product.size // 20 and min(product.shape) > most:
                     ours[:] = np.maximum(ours, np.partition(product, -most, axis=1)[:, -most])
@@ -73,7 +73,7 @@ def find_nearest(
             row, column = row + begin, column + start
             for one, other in ((row, column), (column, row)):
                 taken = np.flatnonzero((values >= lowest[one]) & (row < column))
-                if len(taken):  # a million images have half a million blocks, of which most have nothing
+                if len(taken):  # a million images have half a million blocks, and most of them have none
                     waiting.append(np.column_stack([one[taken], other[taken], values[taken]]))
                     n_waiting += len(taken)
             if n_waiting > MOST_WAITING:
@@ -88,16 +88,16 @@ def find_nearest(
 
 
 def _coarse(vectors: Vectors, order: np.ndarray) -> np.ndarray:
-    """Return (rows, DIMENSIONS + 1) float16 whose products are at least as large as those of the vectors, but for MARGIN.
+    """Return (rows, DIMENSIONS + 1) float16 whose products are upper bounds of those of the vectors, up to MARGIN.
 
-    Each vector in the coordinates of the largest principal components of a sample, and the length of what is left of it: the
-    product of what is left of two is at most that of the lengths (Cauchy and Schwarz).
+    Each row has a vector's coordinates in the largest principal components of a sample, and the length of the rest of it. The
+    product of two rests is at most the product of their lengths (Cauchy-Schwarz inequality).
     """
     sample = vectors(order[:SAMPLED]).astype(np.float32)
     basis = np.linalg.eigh(sample.T @ sample)[1][:, -DIMENSIONS:].astype(np.float32)
     del sample
     found = np.empty((len(order), basis.shape[1] + 1), np.float16)
-    for begin in range(0, len(order), PRODUCT[0]):  # few rows, since this is when most memory is taken
+    for begin in range(0, len(order), PRODUCT[0]):  # few rows, since memory use peaks here
         rows = slice(begin, begin + PRODUCT[0])
         block = vectors(order[rows]).astype(np.float32)
         inside = block @ basis
@@ -107,9 +107,9 @@ def _coarse(vectors: Vectors, order: np.ndarray) -> np.ndarray:
 
 
 def _best(found: np.ndarray, most: int, lowest: np.ndarray) -> np.ndarray:
-    """Return of each row's pairs the `most` largest, and raise what the rows still take."""
+    """Return the `most` largest pairs of each row, and raise `lowest` to what the rows still take."""
     found = found[np.lexsort((-found[:, 2], found[:, 0]))]
-    place = np.arange(len(found)) - np.searchsorted(found[:, 0], found[:, 0])  # among those of its row
+    place = np.arange(len(found)) - np.searchsorted(found[:, 0], found[:, 0])  # rank among the pairs of its row
     full = found[place == most - 1]
     lowest[full[:, 0].astype(np.int64)] = np.nextafter(full[:, 2].astype(np.float32), np.float32(2))
     return found[place < most]

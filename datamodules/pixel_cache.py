@@ -1,6 +1,6 @@
-"""Pixel cache: every image decoded and resized once, and kept.
+"""Pixel cache: decode and resize every image once, and keep the result.
 
-All loader workers, processes and runs of a sweep share its pages. A cache is found again by what it was made from.
+All loader workers, processes and runs of a sweep share its pages. The name of a cache is a hash of what it was made from.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ from datamodules.image_stats import ImageStats
 
 log = logging.getLogger(__name__)
 
-ABANDONED_S = 24 * 3600  # a cache that was begun a day ago is not continued
-OWN_NAMES = r"([0-9a-f]{12}-)?[0-9a-f]{24}(\.building-.*)?"  # of caches; without a look in 0.2.0
-VERSION_BYTES = 16  # that name a file
-OF_SYSTEM = tuple(f"({os.strerror(code)})" for code in errno.errorcode)  # a network drive, permissions, open files
-SAMPLE = 64  # images by which the size of a cache of JPEGs is estimated
-ESTIMATE = 1.1  # times as large as by the sample
+ABANDONED_S = 24 * 3600  # seconds; an unfinished cache older than this is removed
+OWN_NAMES = r"([0-9a-f]{12}-)?[0-9a-f]{24}(\.building-.*)?"  # names of caches; those of 0.2.0 have no look
+VERSION_BYTES = 16  # bytes that identify a file and its content
+OF_SYSTEM = tuple(f"({os.strerror(code)})" for code in errno.errorcode)  # network drives, permissions, open files
+SAMPLE = 64  # images from which the size of a cache of JPEGs is estimated
+ESTIMATE = 1.1  # factor on the estimate, to be safe
 
 
 def open_pixel_cache(files: Sequence[str | Path], look: Look, folder: Path, limit_gib: float = 50.0) -> PixelCache:
@@ -46,22 +46,22 @@ def open_pixel_caches(
     limit_gib: float = 50.0,
     beside: PixelCache | None = None,
 ) -> list[PixelCache]:
-    """Open the caches of these files in this order; build those that are not there yet, of one reading where they can be.
+    """Open the caches of these files, one per look; build missing ones, reading each file once for all looks if possible.
 
-    What an earlier cache of the same look holds of the files is taken over, so that only new and changed files are decoded.
-    Unreadable files are no error here: their rows are black, and `stats.errors` holds the reason.
+    Images that an earlier cache of the same look holds are reused, so only new and changed files are decoded. Unreadable files
+    raise no error: their rows are black, and `stats.errors` holds the reason.
 
     Args:
-        looks: that a run needs together, the one with the first claim to room first.
-        limit_gib: all caches together; the least recently used are removed when a new one is built. Where it has no room for
-            these files, or is 0, images are decoded each time that they are asked for.
-        beside: another cache of these files that the run needs as well, which is not removed for them.
+        looks: looks that a run needs together; earlier ones get space first.
+        limit_gib: limit for all caches together; the least recently used are removed when a new one is built. If these files
+            do not fit, or the limit is 0, images are decoded every time they are used.
+        beside: another cache of these files that the run needs, which is not removed to make room.
     """
     files = [str(file) for file in files] if isinstance(files, list) else files
     versions = versions_of(files)
     digest = hashlib.blake2b(versions.tobytes(), digest_size=12).hexdigest()
     places = {look: folder / f"{look.name()}-{digest}" for look in looks}
-    shared: dict[tuple, ImageStats] = {}  # the statistics of a reading, which serve all of its looks
+    shared: dict[tuple, ImageStats] = {}  # reading -> its statistics, which all of its looks share
     caches = {look: cache for look, place in places.items() if (cache := _open(place, look, files, shared, known=True))}
     used = sum(_size_of(cache.path.parent) for cache in [beside, *caches.values()] if cache and cache.path)
     limit, wanted = int(limit_gib * 2**30), {}
@@ -77,7 +77,7 @@ def open_pixel_caches(
                     limit_gib, f"{len(files):,}", (used + needed) / 2**30,
                 )  # fmt: skip
     keep = [beside and beside.path and beside.path.parent, *places.values()]
-    warned = beside and beside.not_kept  # of the same folder, for the same reason
+    warned = beside and beside.not_kept  # the same folder may fail for the same reason
     for reading in dict.fromkeys(look.reading for look in wanted):
         together = {look: needed for look, needed in wanted.items() if look.reading == reading}
         reason = _build(files, versions, {look: places[look] for look in together}, sum(together.values()), limit, keep)
@@ -102,7 +102,7 @@ def _known(look: Look, shared: dict[tuple, ImageStats]) -> ImageStats | None:
 
 
 def _newly_readable(files: Sequence[str], look: Look, errors: Sequence[str]) -> bool:
-    """Return whether there is a file that the system, and not what it holds, kept from being read, and no longer does."""
+    """Return whether a file that the system kept from being read, and not its content, can be read now."""
     for file, error in zip(files, errors, strict=True):
         if error and (error.endswith(OF_SYSTEM) or "MemoryError" in error):
             with contextlib.suppress(UnreadableImageError):
@@ -114,11 +114,11 @@ def _newly_readable(files: Sequence[str], look: Look, errors: Sequence[str]) -> 
 def _open(
     place: Path, look: Look, files: Sequence[str], shared: dict[tuple, ImageStats], known: bool = False
 ) -> PixelCache | None:
-    """Open a cache and mark it as used; None where there is none, or a damaged one, which is removed.
+    """Open a cache and mark it as used; None if it does not exist or is damaged, in which case it is removed.
 
     Args:
-        known: whether it is from an earlier command. If files can be read since then, it gets another name, under which the one
-            that is built finds it as an earlier one.
+        known: whether the cache is from an earlier command. If files have become readable since then, it is renamed, so the
+            new cache can reuse it as an earlier one.
     """
     if not place.is_dir():
         return None
@@ -148,7 +148,7 @@ def _build(
     limit: int,
     keep: Sequence[Path | None],
 ) -> str | None:
-    """Build caches of one reading, one process at a time; where the disk does not take them, return the reason."""
+    """Build caches of one reading, one process at a time; return the reason if the disk cannot hold them, else None."""
     first = next(iter(places.values()))
     try:
         first.parent.mkdir(parents=True, exist_ok=True)
@@ -159,20 +159,20 @@ def _build(
                 earlier = {look: found if found and found.place.is_dir() else None for look, found in earlier.items()}
                 build(files, versions, places, earlier)
     except OSError as error:
-        if error.errno not in (*DISK_ERRORS, errno.EEXIST):  # a file where the folder should be
+        if error.errno not in (*DISK_ERRORS, errno.EEXIST):  # EEXIST: a file where the folder should be
             raise
         return error.strerror
     return None
 
 
 def _needed(files: Sequence[str], look: Look) -> int:
-    """Return the bytes of a cache; of JPEGs by a sample of the files."""
+    """Return the size of a cache in bytes; for JPEGs it is estimated from a sample of the files."""
     if not look.jpeg_quality:
         return len(files) * look.image_bytes
     sizes = []
     with Progress("looking at a sample of the images", log):
         for row in np.linspace(0, len(files) - 1, min(SAMPLE, len(files))).astype(int).tolist():
-            with contextlib.suppress(Exception):  # the reading that follows gives the reason
+            with contextlib.suppress(Exception):  # the reading that follows reports the reason
                 image = open_image(
                     Path(files[row]), look.image_size, None if look.value_range == "own" else look.value_range
                 )
@@ -182,10 +182,10 @@ def _needed(files: Sequence[str], look: Look) -> int:
 
 
 def versions_of(files: Sequence[str]) -> np.ndarray:
-    """Return (files, 2) uint64 that name each file and what it holds: its path, inode, size and times of change.
+    """Return (files, 2) uint64 that identify each file and its content by path, inode, size and times of change.
 
-    The inode and the time of the last change of it (ctime), which no program sets, tell copies of a folder apart that have the
-    same names, sizes and times.
+    The inode and its change time (ctime), which no program sets, tell apart copies of a folder with the same names, sizes and
+    modification times.
     """
     digests, here, stat = bytearray(), Path.cwd(), os.stat
     for file in files:
@@ -193,7 +193,7 @@ def versions_of(files: Sequence[str]) -> np.ndarray:
         try:
             status = stat(path)
             version = f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
-        except OSError as error:  # a dangling link, or removed since it was listed: its row holds the reason
+        except OSError as error:  # a dangling link, or a file removed since it was listed: its row will hold the reason
             version = error.strerror
         text = f"{path}\0{version}".encode(errors="surrogateescape")
         digests += hashlib.blake2b(text, digest_size=VERSION_BYTES).digest()
@@ -201,7 +201,7 @@ def versions_of(files: Sequence[str]) -> np.ndarray:
 
 
 def _size_of(cache: Path) -> int:
-    """Return the bytes of a cache, its share of files that it has in common with others."""
+    """Return the size of a cache in bytes; files that it shares with other caches count by their share."""
     size = 0
     with contextlib.suppress(FileNotFoundError):  # another process is removing it
         for file in cache.iterdir():
@@ -211,11 +211,11 @@ def _size_of(cache: Path) -> int:
 
 
 def _make_room(place: Path, needed: int, limit: int, keep: Sequence[Path | None]) -> None:
-    """Remove what was abandoned, and the least recently used caches while all together would be above the limit.
+    """Remove abandoned caches, and the least recently used ones while all together would exceed the limit.
 
     Args:
-        place: of the cache that is built, which may have been begun.
-        keep: caches that are removed last, the last one of them at the very end.
+        place: of the cache to build, which may have been begun.
+        keep: caches to remove after all others, in this order.
 
     Raises:
         OSError: the disk has no space for the new cache.
@@ -223,8 +223,8 @@ def _make_room(place: Path, needed: int, limit: int, keep: Sequence[Path | None]
     caches, folder = [], place.parent
     for cache in folder.iterdir():
         if not re.fullmatch(OWN_NAMES, cache.name) or not cache.is_dir() or cache.is_symlink():
-            continue  # only what this file has made may be removed
-        with contextlib.suppress(FileNotFoundError):  # another process has finished or removed it in between
+            continue  # only what this module has made may be removed
+        with contextlib.suppress(FileNotFoundError):  # another process has finished or removed it meanwhile
             used = cache.stat().st_mtime
             if ".building-" in cache.name:
                 if time.time() - used > ABANDONED_S and not cache.name.startswith(place.name):

@@ -1,4 +1,4 @@
-"""From the images that a source lists to those that a run uses: unreadable files, splits, folds, leaks."""
+"""From the images that a source lists to those that a run uses: handle unreadable files, splits, folds and leaks."""
 
 import logging
 
@@ -51,13 +51,13 @@ def prepare_catalog(
     Args:
         pixels: of all images of the catalog, with their statistics.
         seed: of splits and folds.
-        splits: an earlier run, or a splits.csv, whose images stay in the splits that they have there.
-        train_seed: of `train_fraction`. It is the run's own, since a mean over seeds that share one part of the training images
-            would be that of this part, and not of so many images.
-        streams_train: whether the training images are no rows: datamodules/streams.py.
+        splits: an earlier run, or a splits.csv, whose images keep their splits.
+        train_seed: of `train_fraction`. It is the run's own seed: if all seeds shared one part of the training images, their
+            mean would describe that part instead of any part of that size.
+        streams_train: whether the training images are streamed instead of rows: datamodules/streams.py.
 
     Raises:
-        UserError: unreadable images, leaks or splits that the settings do not allow.
+        UserError: the settings do not allow the unreadable images, leaks or splits that were found.
     """
     _handle_unreadable(catalog, pixels.stats, on_unreadable)
     fingerprints, with_val = pixels.stats.fingerprints, select_on == "val"
@@ -89,14 +89,14 @@ def prepare_catalog(
 
 
 def _torn(catalog: Catalog, groups: list[list[int]]) -> Finding:
-    """Say which near duplicates no split could keep together, and what to do about it."""
+    """Describe the near duplicates that no split could keep together, and what to do about them."""
     images, largest = sum(map(len, groups)), max(map(len, groups))
     shown = ", ".join(catalog.paths[row] for row in max(groups, key=len)[:NAMED])
     return Finding("near duplicate", (
         f"near duplicate: {images:,} images in {plural(len(groups), 'group')}, the largest of {largest:,} ({shown}, ...), are "
         "divided between the splits, because they are too many to be copies: the scene of a fixed camera, a video, or "
-        "most of a class. To keep groups together, give a table with a column group (datamodule.table=FILE: by day, "
-        "camera or patient)"
+        "most of a class. To keep groups together, give a table with a column group, such as the day, camera or patient "
+        "(datamodule.table=FILE)"
     ), groups)  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def _handle_unreadable(catalog: Catalog, stats: ImageStats, on_unreadable: str) 
     more = f"\n  and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
     found = f"{len(errors)} of {len(catalog)} files cannot be read"
     if len(errors) == len(catalog):
-        raise UserError(f"{found}, so that no image is left; repair or replace them:\n  {listed}{more}")
+        raise UserError(f"{found}, so no image is left; repair or replace them:\n  {listed}{more}")
     if on_unreadable == "error":
         raise UserError(
             f"{found}; repair or remove them, or exclude them with datamodule.on_unreadable=skip:\n  {listed}{more}"

@@ -1,6 +1,6 @@
-"""Who goes where: every share of the images, seeded, in which a group never crosses a border.
+"""Divide images into splits, folds and parts of train: seeded, and without ever dividing a group.
 
-Train, val and test follow from each image by itself, so that images that are added move none of the others. Folds and
+Train, val and test follow from a hash of each image, so adding images moves none of the others. Folds and
 `train_fraction` are dealt out, stratified by class.
 """
 
@@ -21,15 +21,15 @@ TRAIN_VAL_TEST = {"train": 0.6, "val": 0.2, "test": 0.2}
 TRAIN_TEST = {"train": 0.8, "test": 0.2}  # where test also selects the epoch
 TRAIN_VAL = {"train": 0.8, "val": 0.2}  # of a train split that comes without val
 CLASSES_SHOWN = 20  # in a message
-THINNED = "datamodule.train_fraction={:g}"  # why an image is excluded
-NO_VAL = "datamodule.select_on=test has no val split"  # likewise
-DROPPED = "in val or test too"  # likewise
+THINNED = "datamodule.train_fraction={:g}"  # reason for excluding an image, like the next two
+NO_VAL = "datamodule.select_on=test has no val split"
+DROPPED = "in val or test too"
 GIVEN = "given by the source"  # where splits are from
 NO_TEST = ": there will be no test accuracy, only that of the validation split, which also chose the best epoch"
 NEEDED = "drawn splits need three images, or groups of images, of each class"
-IN_FOLDS = "needs so many images, or groups of images, of each class in train and val; use fewer, or remove the class"
-FEW = 10  # near duplicates that are kept together in any data set
-TOO_MANY = 0.05  # share of the images, above which near duplicates are no copies but one scene
+IN_FOLDS = "needs that many images, or groups of images, of each class in train and val; use fewer, or remove the class"
+FEW = 10  # up to this many near duplicates are kept together in any data set
+TOO_MANY = 0.05  # a larger share of the images is not copies of one image but one scene
 
 
 def fill_in_splits(
@@ -40,13 +40,13 @@ def fill_in_splits(
     with_val: bool = True,
     in_folds: bool = False,
 ) -> None:
-    """Split everything where no split is given, and val off train where val is not given.
+    """Split all images if the source gives no splits; if it gives train without val, split val off train.
 
     Args:
-        groups: (rows,) group numbers, as of `join_groups`.
+        groups: (rows,) group numbers from `join_groups`.
         fingerprints: (rows,) of the images.
-        with_val: False where test takes the place of val: no val split is made then.
-        in_folds: whether `select_fold` makes val: none is split off train then.
+        with_val: False if test takes the place of val, so no val split is made.
+        in_folds: whether `select_fold` makes val later, so none is split off train here.
     """
     present = catalog.present()
     given = set(catalog.splits[present]) - {UNASSIGNED}
@@ -64,46 +64,46 @@ def fill_in_splits(
     if "val" not in given and with_val and not in_folds:
         draw_splits(catalog, catalog.rows("train"), TRAIN_VAL, groups, fingerprints, seed)
         catalog.splits_from = f"{GIVEN}, val drawn from train by datamodule.split_seed={seed}"
-        log.info("no val images: 20%% of train split off, seed %d", seed)
+        log.info("no val images: 20%% of train becomes val, seed %d", seed)
     if "test" not in given and with_val:
         log.warning("no test folder or split%s", NO_TEST)
 
 
 def exclude_without_split(catalog: Catalog, rows: np.ndarray) -> None:
-    """Exclude the images of `rows`, which have no split where others of the source have one."""
+    """Exclude the images of `rows`, which have no split although others of the source have one."""
     if len(rows):
-        log.warning("excluded %s without a split, since others have one", plural(len(rows), "image"))
+        log.warning("excluded %s without a split, since other images have one", plural(len(rows), "image"))
         catalog.exclude(rows, "no split given")
 
 
 def check_folds(folds: int | None, fold: int | None) -> None:
-    """Check that folds come with the number of one of them, before the images are read.
+    """Check before the images are read that `folds` and `fold` are given together and are in range.
 
     Raises:
-        UserError: they do not; names both settings.
+        UserError: they are not; names both settings.
     """
     if folds is None:
         if fold is not None:
             raise UserError(
-                f"datamodule.fold={fold}: does nothing without datamodule.folds; add it, as datamodule.folds=5"
+                f"datamodule.fold={fold}: does nothing without datamodule.folds; add it, such as datamodule.folds=5"
             )
         return
     if folds < 2:
         raise UserError(f"datamodule.folds={folds}: use 2 or more, up to the number of images, or null")
     if fold is None:
         raise UserError(
-            f"datamodule.folds={folds}: which fold is val is missing: add datamodule.fold=0 (up to {folds - 1}), or for "
-            f"all of them -m 'datamodule.fold=range(0,{folds})'"
+            f"datamodule.folds={folds}: needs datamodule.fold, the number of the fold that is val: add datamodule.fold=0 "
+            f"(up to {folds - 1}), or for all of them -m 'datamodule.fold=range(0,{folds})'"
         )
     if not 0 <= fold < folds:
         raise UserError(f"datamodule.fold={fold}: use 0 to {folds - 1} with datamodule.folds={folds}")
 
 
 def select_fold(catalog: Catalog, groups: np.ndarray, folds: int, fold: int, seed: int) -> None:
-    """Divide train and val again into `folds` parts, of which number `fold` is val. Test stays what it is.
+    """Pool train and val and divide them into `folds` parts; part number `fold` becomes val. Test does not change.
 
     Raises:
-        UserError: so many folds there cannot be.
+        UserError: more folds than images.
     """
     rows = np.flatnonzero((catalog.splits == "train") | (catalog.splits == "val"))
     if folds > max(len(rows), 2):
@@ -114,28 +114,28 @@ def select_fold(catalog: Catalog, groups: np.ndarray, folds: int, fold: int, see
 
 
 def exclude_val(catalog: Catalog, folds: int | None) -> None:
-    """Have the test images select the epoch, as the study did: val is excluded.
+    """Exclude val, since the test images select the epoch, as they did in the study.
 
     Raises:
-        UserError: there is no test split, or it has to stay closed.
+        UserError: there is no test split, or cross-validation must not use it.
     """
     if folds is not None or not len(catalog.rows("test")):
-        reason = "cross-validation keeps it closed" if folds is not None else "there is none"
-        raise UserError(f"datamodule.select_on=test needs a test split, and {reason}; use datamodule.select_on=val")
+        reason = "cross-validation must not use it" if folds is not None else "there is none"
+        raise UserError(f"datamodule.select_on=test needs a test split, but {reason}; use datamodule.select_on=val")
     val = catalog.rows("val")
     catalog.exclude(val, NO_VAL)
     unused = f"; {len(val)} val images are not used" if len(val) else ""
     log.warning(
-        "datamodule.select_on=test: the epoch is chosen on the test images, as the study did, so that its test "
-        "accuracy is too high%s", unused,
+        "datamodule.select_on=test: the epoch is chosen on the test images, as in the study, so the test accuracy is "
+        "too high%s", unused,
     )  # fmt: skip
 
 
 def thin_train(catalog: Catalog, groups: np.ndarray, fraction: float, seed: int) -> None:
-    """Keep a stratified part of train; a smaller part lies within a larger one of the same seed, except for groups.
+    """Keep a stratified part of train; a smaller part is a subset of a larger one with the same seed, except for groups.
 
     Args:
-        seed: of the run, so that repetitions of it train on different parts.
+        seed: of the run, so its repetitions train on different parts.
 
     Raises:
         UserError: a class would have no image left.
@@ -153,13 +153,13 @@ def thin_train(catalog: Catalog, groups: np.ndarray, fraction: float, seed: int)
 
 
 def check_splits(catalog: Catalog, optional: set[str], folds: int | None = None) -> None:
-    """Make sure that every class is in each split, in train not only with weights of 0; splits of `optional` may be empty.
+    """Check that every class has images in each split and, in train, a weight above 0; splits of `optional` may be empty.
 
     Args:
-        folds: into which train and val are divided, for the message.
+        folds: number of folds of train and val, for the message.
 
     Raises:
-        UserError: names the class, the split and the way out.
+        UserError: names the class, the split and what to do.
     """
     for split in SPLITS:
         rows = catalog.rows(split)
@@ -174,7 +174,7 @@ def check_splits(catalog: Catalog, optional: set[str], folds: int | None = None)
                 needed = f"; datamodule.folds={folds}: {IN_FOLDS}"
             raise UserError(
                 f"{catalog.root}: the {split} split has no image of class {', '.join(missing[:CLASSES_SHOWN])}{more}; "
-                f"every class needs some in every split ({split} has {plural(len(rows), 'image')} in all){needed}"
+                f"every class needs images in every split ({split} has {plural(len(rows), 'image')} in all){needed}"
             )
     train = catalog.rows("train")
     if catalog.weights is not None and len(train):
@@ -182,23 +182,23 @@ def check_splits(catalog: Catalog, optional: set[str], folds: int | None = None)
         ignored = [catalog.classes[label] for label in np.flatnonzero(weights == 0)]
         if ignored:
             raise UserError(
-                f"{catalog.root}: every training image of class {join_words(ignored, CLASSES_SHOWN)} has the weight 0, so that "
-                "nothing would be learned of it; use more of its images, give some a weight, or remove the class"
+                f"{catalog.root}: every training image of class {join_words(ignored, CLASSES_SHOWN)} has the weight 0, so "
+                "nothing would be learned about it; use more of its images, give some a weight, or remove the class"
             )
 
 
 def assign_splits(
     labels: np.ndarray, shares: dict[str, float], seed: int, groups: np.ndarray | None = None, evens_out: bool = False
 ) -> np.ndarray:
-    """Return (rows,) names of `shares`: each class is divided in those proportions, as near as whole groups allow.
+    """Return (rows,) names of `shares`: each class is divided in those proportions, as closely as whole groups allow.
 
-    Groups of several images go first, the largest first, each to where its classes are missing most. Then single
-    images are shuffled within their class and dealt out at the rounded cumulative shares of what is still missing, so
-    that without groups every split has its share of every class to within one image.
+    Groups of several images come first, the largest first; each goes where its classes are missing most. Then the single
+    images of each class are shuffled and dealt out at the rounded cumulative shares of what is still missing. Without
+    groups, every split has its share of every class to within one image.
 
     Args:
         evens_out: give groups, and what rounding leaves of a class, to splits that lack the class and have too few images so
-            far, so that their sizes are right too; a smaller share does not lie within a larger one then.
+            far. The sizes of the splits come out right too, but a smaller share is no longer a subset of a larger one.
     """
     names = list(shares)
     generator = np.random.default_rng(seed)
@@ -208,7 +208,7 @@ def assign_splits(
     kinds, codes = np.unique(labels, return_inverse=True)
     totals = np.bincount(codes, minlength=len(kinds))  # (K,)
     if evens_out:
-        totals = np.append(totals, len(labels))  # (K + 1,): all images are one more class, of every image
+        totals = np.append(totals, len(labels))  # (K + 1,): one more class, to which every image belongs
     missing = fractions[:, None] * totals[None, :]  # (splits, K), or K + 1
 
     for rows in _groups_of_several(groups, generator):
@@ -228,7 +228,7 @@ def assign_splits(
             cuts = np.floor(edges * len(rows) + 0.5 + 1e-9).astype(int)
             if evens_out:
                 counts = np.floor(np.diff(edges, prepend=0.0) * len(rows) + 1e-9).astype(int)
-                has_room = wanted > counts + 1e-9  # of the class; as many splits as are left, or more
+                has_room = wanted > counts + 1e-9  # for the class; at least as many splits as images are left over
                 short = np.lexsort((counts - missing[:, -1], ~has_room))[: len(rows) - counts.sum()]
                 counts[short] += 1
                 missing[:, -1] -= counts
@@ -245,7 +245,7 @@ def assign_folds(labels: np.ndarray, folds: int, seed: int, groups: np.ndarray |
 
 
 def stratified_rows(strata: list[str], wanted: int, seed: int) -> np.ndarray:
-    """Draw exactly `wanted` rows, of each stratum its share; what rounding leaves goes to the largest remainders."""
+    """Draw exactly `wanted` rows, each stratum in proportion; what rounding leaves goes to the largest remainders."""
     names, codes = np.unique(strata, return_inverse=True)
     quotas = np.bincount(codes) * wanted / len(strata)
     counts = np.floor(quotas).astype(int)
@@ -257,15 +257,15 @@ def stratified_rows(strata: list[str], wanted: int, seed: int) -> np.ndarray:
 
 
 def spread_rows(labels: np.ndarray, wanted: int, seed: int) -> np.ndarray:
-    """Draw `wanted` rows with every class among the first ones, then each by its share; in that order, so classes alternate.
+    """Draw `wanted` rows: first one of every class, then each class in proportion, in an order in which classes alternate.
 
     Args:
         labels: (rows,) class indices.
-        wanted: rows; of fewer than there are classes only so many classes are drawn.
+        wanted: number of rows; if it is smaller than the number of classes, only that many classes are drawn.
         seed: of the draw within a class.
     """
     generator = np.random.default_rng(seed)
-    place = np.empty(len(labels))  # in its class, from 0 to 1
+    place = np.empty(len(labels))  # relative position within the class, from 0 to 1
     for label in np.unique(labels):
         rows = generator.permutation(np.flatnonzero(labels == label))
         place[rows] = np.arange(len(rows)) / len(rows)
@@ -273,7 +273,7 @@ def spread_rows(labels: np.ndarray, wanted: int, seed: int) -> np.ndarray:
 
 
 def hash_places(keys: Iterable[str], seed: int) -> np.ndarray:
-    """Return (keys, 2) numbers from 0 to 1: where a key lies between the splits, and its rank within a group."""
+    """Return (keys, 2) numbers from 0 to 1 by hash: the place of a key, which decides its split, and its rank in a group."""
     digests = bytearray()
     for key in keys:
         digests += hashlib.blake2b(f"{seed} {key}".encode(errors="surrogateescape"), digest_size=16).digest()
@@ -288,12 +288,12 @@ def draw_splits(
     fingerprints: Sequence[str],
     seed: int,
 ) -> None:
-    """Divide rows in those proportions, each group by the hash of one of its images: whatever else there is.
+    """Divide rows in the proportions of `shares`, each group by the hash of one of its images, whatever other images exist.
 
-    An image's hash is that of its group's name, or else of its pixels. Only where a class would have no image in a split, with
-    those that are in it already, the group whose hash is nearest goes there, and this is logged.
+    An image's hash is that of its group's name or, without a group, of its pixels. If a split, including the images that it
+    already has, would hold no image of a class, the group whose hash is nearest moves there, and this is logged.
     """
-    if not len(rows):  # as of a table that lists test images only; `check_splits` names what is missing
+    if not len(rows):  # such as of a table that lists test images only; `check_splits` names what is missing
         return
     places = hash_places(_keys(catalog.groups, fingerprints, rows), seed)
     order = np.lexsort((places[:, 1], groups[rows]))
@@ -312,13 +312,13 @@ def draw_splits(
     if moved:
         count = int(np.isin(unit_of, moved).sum())
         log.warning(
-            "%s put into a split that lacked the class, not into the one of the hash: images added later may undo that; "
-            "datamodule.splits=RUN keeps the splits of an earlier run", plural(count, "image"),
+            "%s put into a split that had no image of the class, instead of the split of the hash: images added later may "
+            "undo that; datamodule.splits=RUN keeps the splits of an earlier run", plural(count, "image"),
         )  # fmt: skip
 
 
 def _keys(groups: Sequence[str], fingerprints: Sequence[str], rows: np.ndarray) -> Iterator[str]:
-    for begin in range(0, len(rows), 2**14):  # numbers of all rows would take 40 MB of a million
+    for begin in range(0, len(rows), 2**14):  # a list of a million row numbers would take 40 MB
         for row in rows[begin : begin + 2**14].tolist():
             yield f"group {groups[row]}" if groups[row] else f"pixels {fingerprints[row]}"
 
@@ -326,13 +326,13 @@ def _keys(groups: Sequence[str], fingerprints: Sequence[str], rows: np.ndarray) 
 def _fill_gaps(
     choice: np.ndarray, place: np.ndarray, units: np.ndarray, labels: np.ndarray, ends: np.ndarray, there: np.ndarray
 ) -> list[int]:
-    """Give each split a group of every class, in place, where others can spare one; return those that moved.
+    """Give each split a group of every class, where others can spare one; change `choice` and return the groups that moved.
 
     Args:
         choice: (groups,) number of the split; place: (groups,) from 0 to 1.
         units, labels: (pairs,) which groups have which classes, sorted by group.
-        ends: (splits,) where each split ends.
-        there: (splits, classes) images that are in the splits already.
+        ends: (splits,) place at which each split ends, from 0 to 1.
+        there: (splits, classes) number of images that are in the splits already.
     """
     classes = there.shape[1]
     counts = there + np.bincount(choice[units] * classes + labels, minlength=there.size).reshape(-1, classes)
@@ -356,10 +356,10 @@ def _fill_gaps(
 
 
 def join_groups(groups: Sequence[str], fingerprints: Sequence[str], near: Iterable[Iterable[int]] = ()) -> np.ndarray:
-    """Return (rows,) group numbers that join rows of one named group and rows of equal pixels, also over several steps.
+    """Return (rows,) group numbers that join rows of one named group and rows of equal pixels, directly or through others.
 
     Args:
-        near: rows that are joined as well.
+        near: sets of rows, such as near duplicates, that are joined too.
     """
     parent = np.arange(len(groups))
 
@@ -383,7 +383,7 @@ def join_groups(groups: Sequence[str], fingerprints: Sequence[str], near: Iterab
 
 
 def _repeated(names: Sequence[str]) -> np.ndarray:
-    """Return the rows whose name may be there more than once, in their order: the others are joined with none."""
+    """Return, in order, the rows whose name may occur more than once; all others are joined with none."""
     if isinstance(names, Fingerprints):
         return repeated_rows(names.numbers)
     return repeated_rows(np.fromiter(map(hash, names), np.int64, len(names))) if any(names) else np.empty(0, np.int64)
@@ -392,13 +392,14 @@ def _repeated(names: Sequence[str]) -> np.ndarray:
 def kept_together(
     catalog: Catalog, near: list[list[int]], fingerprints: Sequence[str], parts: int
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Return the groups of near duplicates that stay together in a split, and those that cannot.
+    """Return the groups of near duplicates that stay together in a split, and those that are split up.
 
-    Too large to be copies: the scene of a fixed camera, or a video. And of a class the groups have to go into all parts.
+    Split up are groups too large to be copies, such as the scene of a fixed camera or a video, and groups that leave a class
+    with fewer groups than parts.
 
     Args:
         near: rows of each group.
-        parts: into which the images are divided, 3 or the number of folds.
+        parts: number of parts that the images are divided into, 3 or the number of folds.
     """
     most = max(FEW, TOO_MANY * int(catalog.present().sum()))
     split_up = [group for group in near if len(group) > most]
@@ -420,13 +421,13 @@ def kept_together(
 
 
 def _class_counts(catalog: Catalog, groups: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return (classes,): how many groups each class has."""
+    """Return (classes,), the number of groups of each class."""
     pairs = np.unique(catalog.labels[rows] * len(groups) + groups[rows])
     return np.bincount(pairs // len(groups), minlength=len(catalog.classes))
 
 
 def _groups_of_several(groups: np.ndarray | None, generator: np.random.Generator) -> list[np.ndarray]:
-    """Return the rows of each group of more than one, the largest first, those of one size in seeded order."""
+    """Return the rows of each group of several images, the largest first and equal sizes in seeded order."""
     if groups is None or len(groups) == 0:
         return []
     order = np.argsort(groups, kind="stable")

@@ -1,8 +1,8 @@
-"""Training images that do not fit a disk: the engine of a source streams their content, and everything else is as usual.
+"""Training images that do not fit on a disk: the engine of a source streams their content; everything else is as usual.
 
-The engine reads in the order of the epoch, in a thread of each process; what it reads is what the loader's sampler yields, so
-that loader workers only decode and augment. Which images come, and in which order, is then the same for any number of them.
-Memory holds the engine's own buffers and READ_AHEAD images, whatever the number of training images is.
+The engine reads in the order of the epoch, in one thread per process. The loader's sampler yields what it reads, so loader
+workers only decode and augment, and their number changes neither which images come nor in which order. Memory holds the
+engine's own buffers and READ_AHEAD images, however many training images there are.
 """
 
 import contextlib
@@ -31,22 +31,22 @@ from datamodules.transforms import Augmentation
 
 log = logging.getLogger(__name__)
 
-READ_AHEAD = 256  # images, of each process
+READ_AHEAD = 256  # images per process
 MOST_DIGITS = 20  # of a label that is the number of a class
-WAIT_S = 0.1  # of the reading thread between two looks whether anybody still wants its images
+WAIT_S = 0.1  # seconds after which the reading thread checks again whether its images are still wanted
 T = TypeVar("T")
 
 
 class Sample(NamedTuple):
     """Hold one image of a stream as it was written."""
 
-    content: bytes  # of a file
+    content: bytes  # of an image file
     label: str
-    name: str  # for messages: where it is from
+    name: str  # where the image is from, for messages
 
 
 class Share(NamedTuple):
-    """Say whose images are wanted: those of one process."""
+    """Identify the process whose share of the images is read."""
 
     rank: int = 0
     world_size: int = 1
@@ -54,13 +54,13 @@ class Share(NamedTuple):
 
 
 class Shards:
-    """Read the images of one split. A subclass is an engine.
+    """Read the images of one split. Each subclass is an engine.
 
     Attributes:
-        key: setting and value, as messages begin.
-        is_local: whether they lie on a disk, so that reading all labels once costs little.
-        n_images: None where nothing but reading all of them tells it.
-        stated: how many are taken for all of them: of a stream, set by it.
+        key: setting and value that messages begin with.
+        is_local: whether the shards are on a disk, so reading all labels once costs little.
+        n_images: number of images; None if only reading all of them would show it.
+        stated: number of images that an epoch assumes; set by the stream.
     """
 
     key: str
@@ -69,36 +69,36 @@ class Shards:
     stated: int | None = None
 
     def version(self) -> str:
-        """Return what the images depend on, wherever they lie: another text, other images."""
+        """Return a text that changes with the images, but not with where they are stored."""
         raise NotImplementedError
 
     def stamp(self) -> str:
-        """Return what changes where they are written again, in the same size too."""
+        """Return a text that changes when the shards are written again, even with the same size."""
         return ""
 
     def places(self) -> list[str]:
-        """Return where the shards lie, so that none is of two splits."""
+        """Return where the shards are stored, to check that none belongs to two splits."""
         return []
 
     def check_whole(self) -> None:
-        """Check that none of the shards was cut off, and warn where that is not known.
+        """Check that no shard was cut off, and warn if that cannot be determined.
 
         Raises:
-            UserError: one was.
+            UserError: a shard was cut off.
         """
 
     def check_processes(self, world_size: int) -> None:
-        """Check that each of so many processes gets images.
+        """Check that each of `world_size` processes gets images.
 
         Raises:
-            UserError: too few shards for them.
+            UserError: there are too few shards.
         """
 
     def read(self, share: Share, *, seed: int, epoch: int, skip: int) -> Iterator[Sample]:
-        """Yield the images of one process in the order of an epoch, again and again, without the first `skip` ones.
+        """Yield the images of one process in the order of an epoch, repeated endlessly, without the first `skip` ones.
 
         Raises:
-            UserError: what cannot be read; names the shard and the reason.
+            UserError: a shard cannot be read; names it and the reason.
         """
         raise NotImplementedError
 
@@ -112,14 +112,14 @@ class Shards:
 
 
 class TrainStream:
-    """Hold the training images of a source, of which nothing is known but what is stated or counted.
+    """Hold the training images of a source, about which only stated or counted numbers are known.
 
     Args:
-        shards: that hold them.
+        shards: shards with the images.
         classes: names.
-        n_images: how many there are.
-        class_counts: training images of each class; None: not known.
-        count: reads how many images each label has; None: that would take too long.
+        n_images: number of training images.
+        class_counts: number of training images of each class; None: not known.
+        count: reads all shards to count the images of each label; None: that would take too long.
     """
 
     def __init__(
@@ -137,10 +137,10 @@ class TrainStream:
         self._numbers = {name: number for number, name in enumerate(self.classes)}
 
     def take_counts(self, counts: Counter) -> None:
-        """Take over how many images each label has.
+        """Store how many images each label has.
 
         Raises:
-            UserError: another number than stated, a label of no class, or a class without images.
+            UserError: the total is not the stated number, a label has no class, or a class has no images.
         """
         if counts.total() != self.n_images:
             raise other_number(self.shards, counts.total(), self.n_images)
@@ -149,31 +149,31 @@ class TrainStream:
             self._class_counts[self.label(Sample(b"", label, plural(n, "image")))] += n
         missing = [name for name, n in zip(self.classes, self._class_counts, strict=True) if not n]
         if missing:
-            raise UserError(f"{self.shards.key}: has no image of class {join_words(missing)}; every class needs some")
+            raise UserError(f"{self.shards.key}: has no image of class {join_words(missing)}; every class needs images")
 
     def version(self) -> str:
-        """Return 16 hex digits that name the images, as far as their shards show it, and their number."""
+        """Return 16 hex digits that identify the images, as far as their shards show, and their number."""
         described = f"{self.shards.version()} {self.classes} {self.n_images}"
         return hashlib.blake2b(described.encode(errors="surrogateescape"), digest_size=8).hexdigest()
 
     @property
     def class_counts(self) -> list[int]:
-        """Training images of each class.
+        """Number of training images of each class.
 
         Raises:
-            UserError: nobody has stated or counted them.
+            UserError: the numbers are neither stated nor counted.
         """
         if self._class_counts is None and self._count is not None:
             self.take_counts(self._count())
         if self._class_counts is None:
             raise UserError(
-                f"{self.shards.key}: the number of training images of each class is unknown, and a loss that weighs classes "
+                f"{self.shards.key}: the number of training images of each class is unknown, but a loss that weights classes "
                 "needs it; state class_counts in classes.json (docs/data.md), or use loss=cross_entropy"
             )
         return self._class_counts
 
     def label(self, sample: Sample, key: str | None = None) -> int:
-        """Return the number of a sample's class: that of its name, or the number that its label is.
+        """Return the number of a sample's class, whose label is a class name or the number itself.
 
         Raises:
             UserError: there is no such class; begins with `key`, or that of the training images.
@@ -185,23 +185,23 @@ class TrainStream:
         if number is None:
             raise UserError(
                 f"{key or self.shards.key}: {sample.name}: label {label[:60]!r} is none of the {len(self.classes):,} classes "
-                f"{join_words(self.classes)}; correct it, or datamodule.source.classes"
+                f"{join_words(self.classes)}; correct the label, or datamodule.source.classes"
             )
         return number
 
 
 def is_number(label: str) -> bool:
-    """Return whether a label is a whole number, of no more digits than a class may need with zeros before it."""
+    """Return whether a label is a whole number of up to MOST_DIGITS digits, leading zeros included."""
     return label.isascii() and label.isdigit() and len(label) <= MOST_DIGITS
 
 
 class StreamItem(NamedTuple):
-    """Hold what the sampler yields of a streamed image: as an item of EpochSampler, and the image."""
+    """Hold what the sampler yields for a streamed image: the fields of EpochSampler's items, and the image."""
 
     epoch: int
-    number: int  # in the epoch, over all processes: the augmentation follows from it
-    occurrence: int  # none comes twice under one number
-    content: bytes | np.ndarray  # of a file; pixels (H, W, 3) once it is decoded
+    number: int  # in the epoch, over all processes; the augmentation follows from it
+    occurrence: int  # always 0, since no image comes twice under one number
+    content: bytes | np.ndarray  # of an image file; pixels (H, W, 3) once it is decoded
     label: int
     name: str
 
@@ -209,8 +209,8 @@ class StreamItem(NamedTuple):
 class StreamSampler(Sampler):
     """Yield the images of one process as they are streamed; the order depends on (seed, epoch) and on the number of processes.
 
-    All processes take equally many: where the engine gives one fewer than its share, its first ones come again, and where it
-    gives one more, the last ones are left out in this epoch.
+    All processes use the same number of images. A process that the engine gives fewer repeats its first images; a process
+    that gets more skips its last ones in this epoch.
     """
 
     follows_from = f"{EpochSampler.follows_from}, trainer.devices included"
@@ -222,7 +222,7 @@ class StreamSampler(Sampler):
         self.share = share or Share()
         self.world_size = self.share.world_size
         self.epoch = 0
-        self.skip = 0  # images of the next pass that were seen before
+        self.skip = 0  # images at the start of the next pass that were seen before the run was interrupted
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next pass; Lightning calls it before each."""
@@ -232,7 +232,7 @@ class StreamSampler(Sampler):
         return -(-self.n_images // self.world_size)
 
     def digest(self) -> str:
-        """Return 16 hex digits that name the order of the epoch."""
+        """Return 16 hex digits that identify the order of the epoch."""
         read = f"{self.stream.version()} {self.n_images} images of {self.world_size} processes"
         described = f"{read}, seed {self.seed}, epoch {self.epoch}"
         return hashlib.blake2b(described.encode(), digest_size=8).hexdigest()
@@ -246,7 +246,7 @@ class StreamSampler(Sampler):
 
 
 def read_ahead(items: Iterator[T], most: int) -> Iterator[T]:
-    """Yield items that a thread reads, so that nobody waits for a disk or a network as long as it is fast enough on average."""
+    """Yield items that a thread reads ahead, so a disk or network that is fast enough on average causes no waiting."""
     ready: queue.Queue = queue.Queue(most)
     stopped = threading.Event()
 
@@ -282,10 +282,10 @@ def read_ahead(items: Iterator[T], most: int) -> Iterator[T]:
 
 
 class StreamDataset(ImageDataset):
-    """Give batches of streamed images as ImageDataset does of cached ones; in place of `rows` `names`, where they are from.
+    """Return batches of streamed images like ImageDataset, but with `names` (where images are from) instead of `rows`.
 
-    With on_unreadable=skip another image of the batch takes the place of one that cannot be read, with an augmentation of its
-    own, and `unreadable` are the reasons.
+    With on_unreadable=skip, an image that cannot be read is replaced by another image of the batch with an augmentation of
+    its own; `unreadable` holds the reasons.
     """
 
     def __init__(
@@ -316,7 +316,7 @@ class StreamDataset(ImageDataset):
                     raise UserError(f"{error}; repair or remove it, or use datamodule.on_unreadable=skip") from error
                 errors.append(str(error))
         if not decoded:
-            raise UserError(f"no image of a whole batch can be read, e.g. {errors[0]}")
+            raise UserError(f"no image of a whole batch can be read; the first error is: {errors[0]}")
         others = list(decoded.values())
         for place, item in enumerate(items):
             if place not in decoded:
@@ -339,10 +339,10 @@ class StreamDataset(ImageDataset):
 
 
 def check_streamed(*, rules: dict, sampler: str, mean: object) -> None:
-    """Refuse what needs all training images as files, or all at once.
+    """Refuse settings that need all training images as files, or all at once.
 
     Args:
-        rules: of ImageDataModule.
+        rules: the attribute of ImageDataModule.
 
     Raises:
         UserError: names the setting and what is possible.
@@ -354,7 +354,7 @@ def check_streamed(*, rules: dict, sampler: str, mean: object) -> None:
         "datamodule.select_on": (rules["select_on"], "val", "need a validation split of their own"),
         "datamodule.train_fraction": (rules["train_fraction"], 1, "are not reduced; name fewer shards"),
         "datamodule.on_leak": (rules["on_leak"], "warn", "are not compared with those of val and test"),
-        "datamodule.sampler": (sampler, "shuffle", "come once an epoch; see loss=weighted_cross_entropy"),
+        "datamodule.sampler": (sampler, "shuffle", "come once per epoch; see loss=weighted_cross_entropy"),
     }  # fmt: skip
     for key, (value, only, reason) in wanted.items():
         if value != only:
@@ -368,26 +368,26 @@ def check_streamed(*, rules: dict, sampler: str, mean: object) -> None:
 
 
 def not_compared(stream: TrainStream) -> Finding:
-    """Say what was not looked for, since nobody has seen all images."""
+    """Log and return what was not checked, since the training images are not read before training."""
     text = (
-        f"streamed: the {stream.n_images:,} training images were not checked: duplicates, images that are also in val "
-        "or test, one image under two labels and unusual sizes are not found among them"
+        f"streamed: the {stream.n_images:,} training images were not checked for duplicates, images that are also in val "
+        "or test, images under two labels, or unusual sizes"
     )
     log.warning(text)
     return Finding("streamed", text, [])
 
 
 def other_number(shards: Shards, n_images: int, stated: int) -> UserError:
-    """Return the error of a stated number of training images that is not theirs."""
+    """Return the error for a stated number of training images that differs from the real one."""
     return UserError(
-        f"{shards.key}: has {n_images:,} images, but {stated:,} are stated; leave out datamodule.source.train_images, or "
+        f"{shards.key}: has {n_images:,} images, but {stated:,} are stated; remove datamodule.source.train_images, or "
         "correct classes.json"
     )
 
 
 def range_missing(what: str) -> UserError:
-    """Return the error of images of more than 8 bits without a range for them."""
+    """Return the error for images of more than 8 bits without a range."""
     return UserError(
-        f"{what}: more than 8 bits per channel, and the range of streamed images is not determined automatically; set the "
+        f"{what}: more than 8 bits per channel, but the range of streamed images is not determined automatically; set the "
         "values that become black and white: datamodule.range=LOW,HIGH"
     )

@@ -1,12 +1,12 @@
-"""Augmentation by a list of torchvision.transforms.v2, or of any callables, in place of the study's.
+"""Augmentation by a list of torchvision.transforms.v2, or of any callables, instead of the study's augmentation.
 
-Such transforms draw from the global generators of torch, Python and NumPy. An image's parameter is therefore the seed that
-these get before it, drawn from (seed, epoch, row): an image looks the same on any number of workers and processes, and after
-resuming. On the CPU the list gets Pillow's images, on which TrivialAugmentWide, RandAugment, rotation and color jitter are two
-to eight times as fast as on tensors.
+Such transforms draw from the global generators of torch, Python and NumPy. The parameter of an image is therefore a seed for
+these generators, drawn from (seed, epoch, row), so an image looks the same on any number of workers and processes, and after
+resuming. On the CPU the transforms get Pillow images, on which TrivialAugmentWide, RandAugment, rotation and color jitter are
+two to eight times as fast as on tensors.
 
-On a GPU the list gets one tensor after the other: given a batch, torchvision's transforms draw once for all of its images.
-Those that have drawn the same could go together, but they are few: of 16 images TrivialAugmentWide makes 14 groups.
+On a GPU the transforms get one image tensor at a time, since on a batch torchvision's transforms draw once for all images.
+Images with the same draw could share a batch, but few do: TrivialAugmentWide divides 16 images into 14 groups.
 """
 
 import contextlib
@@ -21,22 +21,22 @@ from torchvision.transforms import v2
 
 from common.errors import UserError
 
-# Of torchvision's transforms the ones that do not take Pillow's images: the first two let them pass unchanged, without a word
+# torchvision's transforms that do not take Pillow images; the first two silently return them unchanged
 ON_TENSORS = (v2.ToDtype, v2.ConvertImageDtype, v2.GaussianNoise, v2.Normalize, v2.LinearTransformation)
-TRIES = 8  # draws of a made-up image before training starts
-SEEDS = 2**32  # NumPy's old generator takes no larger ones
+TRIES = 8  # draws on a made-up image before training starts
+SEEDS = 2**32  # NumPy's old generator accepts only seeds below this
 
 
 class TransformList:
     """Apply transforms one after the other to each image.
 
-    The first one gets an RGB image of the run's size, the last one must give such an image again: Pillow's, or a
+    The first transform gets an RGB image of the run's size; the last must return such an image, as a Pillow image or a
     (3, H, W) uint8 tensor.
 
     Args:
-        transforms: callables of one image, as torchvision.transforms.v2 has them.
-        on_device: whether images are transformed on a GPU where training is on one. Not for transforms that take only
-            Pillow's images or tensors on the CPU.
+        transforms: callables that take one image, such as those of torchvision.transforms.v2.
+        on_device: whether to transform images on the GPU when training on one. Set it to false for transforms that take only
+            Pillow images or tensors on the CPU.
     """
 
     def __init__(self, *, transforms: list, on_device: bool = True):
@@ -51,7 +51,7 @@ class TransformList:
 
     @property
     def changes_nothing(self) -> bool:
-        """True where images stay as they are."""
+        """Whether images stay as they are."""
         return not self.transforms
 
     def draw(self, size: int, generator: np.random.Generator) -> tuple[int]:
@@ -62,7 +62,7 @@ class TransformList:
         """Augment (H, W, 3) uint8 on the CPU.
 
         Raises:
-            UserError: a transform that fails, or that gives anything but such an image; names its place in the list.
+            UserError: a transform fails or returns anything but such an image; names its place in the list.
         """
         with own_generators(torch.device("cpu")) as seed:
             seed(params[0])
@@ -83,7 +83,7 @@ class TransformList:
         return augmented
 
     def check(self, size: int, device: torch.device) -> None:
-        """Try the list on a made-up image of `size` pixels a side, with several draws.
+        """Try the transforms on a made-up image of `size` pixels per side, with several draws.
 
         Raises:
             UserError: as `apply`.
@@ -98,7 +98,7 @@ class TransformList:
 
     @torch.no_grad()
     def _apply(self, image: Image.Image | Tensor, size: int) -> Image.Image | Tensor:
-        wrong = None  # the text about the first transform since whose result no image has been right
+        wrong = None  # message about the first transform after which every result has been wrong
         for index, transform in enumerate(self.transforms):
             name = f"augmentation.transforms[{index}] ({full_name(transform)})"
             if isinstance(image, Image.Image) and _takes_tensors(transform):
@@ -109,11 +109,11 @@ class TransformList:
             except Exception as error:
                 raise transform_error(name, error, _hint(given)) from error
             if not isinstance(image, (Image.Image, Tensor)):
-                raise UserError(f"{name}: gives {_describe(image)}; {_needed(size)}")
+                raise UserError(f"{name}: returns {_describe(image)}; {_needed(size)}")
             if _describe(image) == f"(3, {size}, {size}) uint8":
                 wrong = None
             else:
-                wrong = wrong or f"{name}: gives {_describe(image)}; {_needed(size)}"
+                wrong = wrong or f"{name}: returns {_describe(image)}; {_needed(size)}"
         if wrong:
             raise UserError(wrong)
         return image
@@ -121,14 +121,14 @@ class TransformList:
 
 @contextlib.contextmanager
 def own_generators(device: torch.device) -> Iterator[Callable[[int], None]]:
-    """Give a function that seeds the global generators of torch, Python and NumPy; put their states back at the end."""
+    """Yield a function that seeds the global generators of torch, Python and NumPy; restore their states at the end."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002 the old global generator is what libraries draw from
     on_gpu = device.type == "cuda"
 
     def seed(number: int) -> None:
         random.seed(number)
         np.random.seed(number)  # noqa: NPY002
-        # Not torch.manual_seed, which keeps a traceback for a GPU that is not used
+        # Not torch.manual_seed, which stores a traceback for a GPU that is not used
         torch.default_generator.manual_seed(number)
         if on_gpu:
             torch.cuda.manual_seed(number)
@@ -142,25 +142,25 @@ def own_generators(device: torch.device) -> Iterator[Callable[[int], None]]:
 
 
 def transform_error(name: str, error: Exception, hint: str = "") -> UserError:
-    """Return the error of a transform as one line that names it."""
+    """Return the error of a transform as one line that names the transform."""
     return UserError(f"{name}: raised {type(error).__name__}: {' '.join(str(error).split())}{hint}")
 
 
 def full_name(transform: Callable) -> str:
-    """Return a transform's class or function as a configuration names it, without the modules that are private."""
+    """Return the full name of a transform's class or function as in a configuration, without private modules."""
     kind = transform if hasattr(transform, "__qualname__") else type(transform)
     return ".".join(part for part in f"{kind.__module__}.{kind.__qualname__}".split(".") if not part.startswith("_"))
 
 
 def _takes_tensors(transform: Callable) -> bool:
-    """Return whether a transform, or one that it is made of, is of ON_TENSORS."""
+    """Return whether a transform, or one that it contains, is in ON_TENSORS."""
     return isinstance(transform, ON_TENSORS) or any(map(_takes_tensors, getattr(transform, "transforms", ())))
 
 
 def _hint(given: Image.Image | Tensor) -> str:
-    """Tell what a transform was given that failed, and how it is given something else."""
+    """Return what the transform that failed was given, and how to give it something else."""
     if isinstance(given, Image.Image):
-        return " (given Pillow's image; torchvision.transforms.v2.ToImage before it makes a tensor of it)"
+        return " (given a Pillow image; put torchvision.transforms.v2.ToImage before it to give it a tensor)"
     if given.device.type != "cpu":
         return f" (given a tensor on {given.device}; augmentation.on_device=false keeps images on the processor)"
     return ""

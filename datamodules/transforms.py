@@ -1,8 +1,8 @@
-"""Augmentation: its random parameters for an image, and how they are applied on the CPU, in the study's order.
+"""Augmentation: draw its random parameters for an image, and apply them on the CPU in the study's order.
 
-Parameters come from a generator that the data set makes from (seed, epoch, row), so that an image looks the same on any
-number of workers and processes. On the CPU geometry is Pillow's, which is ten times as fast on uint8 as tensors; on a GPU
-transforms_gpu.py applies the same parameters to whole batches. transform_list.py is the same for any other transforms.
+Parameters come from a generator that the data set makes from (seed, epoch, row), so an image looks the same on any number of
+workers and processes. On the CPU Pillow does the geometry, ten times as fast on uint8 as tensors; on a GPU transforms_gpu.py
+applies the same parameters to whole batches. transform_list.py does the same for any other transforms.
 """
 
 import math
@@ -18,11 +18,11 @@ from common.checks import check_between
 from common.errors import UserError
 from datamodules.transforms_gpu import apply_to_batch
 
-# torchvision.transforms.RandomErasing's own: share of the area erased, and its width to height
+# As in torchvision.transforms.RandomErasing: share of the area that is erased, and its height to width
 ERASING_SCALE = (0.02, 0.33)
 ERASING_RATIO = (0.3, 3.3)
 ERASING_TRIES = 10
-CROP_RATIO = (3 / 4, 4 / 3)  # torchvision.transforms.RandomResizedCrop's own: width to height
+CROP_RATIO = (3 / 4, 4 / 3)  # width to height, as in torchvision.transforms.RandomResizedCrop
 CROP_TRIES = 10
 FLIPS = {  # horizontal, vertical
     (False, False): None,
@@ -33,7 +33,7 @@ FLIPS = {  # horizontal, vertical
 
 
 class AugmentationParams(NamedTuple):
-    """Hold what happens to one image, all as plain numbers."""
+    """Hold the augmentation of one image as plain numbers."""
 
     horizontal_flip: float = 0.0  # 1 or 0
     vertical_flip: float = 0.0
@@ -41,13 +41,11 @@ class AugmentationParams(NamedTuple):
     brightness: float = 1.0
     contrast: float = 1.0
     saturation: float = 1.0
-    erased_top: float = 0.0  # a rectangle in pixels; of no height where nothing is erased
+    erased_top: float = 0.0  # a rectangle in pixels; height 0 if nothing is erased
     erased_left: float = 0.0
     erased_height: float = 0.0
     erased_width: float = 0.0
-    crop_top: float = (
-        0.0  # a box in pixels, not whole ones, that becomes the image; of no height where nothing is cropped
-    )
+    crop_top: float = 0.0  # a box in fractional pixels that becomes the image; height 0 if nothing is cropped
     crop_left: float = 0.0
     crop_height: float = 0.0
     crop_width: float = 0.0
@@ -59,14 +57,14 @@ class Augmentation:
     Args:
         horizontal_flip: probability of a flip left to right.
         vertical_flip: probability of a flip upside down.
-        rotation_degrees: the angle is uniform from minus to plus this, nearest neighbor, black corners.
-        color_jitter: brightness, contrast and saturation are scaled by factors drawn from 1 - j to 1 + j.
-        erasing: probability that a rectangle becomes black, which is before normalization, as in the study.
-        crop_scale: share of the area, from the first number to the second, of the box that becomes the whole image (bilinear,
-            Szegedy et al. 2015, arXiv:1409.4842); None for the image as it is.
+        rotation_degrees: the angle is uniform between minus and plus this; nearest neighbor, black corners.
+        color_jitter: j; brightness, contrast and saturation are scaled by factors drawn from 1 - j to 1 + j.
+        erasing: probability that a rectangle becomes black, before normalization, as in the study.
+        crop_scale: smallest and largest share of the area for the box that becomes the whole image (bilinear, Szegedy et al.
+            2015, arXiv:1409.4842); None for no crop.
     """
 
-    on_device = True  # on a GPU whole batches are augmented there
+    on_device = True  # when training on a GPU, whole batches are augmented there
 
     def __init__(
         self,
@@ -96,12 +94,12 @@ class Augmentation:
 
     @property
     def changes_nothing(self) -> bool:
-        """True where images stay as they are."""
+        """Whether images stay as they are."""
         steps = (self.horizontal_flip, self.vertical_flip, self.rotation_degrees, self.color_jitter, self.erasing)
         return not any(steps) and self.crop_scale is None
 
     def draw(self, size: int, generator: np.random.Generator) -> AugmentationParams:
-        """Draw the parameters for an image of `size` pixels a side."""
+        """Draw the parameters for an image of `size` pixels per side."""
         drawn = {}
         if self.horizontal_flip:
             drawn["horizontal_flip"] = float(generator.random() < self.horizontal_flip)
@@ -114,12 +112,12 @@ class Augmentation:
             drawn |= dict(zip(("brightness", "contrast", "saturation"), factors, strict=True))
         if self.erasing and generator.random() < self.erasing:
             drawn |= draw_rectangle(size, generator)
-        if self.crop_scale is not None:  # last: what else is drawn stays the same with and without it
+        if self.crop_scale is not None:  # last, so the other draws are the same with and without a crop
             drawn |= draw_box(size, self.crop_scale, generator)
         return AugmentationParams(**drawn)
 
     def check(self, size: int, device: torch.device) -> None:
-        """Do nothing: the constructor has checked all that can be wrong."""
+        """Do nothing: the constructor has checked everything."""
 
     @staticmethod
     def apply(pixels: np.ndarray, params: AugmentationParams) -> np.ndarray:
@@ -127,7 +125,7 @@ class Augmentation:
         flip = FLIPS[bool(params.horizontal_flip), bool(params.vertical_flip)]
         jitter = (params.brightness, params.contrast, params.saturation) != (1, 1, 1)
         geometry = flip is not None or params.angle_degrees or params.crop_height
-        if geometry or jitter:  # Pillow copies in and out, once for all of it
+        if geometry or jitter:  # Pillow copies in and out once for all steps
             image = Image.fromarray(pixels)
             if params.crop_height:
                 left, top = params.crop_left, params.crop_top
@@ -147,13 +145,13 @@ class Augmentation:
         return pixels
 
     def apply_on_device(self, pixels: Tensor, params: Tensor) -> Tensor:
-        """Augment (B, 3, H, W) uint8 by params (B, len(AugmentationParams)); return floats of 0 to 255."""
+        """Augment (B, 3, H, W) uint8 by params (B, len(AugmentationParams)); return floats from 0 to 255."""
         of_batch = AugmentationParams(*params.to(pixels.device, torch.float32).unbind(1))  # each (B,)
         return apply_to_batch(pixels, of_batch, jitter=self.color_jitter > 0, crop=self.crop_scale is not None)
 
 
 def draw_box(size: int, scale: list[float], generator: np.random.Generator) -> dict[str, float]:
-    """Draw a box as torchvision's RandomResizedCrop does, in fractions of pixels; nothing where none fits in ten tries."""
+    """Draw a box like torchvision's RandomResizedCrop, but in fractional pixels; nothing if none fits in ten tries."""
     for _ in range(CROP_TRIES):
         area = size * size * generator.uniform(*scale)
         ratio = math.exp(generator.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])))
@@ -165,7 +163,7 @@ def draw_box(size: int, scale: list[float], generator: np.random.Generator) -> d
 
 
 def draw_rectangle(size: int, generator: np.random.Generator) -> dict[str, float]:
-    """Draw the rectangle of Zhong et al. 2017, arXiv:1708.04896, algorithm 1; nothing where none fits in ten tries."""
+    """Draw the rectangle of Zhong et al. 2017, arXiv:1708.04896, algorithm 1; nothing if none fits in ten tries."""
     for _ in range(ERASING_TRIES):
         area = size * size * generator.uniform(*ERASING_SCALE)
         ratio = math.exp(generator.uniform(math.log(ERASING_RATIO[0]), math.log(ERASING_RATIO[1])))

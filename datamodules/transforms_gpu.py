@@ -1,4 +1,4 @@
-"""Augmentation of a whole batch on the device, by the parameters of each of its images.
+"""Augmentation of a whole batch on the device, with separate parameters for each image.
 
 Shapes: B batch, H = W pixels.
 """
@@ -17,7 +17,7 @@ GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow
 
 @torch.no_grad()
 def apply_to_batch(pixels: Tensor, params: "AugmentationParams", jitter: bool, crop: bool = False) -> Tensor:
-    """Augment (B, 3, H, W) uint8 to (B, 3, H, W) float of 0 to 255; equals `Augmentation.apply` up to rounding.
+    """Augment (B, 3, H, W) uint8 to (B, 3, H, W) float from 0 to 255; equals `Augmentation.apply` up to rounding.
 
     Args:
         params: each (B,), float, on the device.
@@ -25,7 +25,7 @@ def apply_to_batch(pixels: Tensor, params: "AugmentationParams", jitter: bool, c
         crop: whether boxes are cropped.
     """
     x = pixels.float()
-    if crop:  # a map of its own, since it is bilinear and the other one, as on the CPU, takes the nearest pixel
+    if crop:  # a separate map, since it is bilinear and the other one takes the nearest pixel, as on the CPU
         x = F.grid_sample(x, _crop_grid(params, x), mode="bilinear", padding_mode="border", align_corners=False)
     x = F.grid_sample(x, _grid(params, x), mode="nearest", padding_mode="zeros", align_corners=False)
     if jitter:

@@ -1,4 +1,4 @@
-"""The range of values that a data set's images of more than 8 bits a channel have in common, and which images hardly use it."""
+"""Find one range of values for a data set's images of more than 8 bits per channel, and the images that hardly use it."""
 
 import numpy as np
 
@@ -8,18 +8,18 @@ from datamodules.deep_pixels import ValueRange
 from datamodules.image_stats import ImageStats
 from datamodules.sources.catalog import Catalog
 
-OUTERMOST = 0.05  # share of the images at either end that may lie apart from all others, at least one of FEW or more
+OUTERMOST = 0.05  # share of the images at either end that may be outliers; at least one image, if there are FEW or more
 FEW = 10
-APART = 1.0  # of the distance between darkest and brightest of the others, from which on an image lies apart
-FEW_LEVELS = 32  # of 256
+APART = 1.0  # an image further out than this many times the range of the others is an outlier
+FEW_LEVELS = 32  # of 256 gray levels
 NAMED = 5  # files on the screen
 
 
 def training_range(catalog: Catalog, stats: ImageStats) -> ValueRange | None:
-    """Return the range of the training images that state none themselves; None where all of them are of 8 bits or state one.
+    """Return the range of the training images that state none themselves; None if all of them have 8 bits or state one.
 
-    It reaches from the darkest to the brightest of them, without those few that lie apart from all others, as an overexposed
-    one among images of a 12-bit camera, and of each without the values that lie apart (`DeepPixels.spread`).
+    It reaches from the darkest to the brightest image, without the few outlier images, such as an overexposed one among images
+    of a 12-bit camera, and without the outlier values of each image (`DeepPixels.spread`).
     """
     rows = catalog.rows("train")
     rows = rows[np.isfinite(stats.spreads[rows]).all(axis=1) & np.isnan(stats.stated[rows]).any(axis=1)]
@@ -33,7 +33,7 @@ def training_range(catalog: Catalog, stats: ImageStats) -> ValueRange | None:
 
 
 def describe_range(catalog: Catalog, stats: ImageStats, value_range: ValueRange | None) -> str | None:
-    """Return a sentence for the screen on how pixels of more than 8 bits are scaled; None where there are none."""
+    """Return a sentence for the screen on how pixels of more than 8 bits are scaled; None if there are none."""
     deep = np.isfinite(stats.spreads[catalog.present()]).all(axis=1)
     states = np.isfinite(stats.stated[catalog.present()]).all(axis=1)
     if value_range is not None and value_range.of_all:
@@ -49,7 +49,7 @@ def describe_range(catalog: Catalog, stats: ImageStats, value_range: ValueRange 
 
 
 def mixed_depths(catalog: Catalog, stats: ImageStats) -> Finding | None:
-    """Find images of more than 8 bits among those of 8, from which they may differ in brightness only by being scaled."""
+    """Find images of more than 8 bits among images of 8 bits; scaling may be all that makes their brightness differ."""
     present, deep = catalog.present(), np.isfinite(stats.spreads).all(axis=1)
     n_deep, n = int((present & deep).sum()), int(present.sum())
     if n_deep in (0, n):
@@ -66,18 +66,18 @@ def mixed_depths(catalog: Catalog, stats: ImageStats) -> Finding | None:
     named = join_words([catalog.paths[row] for row in np.flatnonzero(present & (deep == deep_are_fewer))], NAMED)
     kind = "more than 8 bits" if deep_are_fewer else "8 bits"
     text = (f"bit depth: {plural(n_deep, 'image')} of more than 8 bits per channel ({skew}) and {n - n_deep:,} of 8: scaled to "
-            f"8 bits, they may differ in brightness by this only, "
-            f"which a network can learn; of {kind} are {named}")  # fmt: skip
+            f"8 bits, they may differ in brightness only because of this, "
+            f"which a network can learn; those of {kind}: {named}")  # fmt: skip
     return Finding("bit depth", text, [])
 
 
 def few_levels(catalog: Catalog, stats: ImageStats, value_range: ValueRange | None) -> Finding | None:
-    """Find images of more than 8 bits of which hardly anything is left in 8: their values fill a small part of the range."""
+    """Find images of more than 8 bits that have few levels left in 8 bits, since they use a small part of the range."""
     rows = np.flatnonzero(catalog.present() & np.isfinite(stats.spreads).all(axis=1))
     ends = stats.stated[rows].copy()
     if value_range is not None:
         ends[np.isnan(ends).any(axis=1) | value_range.of_all] = value_range.low, value_range.high
-    known = np.isfinite(ends).all(axis=1)  # not where a network of 8 bits sees 16 bits in full
+    known = np.isfinite(ends).all(axis=1)  # False if no range is known and the full range of 16 bits is used
     ends[~known] = 0, 65535
     inside = np.clip(stats.spreads[rows], ends[:, :1], ends[:, 1:])
     share = (inside[:, 1] - inside[:, 0]) / np.maximum(ends[:, 1] - ends[:, 0], np.finfo(float).tiny)
@@ -88,7 +88,7 @@ def few_levels(catalog: Catalog, stats: ImageStats, value_range: ValueRange | No
     order = np.argsort(levels[few], kind="stable")
     found, counts = rows[few][order], levels[few][order]
     named = join_words([f"{catalog.paths[row]} ({count})" for row, count in zip(found, counts, strict=True)], NAMED)
-    text = (f"few levels: fewer than {FEW_LEVELS} of the 256 gray levels are used by {plural(len(found), 'image')} of more "
-            f"than 8 bits per channel: {named}; datamodule.range=LOW,HIGH sets "
+    text = (f"few levels: {plural(len(found), 'image')} of more than 8 bits per channel with fewer than {FEW_LEVELS} of "
+            f"the 256 gray levels: {named}; datamodule.range=LOW,HIGH sets "
             "which values become black and white")  # fmt: skip
     return Finding("few levels", text, [[int(row)] for row in found])

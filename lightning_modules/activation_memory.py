@@ -1,12 +1,12 @@
-"""The memory of activations that a network needs for one image, as an interpreter on a phone or a microcontroller runs it.
+"""Compute the activation memory of a network for one image, as an interpreter on a phone or a microcontroller runs it.
 
-Operators run one after the other. While one runs, its inputs and outputs are in memory, and what later ones still need, such
+Operators run one after the other. While one runs, memory holds its inputs and outputs and whatever later operators need, such
 as the input of a residual block; the peak is the largest sum of these (MCUNet, Lin et al. 2020, arXiv:2007.10319). The image
-counts, weights do not: they stay in flash. No memory of their own need
-- views: a reshape, a slice, the zeros around a map, which a convolution that follows adds itself (LiteRT's converter makes an
-  operator of those of torch's strided convolutions and poolings: tflite-micro then takes more, docs/deployment.md);
+counts; weights do not, since they stay in flash. These need no memory of their own:
+- views: a reshape, a slice, or zero padding, which the next convolution adds itself (LiteRT's converter makes the padding of
+  torch's strided convolutions and poolings an operator, so tflite-micro needs more: docs/deployment.md);
 - batch norms and activations of one tensor that nothing else needs: they are folded into the convolution, or work in place.
-What a kernel needs within itself (the columns of a convolution) does not count.
+The internal memory of a kernel (such as the columns of a convolution) does not count.
 """
 
 from typing import NamedTuple
@@ -19,19 +19,19 @@ from torch.utils._pytree import tree_leaves
 from lightning_modules.networks.meta import on_meta
 
 FLOAT_BYTES, INT8_BYTES = 4, 1
-OF_A_MAP = 4  # numbers that say how the last two dimensions are padded
+OF_A_MAP = 4  # numbers that describe the padding of the last two dimensions
 
 
 class Operation(NamedTuple):
-    """Hold which activations an operator takes and gives, by their numbers."""
+    """Hold the numbers of an operator's input and output activations."""
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    works_in_place: bool  # where nothing else needs its input
+    works_in_place: bool  # if nothing else needs its input
 
 
 class ActivationTracker(TorchDispatchMode):
-    """Record which operators compute what from an image, from shapes only: on the meta device a pass takes no memory.
+    """Record the operators that process an image, from shapes only: on the meta device a pass takes no memory.
 
     Activations are numbered in the order in which they are computed; 0 is the image.
     """
@@ -40,11 +40,11 @@ class ActivationTracker(TorchDispatchMode):
         super().__init__()
         self.operations: list[Operation] = []
         self.sizes = [image.numel()]  # of each activation, in values
-        self._number = {_storage(image): 0}  # of the activation that a storage holds now
-        self._kept: list[Tensor] = [image]  # so that the storage of one is never that of another
+        self._number = {_storage(image): 0}  # storage -> number of the activation that it holds now
+        self._kept: list[Tensor] = [image]  # kept alive, so no storage is reused
 
     def number_of(self, tensor: Tensor) -> int | None:
-        """Return the number of the activation that a tensor is, or is a view of; None where it does not depend on the image."""
+        """Return the number of the activation that a tensor is, or is a view of; None if it does not depend on the image."""
         return self._number.get(_storage(tensor))
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -72,11 +72,11 @@ class ActivationTracker(TorchDispatchMode):
         return found
 
     def peak(self, result: int | None = None, n_operations: int | None = None) -> int:
-        """Return the most values that are in memory at once while a result is computed.
+        """Return the peak number of values in memory while a result is computed.
 
         Args:
             result: number of the activation; None: the last one.
-            n_operations: of those recorded, how many have run when it is there; None: all.
+            n_operations: number of recorded operations up to the result; None: all.
         """
         result = len(self.sizes) - 1 if result is None else result
         needed: list[Operation] = []
@@ -91,7 +91,7 @@ class ActivationTracker(TorchDispatchMode):
         for index, each in enumerate(needed):
             ending = [number for number in each.inputs if last_use[number] == index]
             is_in_place = each.works_in_place and len(ending) == len(each.inputs)
-            # Further outputs that nothing takes (statistics, places of the largest values) are for training
+            # Other outputs, which nothing uses (statistics, indices of maxima), are for training
             given = sum(self.sizes[number] for number in each.outputs if number in last_use)
             peak = max(peak, alive if is_in_place else alive + given)
             alive += given - sum(self.sizes[number] for number in ending)
@@ -100,7 +100,7 @@ class ActivationTracker(TorchDispatchMode):
 
 @torch.no_grad()
 def peak_activations(network: nn.Module, image_size: int) -> int:
-    """Return the most values that are in memory at once while a network computes the logits of one image."""
+    """Return the peak number of values in memory while a network computes the logits of one image."""
     image = torch.empty(1, 3, image_size, image_size, device="meta")
     network = on_meta(network)
     with ActivationTracker(image) as tracker:
@@ -109,7 +109,7 @@ def peak_activations(network: nn.Module, image_size: int) -> int:
 
 
 def kibibytes(values: float, bytes_each: int) -> float:
-    """Return the memory of so many values in KiB."""
+    """Return the memory of `values` in KiB."""
     return round(values * bytes_each / 1024, 2)
 
 
@@ -118,5 +118,5 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _is_padding(func, args) -> bool:
-    """Return whether an operator puts constants around a map, which the convolution or pooling that follows does by itself."""
+    """Return whether an operator pads a map with constants, which the next convolution or pooling can do itself."""
     return func.__name__.startswith("constant_pad_nd") and len(args[1]) <= OF_A_MAP

@@ -1,7 +1,7 @@
-"""A training step's loss and gradients as a CUDA graph: one launch, not one for each of some thousand short kernels.
+"""A training step's loss and gradients as a CUDA graph: one launch instead of a thousand or so launches of short kernels.
 
-A small network leaves a GPU waiting for the processor, which launches its kernels one by one. A graph launches the very same
-kernels at once, so that losses and weights stay the same bits (https://pytorch.org/docs/stable/notes/cuda.html, "CUDA graphs").
+With a small network, a GPU waits for the CPU, which launches the kernels one by one. A graph launches the same kernels at once,
+so losses and weights have the same bits (https://pytorch.org/docs/stable/notes/cuda.html, "CUDA graphs").
 """
 
 from collections.abc import Callable
@@ -14,21 +14,21 @@ from torch import Tensor
 if TYPE_CHECKING:
     from lightning_modules.image_classifier import ImageClassifier
 
-WARM_UPS = 2  # passes before the capture, in which libraries allocate and choose what they do only once; and one more
+WARM_UPS = 2  # passes before the capture, in which libraries allocate and choose algorithms once; one more pass follows
 
 
 class CapturedStep:
     """Replay the loss and the gradients of batches of one shape.
 
-    Capturing takes a few passes, after which statistics of batch norms and random numbers are as before.
+    Capturing takes a few passes, which leave batch norm statistics and random generators unchanged.
 
     Args:
-        classifier: in training mode on the GPU.
-        batch: of the shape to capture; tensors on the GPU.
-        context: makes the context of a step, of its precision.
+        classifier: classifier in training mode on the GPU.
+        batch: a batch of the shape to capture; tensors on the GPU.
+        context: makes the context manager of a step, which sets its precision.
 
     Raises:
-        RuntimeError: of torch, for a network or a loss that waits for the GPU or cannot be captured otherwise.
+        RuntimeError: from torch: the network or the loss waits for the GPU, or cannot be captured for another reason.
     """
 
     def __init__(self, classifier: "ImageClassifier", batch: dict, context: Callable[[], AbstractContextManager]):
@@ -48,10 +48,10 @@ class CapturedStep:
             for buffer, before in buffers:
                 buffer.copy_(before)
         for parameter in classifier.parameters():
-            parameter.grad = None  # of what has been frozen, replays would leave the last one
+            parameter.grad = None  # replays would leave the last gradient of a parameter that is now frozen
 
     def fits(self, batch: dict) -> bool:
-        """Return whether a batch has the shape of the captured one."""
+        """Return whether a batch has the shapes and types of the captured one."""
         tensors = {name: each for name, each in batch.items() if isinstance(each, Tensor)}
         return tensors.keys() == self.inputs.keys() and all(
             each.shape == self.inputs[name].shape and each.dtype == self.inputs[name].dtype
@@ -70,7 +70,7 @@ class CapturedStep:
 
 
 def _capture(step: Callable[[], tuple], device: torch.device) -> tuple[Callable[[], None], tuple]:
-    """Return what replays a step, and the tensors that it writes."""
+    """Return a function that replays a step, and the tensors that it writes."""
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
     generator = torch.cuda.default_generators[device.index]
     fresh, syncs = generator.clone_state(), torch.cuda.get_sync_debug_mode()
@@ -80,14 +80,14 @@ def _capture(step: Callable[[], tuple], device: torch.device) -> tuple[Callable[
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UPS):
                     step()
-                torch.cuda.set_sync_debug_mode("error")  # what waits for the GPU fails here, where it does no harm
+                torch.cuda.set_sync_debug_mode("error")  # code that waits for the GPU fails here, where it does no harm
                 step()
                 torch.cuda.set_sync_debug_mode(syncs)
-            # thread_local: the loader's thread may pin memory meanwhile
+            # thread_local, since the loader's thread may pin memory meanwhile
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 results = step()
     except RuntimeError:
-        generator.graphsafe_set_state(fresh)  # a capture that failed keeps the other one, and with it every dropout
+        generator.graphsafe_set_state(fresh)  # else later dropouts would use the failed capture's state
         raise
     finally:
         torch.cuda.set_sync_debug_mode(syncs)
@@ -96,7 +96,7 @@ def _capture(step: Callable[[], tuple], device: torch.device) -> tuple[Callable[
 
 
 class CapturedEvaluation:
-    """Replay the logits of batches of one shape, of a classifier in eval mode; all else as `CapturedStep`."""
+    """Replay the logits of batches of one shape, with a classifier in eval mode; otherwise like `CapturedStep`."""
 
     def __init__(self, classifier: "ImageClassifier", batch: dict, context: Callable[[], AbstractContextManager]):
         self.captured_of = state_of(classifier)
@@ -109,7 +109,7 @@ class CapturedEvaluation:
         self.run, (self.logits,) = _capture(step, self.pixels.device)
 
     def fits(self, batch: dict) -> bool:
-        """Return whether a batch has the shape of the captured one."""
+        """Return whether a batch has the shape and type of the captured one."""
         pixels = batch["pixels"]
         return pixels.shape == self.pixels.shape and pixels.dtype == self.pixels.dtype
 
@@ -121,7 +121,7 @@ class CapturedEvaluation:
 
 
 def state_of(classifier: "ImageClassifier") -> list:
-    """Return what a captured step depends on and callbacks may change between epochs: modes, frozen and replaced tensors."""
+    """Return what a captured step depends on that callbacks may change between epochs: modes, frozen and replaced tensors."""
     tensors = [*classifier.network.parameters(), *classifier.network.buffers()]
     return [
         [module.training for module in classifier.modules()],

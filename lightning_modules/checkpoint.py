@@ -1,4 +1,4 @@
-"""Checkpoints as input: read without running code, checked, and turned into a network or a classifier again."""
+"""Read checkpoints: without running code, with checks, and back into a network or a classifier."""
 
 import contextlib
 import hashlib
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 SELF_DESCRIPTION = ("network", "classes", "image_size", "mean", "std", "fit", "range", "interpolation")
 NETWORK_PREFIX = "network."  # of the network's tensors in a classifier's state dict
-LOSS_PREFIX = "loss."  # of those that a loss of the user's own keeps, to resume with
+LOSS_PREFIX = "loss."  # of the tensors that a user's own loss needs to resume
 MOST_EPOCHS = 10**7
 MOST_STEPS = 10**12
 MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "sum"}
@@ -37,20 +37,20 @@ class TrainedNetwork(NamedTuple):
 
     network: nn.Module  # in eval mode; normalized images (B, 3, H, W) -> logits (B, K)
     description: dict  # of SELF_DESCRIPTION
-    decision: Decision | None  # temperature, threshold, ..., as of evaluation.decision
+    decision: Decision | None  # temperature, threshold, ...; see evaluation.decision
 
 
 def read_checkpoint(path: Path) -> dict:
     """Read a checkpoint of this project and check its description and its weights.
 
     Raises:
-        UserError: missing, damaged, not a checkpoint of this version of the project, or with an absurd description.
+        UserError: the file is missing, damaged, not a checkpoint of this version of the project, or has an absurd description.
     """
     state = _load(path)
     described = state.get("hyper_parameters", {}) if isinstance(state, dict) else {}
     if not isinstance(described, dict):
         raise UserError(f"{path}: not a checkpoint of this project (its hyper_parameters are not a mapping)")
-    described.setdefault("fit", "squash")  # in checkpoints that were written before there was a choice
+    described.setdefault("fit", "squash")  # checkpoints from before these settings existed lack them
     described.setdefault("range", None)
     described.setdefault("interpolation", "bilinear")
     missing = [key for key in SELF_DESCRIPTION if key not in described]
@@ -71,18 +71,18 @@ def epochs_done(path: Path) -> int:
     """Return how many epochs a checkpoint was trained for; the weights are not read.
 
     Raises:
-        UserError: it holds no such number.
+        UserError: the checkpoint has no valid number of epochs.
     """
     return _count(_load(path, mmap=True), "epoch", MOST_EPOCHS, path) + 1
 
 
 def steps_done(path: Path) -> int:
-    """Return how many optimizer steps a checkpoint was trained for; as `epochs_done`."""
+    """Return how many optimizer steps a checkpoint was trained for, like `epochs_done`."""
     return _count(_load(path, mmap=True), "global_step", MOST_STEPS, path)
 
 
 def range_of_checkpoint(path: Path) -> list | None:
-    """Return how a checkpoint scales images of more than 8 bits a channel, as of `datamodules.deep_pixels.ValueRange`.
+    """Return the arguments of `datamodules.deep_pixels.ValueRange` with which a checkpoint scales more than 8 bits.
 
     Raises:
         UserError: see `read_checkpoint`.
@@ -91,7 +91,7 @@ def range_of_checkpoint(path: Path) -> list | None:
 
 
 def stopped_in_epoch(path: Path) -> bool:
-    """Return whether a checkpoint was written in the middle of an epoch, which `epochs_done` counts as well."""
+    """Return whether a checkpoint was written in the middle of an epoch, which `epochs_done` counts as done."""
     progress = _load(path, mmap=True)
     for key in ("loops", "fit_loop", "epoch_progress", "current"):
         progress = progress.get(key) if isinstance(progress, dict) else None
@@ -110,7 +110,7 @@ def read_description(path: Path) -> dict | None:
     """Return the unchecked description in a checkpoint or in a safetensors file's header, or None; the weights are not read.
 
     Raises:
-        UserError: no file of weights.
+        UserError: the file does not hold weights.
     """
     state = _load(path, mmap=True)
     described = state.get("hyper_parameters") if isinstance(state, dict) else None
@@ -118,16 +118,15 @@ def read_description(path: Path) -> dict | None:
 
 
 def as_safetensors(checkpoint: dict) -> bytes:
-    """Return the network's weights in a checkpoint as a safetensors file, with its description as JSON in the header.
+    """Return the network's weights in a checkpoint as a safetensors file, with the description as JSON in its header.
 
-    The names are the network's own, so that others load them without this project: those of torchvision or timm where the
-    network is one of theirs.
+    The names are the network's own (torchvision's or timm's for their networks), so others can load them without this project.
     """
-    from safetensors.torch import save  # late: most commands write none
+    from safetensors.torch import save  # late, since most commands do not need it
 
     described = {**checkpoint["hyper_parameters"], "decision": checkpoint.get("decision")}
     weights = {
-        # a copy each, since weights that two layers share would be refused
+        # copies, since the library refuses weights that two layers share
         name.removeprefix(NETWORK_PREFIX): tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in checkpoint["state_dict"].items()
         if name.startswith(NETWORK_PREFIX)
@@ -137,22 +136,22 @@ def as_safetensors(checkpoint: dict) -> bytes:
 
 
 def _in_order(content: bytes) -> bytes:
-    """Return a safetensors file with a checksum, and its texts in order, which the library draws: same weights, same bytes."""
+    """Add a checksum to a safetensors file and sort its texts, whose order is random, so equal weights give equal bytes."""
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
     texts = header["__metadata__"] | {CHECKSUM: hashlib.sha256(content[start:]).hexdigest()}
     header["__metadata__"] = dict(sorted(texts.items()))
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # numbers begin at a multiple of 8
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
     return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def _from_safetensors(path: Path, *, tensors: bool) -> dict:
-    """Return what `as_safetensors` wrote in the form of a checkpoint."""
+    """Return what `as_safetensors` wrote, in the form of a checkpoint."""
     weights, texts = read_safetensors(path, tensors=tensors)
     described = {}
     for name, text in texts.items():
-        with contextlib.suppress(ValueError, RecursionError):  # `format`, and texts that others have written
+        with contextlib.suppress(ValueError, RecursionError):  # `format` and texts of other programs are not JSON
             described[name] = json.loads(text)
     decision = described.pop("decision", None)
     named = {NETWORK_PREFIX + name: tensor for name, tensor in weights.items()}
@@ -170,26 +169,26 @@ def _load(path: Path, mmap: bool = False):
         return _from_safetensors(path, tensors=not mmap) if is_safetensors(path) else load_tensors(path, mmap=mmap)
     except (UserError, OSError) as error:
         raise UserError(
-            f"{path}: not a checkpoint, or a damaged one ({error}); take best.ckpt or last.ckpt of a run"
+            f"{path}: not a checkpoint, or a damaged one ({error}); use best.ckpt or last.ckpt of a run"
         ) from error
 
 
 def _check_tensors(state_dict, path: Path) -> None:
-    """Refuse weights that are no plain tensors, or expanded from few numbers, which would fill the memory."""
+    """Refuse weights that are not plain tensors, or that are expanded from few numbers and would fill the memory."""
     if not isinstance(state_dict, dict) or not all(isinstance(name, str) for name in state_dict):
         raise UserError(f"{path}: its state_dict is not a mapping of names, {NEXT}")
     for name, tensor in state_dict.items():
         if not is_plain(tensor):
-            raise UserError(f"{path}: its weights {name[:100]} are no plain tensor, {NEXT}")
+            raise UserError(f"{path}: its weights {name[:100]} are not a plain tensor, {NEXT}")
         if tensor.nbytes > tensor.untyped_storage().nbytes():
-            raise UserError(f"{path}: its weights {name[:100]} are {tuple(tensor.shape)} of fewer numbers, {NEXT}")
+            raise UserError(f"{path}: its weights {name[:100]} are {tuple(tensor.shape)} from fewer numbers, {NEXT}")
 
 
 def load_network(path: Path) -> TrainedNetwork:
-    """Build the network of a checkpoint with its weights; imports no Lightning.
+    """Build the network of a checkpoint with its weights, without importing Lightning.
 
     Raises:
-        UserError: see `read_checkpoint`; or no network of this project, or weights that do not fit it.
+        UserError: see `read_checkpoint`; or the network is not one of this project, or the weights do not fit it.
     """
     state = read_checkpoint(path)
     description = {key: state["hyper_parameters"][key] for key in SELF_DESCRIPTION}
@@ -203,13 +202,13 @@ def load_classifier(path: Path) -> "ImageClassifier":
     """Build the classifier of a checkpoint with its weights, in eval mode.
 
     Raises:
-        UserError: as of `load_network`.
+        UserError: see `load_network`.
     """
     return _classifier(read_checkpoint(path), path)
 
 
 def load_best(path: Path) -> tuple["ImageClassifier", int, dict]:
-    """Return `load_classifier`, `epochs_done` and `read_checkpoint` of a checkpoint, which is read once."""
+    """Return the results of `load_classifier`, `epochs_done` and `read_checkpoint` for a checkpoint, reading it once."""
     state = read_checkpoint(path)
     return _classifier(dict(state), path), _count(state, "epoch", MOST_EPOCHS, path) + 1, state
 
@@ -225,10 +224,10 @@ def _classifier(state: dict, path: Path) -> "ImageClassifier":
 
 
 def check_same_network(path: Path, network: dict, classes: list[str]) -> None:
-    """Make sure that a run with this network can resume from the checkpoint.
+    """Check that a run with this network can resume from the checkpoint.
 
     Raises:
-        UserError: names what differs; or the optimizer's state is of other weights.
+        UserError: network or classes differ (names which), or the optimizer's state belongs to other weights.
     """
     state = read_checkpoint(path)
     _check_moments(state.get("optimizer_states"), {tensor.shape for tensor in state["state_dict"].values()}, path)
@@ -242,7 +241,7 @@ def check_same_network(path: Path, network: dict, classes: list[str]) -> None:
 
 
 def _check_moments(states, shapes: set[torch.Size], path: Path) -> None:
-    """Check the shapes of an optimizer's moments, on which torch would fail in the next step."""
+    """Check the shapes of an optimizer's moments, which torch would only notice in the next step."""
     kept = [state.get("state") for state in states if isinstance(state, dict)] if isinstance(states, list) else []
     for of_weight in (each for state in kept if isinstance(state, dict) for each in state.values()):
         for name in MOMENTS & of_weight.keys() if isinstance(of_weight, dict) else ():
@@ -253,22 +252,22 @@ def _check_moments(states, shapes: set[torch.Size], path: Path) -> None:
 
 
 def _describe(network: dict) -> str:
-    """Return `truncated, backbone shufflenet_v2_x0_5, keep 5` of a checkpoint's `network`."""
+    """Return `truncated, backbone shufflenet_v2_x0_5, keep 5` for a checkpoint's `network`."""
     arguments = dict(network)
     return ", ".join([arguments.pop("network"), *(f"{key} {value}" for key, value in arguments.items())])
 
 
 def _check_fits(state: dict, path: Path) -> dict[str, Tensor]:
-    """Return the weights by their names in the checkpoint's network, which is built without memory to compare.
+    """Return the weights by their names in the checkpoint's network, which is built without memory for the comparison.
 
-    What a loss has kept is taken out of `state`: evaluation has no use for it.
+    The tensors of a loss are removed from `state`, since evaluation does not use them.
 
     Raises:
-        UserError: no network of this project, or one that has other weights.
+        UserError: the network is not one of this project, or has other weights.
     """
     described = state["hyper_parameters"]["network"]
     try:
-        # One of the user's own may compute with its weights when it is built
+        # A user's own network may compute with its weights when it is built
         own = is_full_name(described.get("network"))
         with network_errors(), contextlib.nullcontext() if own else torch.device("meta"):
             network = build_network(num_classes=len(state["hyper_parameters"]["classes"]), **described)
@@ -278,15 +277,15 @@ def _check_fits(state: dict, path: Path) -> dict[str, Tensor]:
     state["state_dict"] = {name: t for name, t in state["state_dict"].items() if not name.startswith(LOSS_PREFIX)}
     named = {name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in state["state_dict"].items()}
     reason = next((f"{name} is missing" for name in wanted if name not in named), None)
-    reason = reason or next((f"{name[:100]} is not in it" for name in named if name not in wanted), None)
+    reason = reason or next((f"the network has no {name[:100]}" for name in named if name not in wanted), None)
     for name, tensor in named.items() if not reason else ():
         here, there = wanted[name], tensor
         if not fits(there, here):
-            reason = f"{name} is {tuple(here.shape)} there and {tuple(there.shape)} in the file, of {there.dtype}"
+            reason = f"{name} is {tuple(here.shape)} there, but {tuple(there.shape)} in the file, of {there.dtype}"
             break
     if reason:
         raise UserError(f"{path}: the weights do not fit the network named in it ({_describe(described)}): {reason}")
-    # Names that are the same numbers in the file, but not in the network, fill the memory
+    # Names that share numbers in the file, but not in the network, could fill the memory
     distinct = {id(own): named[name].nbytes for name, own in network.state_dict(keep_vars=True).items()}
     if (nbytes := sum(distinct.values())) > path.stat().st_size:
         raise UserError(f"{path}: its weights are {nbytes / 2**20:,.0f} MiB in a smaller file, {NEXT}")
@@ -294,7 +293,7 @@ def _check_fits(state: dict, path: Path) -> dict[str, Tensor]:
 
 
 def _fill(module: nn.Module, state_dict: dict[str, Tensor], path: Path) -> None:
-    """Load all weights, and warn of those that are not finite."""
+    """Load all weights, and warn about those that are not finite."""
     load_by_name(module, state_dict, strict=True)
     odd = sum(int((~torch.isfinite(tensor)).sum()) for tensor in state_dict.values())
     if odd:

@@ -1,4 +1,4 @@
-"""What each cut of a backbone costs, as `model=truncated` would build it, from two forward passes at each image size."""
+"""Measure what each cut of a backbone costs as `model=truncated` builds it, with two forward passes per image size."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -22,34 +22,34 @@ from lightning_modules.networks.truncated import (
 )
 from lightning_modules.profiling import count_parameters, profile_thop
 
-HEAD = {"hidden_dims": [], "dropout": [0.2]}  # of conf/model/truncated.yaml
+HEAD = {"hidden_dims": [], "dropout": [0.2]}  # the head of conf/model/truncated.yaml
 CLASSES = 2
 
 
 class CutCost(NamedTuple):
-    """Describe a cut: how it is asked for, what it gives, and what it costs with its head."""
+    """Describe a cut: the values of `keep` that select it, its output, and its cost with a head."""
 
     keep: str  # the name of its last block
-    number: int | None  # of blocks, where it can be asked for by that
+    number: int | None  # number of blocks, if that selects it too
     features: int
-    maps: tuple[tuple[int, ...], ...]  # what it gives for each size, without the batch
+    maps: tuple[tuple[int, ...], ...]  # shape of its output for each size, without the batch
     parameters: int
-    weight_bytes: int  # of all tensors of its state dict
-    macs: tuple[int, ...]  # thop's, of each size
-    activations: tuple[int, ...]  # the most values that are in memory at once, of each size
+    weight_bytes: int  # of all tensors in its state dict
+    macs: tuple[int, ...]  # thop's count for each size
+    activations: tuple[int, ...]  # peak number of values in memory for each size
 
 
 class BackboneCosts(NamedTuple):
-    """Hold the cuts of a backbone before the pooling, in the order in which it runs."""
+    """Hold the cuts of a backbone before its pooling, in the order in which it runs them."""
 
-    sizes: tuple[int, ...]  # of images, at which the cuts were measured
+    sizes: tuple[int, ...]  # image sizes at which the cuts were measured
     count: int
     cuts: list[CutCost]
-    refused: dict[int, str]  # sizes that the backbone does not take, with the reason
+    refused: dict[int, str]  # image sizes that the backbone does not accept, with the reason
 
 
 class _Pass(NamedTuple):
-    """Hold what one image has passed through: of each cut the shape of its output and its place among the operations."""
+    """Hold one forward pass: for each cut, the shape of its output, its activation number and its place in the operations."""
 
     tracker: ActivationTracker
     places: dict[str, tuple[torch.Size, int | None, int]]
@@ -63,14 +63,14 @@ def cut_costs(
     num_classes: int = CLASSES,
     head: dict = HEAD,
 ) -> BackboneCosts:
-    """Measure each cut of a backbone at these sizes of images; at its own one where it takes none of them.
+    """Measure each cut of a backbone at these image sizes, or at its own size if it accepts none of them.
 
     Args:
-        only_last: only the cost of the last cut.
-        head: settings of what follows the pooled features.
+        only_last: measure only the last cut.
+        head: settings of the head.
 
     Raises:
-        NetworkError: no such backbone, or a head that does not fit.
+        NetworkError: there is no such backbone, or the head does not fit.
     """
     with torch.device("meta"):
         whole = build_backbone(backbone).eval()
@@ -78,7 +78,7 @@ def cut_costs(
     kept = dict(kept_parts(whole, backbone))
     numbers = {name: number for number, name in enumerate(cut_names(whole, backbone), 1)}
     measured = whole
-    if backbone in BACKBONES and hasattr(whole, "features"):  # what follows may want other sizes of images
+    if backbone in BACKBONES and hasattr(whole, "features"):  # later layers may need other image sizes
         measured = nn.Sequential(OrderedDict(features=whole.features))
     passes, refused = {}, {}
     for size in dict.fromkeys((*sizes, PROBE_SIZE, own_size)):
@@ -113,7 +113,7 @@ def cut_costs(
 
 
 def _track(whole: nn.Module, names: list[str], size: int) -> _Pass:
-    """Pass an image through a network, without numbers."""
+    """Pass an image through a network on the meta device."""
     tracker, places = ActivationTracker(image := _image(size)), {}
 
     def keep_place(output: object, name: str) -> None:
@@ -134,12 +134,12 @@ def _track(whole: nn.Module, names: list[str], size: int) -> _Pass:
 
 
 def _with_tail(found: _Pass, name: str, tail: nn.Module, macs: float) -> tuple[int, int]:
-    """Return the MACs of a cut and its tail, and the most values that are in memory at once while both run."""
+    """Return the MACs of a cut and its tail, and the peak number of values in memory while both run."""
     shape, number, n_operations = found.places[name]
     features = torch.zeros(shape)
     with ActivationTracker(features) as tracker:
         tail(features)
-    also_kept = found.tracker.sizes[number] - features.numel()  # of which the features are a part
+    also_kept = found.tracker.sizes[number] - features.numel()  # if the features are a part of a larger activation
     peak = max(found.tracker.peak(number, n_operations), tracker.peak() + also_kept)
     return int(macs + profile_thop(tail, features)[0]), peak
 
@@ -153,7 +153,7 @@ def _image(size: int) -> Tensor:
 
 
 def kept_parts(whole: nn.Module, backbone: str) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the name of each cut and what it keeps, by the names of the whole network."""
+    """Yield each cut: its name in the whole network, and the part of the network that it keeps."""
     if not has_numbered_children(backbone):
         blocks = Blocks(whole)
         for name in blocks.cuts:

@@ -1,4 +1,4 @@
-"""The pooled features after every cut of a backbone, from one forward pass of the network that is cut last.
+"""Compute the pooled features of every cut of a backbone in one forward pass of the deepest cut.
 
 Shapes: B batch, C channels, H = W pixels.
 """
@@ -26,7 +26,7 @@ def in_order(backbone: str, cuts: Iterable[str]) -> list[str]:
     """Return cuts in the order in which the backbone runs them.
 
     Raises:
-        NetworkError: no such backbone, or no such cut.
+        NetworkError: there is no such backbone or cut.
     """
     places = {name: place for place, name in enumerate(_names(backbone))}
     cuts = list(cuts)
@@ -37,7 +37,7 @@ def in_order(backbone: str, cuts: Iterable[str]) -> list[str]:
 
 @functools.cache
 def _names(backbone: str) -> tuple[str, ...]:
-    """Return the names of what a backbone can be cut after: each module behind those that it runs first."""
+    """Return the names of all modules that a backbone can be cut after, in running order: children before their parent."""
     with torch.device("meta"):
         whole = build_backbone(backbone)
     if not has_numbered_children(backbone):
@@ -53,15 +53,15 @@ def _children_first(module: nn.Module, prefix: str) -> Iterator[str]:
 
 
 class CutFeatures(nn.Module):
-    """Give what global average pooling gives after each cut, as the network has it that ends there.
+    """Return the globally average-pooled features of each cut, the same as in a network that ends there.
 
     Args:
-        network: `model=truncated`, cut after the last one of `cuts`.
-        backbone: its name.
-        cuts: names of last blocks, as `cut_costs` has them.
+        network: `model=truncated`, cut after the last of `cuts`.
+        backbone: name of its backbone.
+        cuts: names of last blocks, as in `cut_costs`.
 
     Raises:
-        NetworkError: a cut that the network does not run, or that gives no map.
+        NetworkError: the network does not run a cut, or a cut has no feature map.
     """
 
     def __init__(self, network: Truncated, backbone: str, cuts: Sequence[str]):
@@ -70,7 +70,7 @@ class CutFeatures(nn.Module):
         own = {cut: cut.removeprefix(network.prefix) for cut in self.cuts}
         maps = _maps(self.backbone, backbone, own.values())
         if missing := [cut for cut, name in own.items() if maps.get(name) is None]:
-            raise NetworkError(f"{backbone} gives no map of features after {', '.join(missing)} in one pass")
+            raise NetworkError(f"{backbone} gives no feature map after {', '.join(missing)} in one pass")
         self.channels = [maps[name][0] for name in own.values()]
         self._found: dict[str, Tensor] = {}
         for cut, name in own.items():
@@ -79,7 +79,7 @@ class CutFeatures(nn.Module):
             )
 
     def _pool(self, _module: nn.Module, _inputs: tuple, output: Tensor, *, cut: str, to_map: ToMap | None) -> None:
-        """Keep the mean of a block's output at once: the next block may change it in place."""
+        """Store the mean of a block's output immediately, since the next block may change the output in place."""
         self._found[cut] = (output if to_map is None else to_map(output)).mean((2, 3))
 
     def forward(self, x: Tensor) -> list[Tensor]:  # (B, 3, H, W)
@@ -92,7 +92,7 @@ class CutFeatures(nn.Module):
 
 @torch.no_grad()
 def _maps(kept: nn.Module, backbone: str, names: Iterable[str]) -> dict[str, tuple[int, ToMap | None] | None]:
-    """Return for each block what `as_map` says of it, by the shapes of one pass on torch's meta device."""
+    """Return the result of `as_map` for each block, from the shapes of one pass on torch's meta device."""
     with torch.device("meta"):
         whole = build_backbone(backbone)
     kept, shapes = on_meta(kept), {}
@@ -104,7 +104,7 @@ def _maps(kept: nn.Module, backbone: str, names: Iterable[str]) -> dict[str, tup
         shapes.clear()
         try:
             kept.eval()(torch.empty(1, 3, size, size, device="meta"))
-        except (RuntimeError, AssertionError):  # of another size of images
+        except (RuntimeError, AssertionError):  # needs another image size
             continue
         break
     return {name: as_map(shape, whole) for name, shape in shapes.items()}

@@ -1,4 +1,4 @@
-"""Where an epoch ends: with its last batch, or with the batch after which the training stops; and how far a training is."""
+"""Where an epoch ends (its last batch, or the batch after which training stops), and how far training is."""
 
 import math
 
@@ -6,38 +6,38 @@ from lightning.pytorch.callbacks import Timer
 
 
 def ends_epoch(trainer) -> bool:
-    """Return whether this training batch is the last one of its epoch, also where the training is stopped within it.
+    """Return whether this training batch is the last of its epoch, including when training stops in the middle of it.
 
-    In `on_train_batch_end`; a callback that stops the training may still come, and is known to those after it.
+    For `on_train_batch_end`. A later callback may still stop the training; only callbacks after that one see it.
     """
     return trainer.is_last_batch or stops(trainer)
 
 
 def stops(trainer) -> bool:
-    """Return whether the training was asked to stop and may: trainer.min_epochs and min_steps hold it up."""
+    """Return whether training was asked to stop and may do so; trainer.min_epochs and min_steps can delay it."""
     return trainer.should_stop and trainer.fit_loop._can_stop_early
 
 
 def may_save(trainer, batch_idx: int) -> bool:
     """Return whether a checkpoint may be written after this training batch, in the middle of the epoch.
 
-    Not where gradients were accumulated and not applied, since no checkpoint keeps them; nor where the epoch ends, whose
-    own checkpoint comes after its validation.
+    It may not while accumulated gradients are not applied, since no checkpoint keeps them, nor at the end of the epoch, which
+    has its own checkpoint after validation.
     """
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not ends_epoch(trainer)
 
 
 def steps_in_epoch(trainer) -> int:
-    """Return the optimizer steps that were done of an epoch that resumes in its middle; 0 for any other."""
+    """Return the optimizer steps already done in an epoch that resumes in its middle; 0 for other epochs."""
     if not trainer.fit_loop.restarting:
         return 0
     return (trainer.fit_loop.batch_idx + 1) // trainer.accumulate_grad_batches
 
 
 def time_share(trainer) -> float | None:
-    """Return the share of the training's time limit that is over, the same in all processes; None where it has none.
+    """Return the share of the training's time limit that is over, the same in all processes; None without a limit.
 
-    Where trainer.min_epochs or min_steps hold it up, the share of these that is done, if that is smaller.
+    If trainer.min_epochs or min_steps extend training beyond it, return the share of these that is done if it is smaller.
     """
     shares = [
         timer.time_elapsed() / ((timer.time_elapsed() + left_s) or 1)
@@ -47,7 +47,7 @@ def time_share(trainer) -> float | None:
     if not shares:
         return None
     least = trainer.min_steps or 0
-    if trainer.fit_loop.min_epochs and trainer.num_training_batches < math.inf:  # which it is before training
+    if trainer.fit_loop.min_epochs and trainer.num_training_batches < math.inf:  # infinite before training
         steps = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
         least = max(least, trainer.fit_loop.min_epochs * steps)
     share = min(max(shares), trainer.global_step / least) if least else max(shares)
@@ -55,10 +55,10 @@ def time_share(trainer) -> float | None:
 
 
 def epochs_in(trainer, fraction: float) -> int:
-    """Return a share of the training's epochs, rounded down: of 90 epochs 0.7 are 63, where 0.7 * 90 is 62.99999999999999."""
+    """Return a share of the training's epochs, rounded down: 0.7 of 90 is 63, although 0.7 * 90 is 62.99999999999999."""
     return int(round(fraction * trainer.max_epochs, 6))
 
 
 def is_past(trainer, fraction: float) -> bool:
-    """Return whether this epoch is after a share of the training: of its epochs, rounded down, or of its time limit."""
+    """Return whether this epoch is past a share of training: of its epochs, rounded down, or of its time limit."""
     return trainer.current_epoch >= epochs_in(trainer, fraction) or (time_share(trainer) or 0) > fraction

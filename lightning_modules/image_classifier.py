@@ -40,29 +40,30 @@ log = logging.getLogger(__name__)
 class ImageClassifier(L.LightningModule):
     """Train a network for K classes of images, and describe it in every checkpoint.
 
-    All arguments but `loss`, `optimizer` and `scheduler` are plain values and go into every checkpoint, from which
-    `checkpoint.load_classifier` builds the same classifier again.
+    All arguments except `loss`, `optimizer` and `scheduler` are plain values that every checkpoint holds, so
+    `checkpoint.load_classifier` can build the same classifier again.
 
     Args:
-        network: `network`, one of `networks.registry.NETWORKS`, and its arguments.
+        network: dict with `network`, a name in `networks.registry.NETWORKS`, and its arguments.
         classes: names, in the order of the logits.
-        image_size: pixels, height and width.
-        mean: of each channel, as the images are normalized.
-        std: of each channel.
-        fit: how images become squares, as of the datamodule.
-        range: of the values of images with more than 8 bits a channel: low, high, and whether it is of all files, as of
-            `datamodules.deep_pixels.ValueRange`; None where all were of 8 bits or stated it themselves.
-        interpolation: how images are resized, as of the datamodule.
-        optimizer: parameters, or the network where its argument is called so, -> optimizer. Not needed where nothing is
-            trained.
-        loss: logits (B, K), and labels (B,) or the shares of mixed ones (B, K), -> (B,), for training; or a function of
-            `class_counts` that makes it, to be called before training starts (engine.run.stages.complete_loss).
-        scheduler: optimizer -> Lightning's scheduler dictionary (scheduler, monitor, interval), or a scheduler to step after
-            each epoch; None keeps the learning rate. Where it has such arguments it gets the `steps` of the whole training,
-            the same as `max_steps` where steps or a time limit end it, and `time_share()`, how much of the limit is over.
+        image_size: height and width in pixels.
+        mean: normalization mean of each channel.
+        std: normalization standard deviation of each channel.
+        fit: how images become squares; see the datamodule.
+        range: arguments of `datamodules.deep_pixels.ValueRange` for images of more than 8 bits per channel: low, high, and
+            whether it is for all files; None if all images had 8 bits or stated their range.
+        interpolation: how images are resized; see the datamodule.
+        optimizer: function of the parameters, or of the network if its argument has that name, that returns an optimizer. Not
+            needed without training.
+        loss: training loss: logits (B, K), and labels (B,) or shares of mixed labels (B, K), -> (B,); or a function of
+            `class_counts` that makes it, called before training starts (engine.run.stages.complete_loss).
+        scheduler: function of the optimizer that returns Lightning's scheduler dictionary (scheduler, monitor, interval) or a
+            scheduler to step after each epoch; None keeps the learning rate. If it has these arguments, it gets `steps`, the
+            steps of the whole training; `max_steps`, the same if steps or a time limit end the training; and `time_share`, a
+            function that returns how much of the limit is over.
 
     Raises:
-        UserError: a network that cannot be built.
+        UserError: the network cannot be built.
     """
 
     def __init__(
@@ -85,25 +86,25 @@ class ImageClassifier(L.LightningModule):
         self.hparams["schema"] = CHECKPOINT_SCHEMA
         self.loss = loss or CrossEntropy()
         self.distillation: DistillationLoss | None = None  # set by callbacks/distillation.py
-        self.max_steps: int | None = None  # of the optimizer, set by callbacks/max_steps.py
-        self.pretrained = True  # engine/run/stages.py sets it to False where the weights are random
+        self.max_steps: int | None = None  # optimizer steps, set by callbacks/max_steps.py
+        self.pretrained = True  # engine/run/stages.py sets it to False if the weights are random
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.classes = list(classes)
         with network_errors():
             built = build_network(num_classes=len(classes), **network)
-        # channels_last: 1.4 times as fast on a processor with this network, and the batches have that layout
+        # channels_last: 1.4 times as fast on a CPU with this network, and the batches have that layout
         self.network = built.to(memory_format=torch.channels_last)
         self.train_metrics = EpochMetrics()
         self.evaluation_metrics = EpochMetrics()  # of a pass over val or test
         self.results: dict[str, dict[str, float]] = {}  # stage -> its last metrics
-        self._loaded_schedulers: list[dict] | None = None  # their states in the checkpoint that is resumed
-        self._other_scheduler = False  # than in this checkpoint
-        self.decision: Decision | None = None  # temperature, threshold, ..., where its checkpoint has them
-        self.captured: CapturedStep | None = None  # this and the next set by callbacks/cuda_graphs.py
+        self._loaded_schedulers: list[dict] | None = None  # states of the schedulers in the checkpoint that is resumed
+        self._other_scheduler = False  # whether the checkpoint has a scheduler of another kind
+        self.decision: Decision | None = None  # temperature, threshold, ..., if its checkpoint has them
+        self.captured: CapturedStep | None = None  # set by callbacks/cuda_graphs.py, like the next one
         self.captured_evaluation: CapturedEvaluation | None = None
-        self._shapes: dict[str, tuple[int, ...] | None] = {}  # of the tensors in a checkpoint, before training
-        self._is_replayed = False  # whether this step's gradients are there already
+        self._shapes: dict[str, tuple[int, ...] | None] = {}  # shapes of a checkpoint's tensors before training
+        self._is_replayed = False  # whether a replay has already computed this step's gradients
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return logits (B, K) of normalized images (B, 3, H, W)."""
@@ -124,15 +125,15 @@ class ImageClassifier(L.LightningModule):
             super().backward(loss, *arguments, **options)
 
     def predict_and_score(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits (B, K), labels (B,) and the mean loss of a batch of the training."""
+        """Return logits (B, K), labels (B,) and the mean loss of a training batch."""
         logits = self(batch["pixels"])
         if not logits.requires_grad:
             name = self.hparams["network"]["network"]
             raise UserError(
-                f"model.network={name}: its logits do not depend on its weights in training, so that nothing would be learned; "
-                "leave out no_grad and detach"
+                f"model.network={name}: its logits do not depend on its weights in training, so nothing would be learned; "
+                "remove no_grad and detach"
             )
-        targets = batch.get("targets")  # (B, K), where the batch is mixed
+        targets = batch.get("targets")  # (B, K) if the batch is mixed
         labels = batch["labels"] if targets is None else targets.argmax(1)
         losses = self.loss(logits, labels if targets is None else targets)  # (B,)
         if self.distillation is not None:
@@ -145,8 +146,8 @@ class ImageClassifier(L.LightningModule):
     def on_train_start(self) -> None:
         if self.trainer.global_step == 0:
             return
-        # Resumed: the checkpoint has restored what optimizer and schedule were set to when it was written. The settings of this
-        # command count, and the epochs and steps to come, of which batches of another size or an epoch cut short make others.
+        # Resumed: the checkpoint has restored the settings that optimizer and schedule had when it was written. This command's
+        # settings count instead, and its number of epochs and steps, which another batch size or an epoch cut short may change.
         (optimizer,) = self.trainer.optimizers
         check_same_optimizer(optimizer, self._group_settings)
         before = [group["lr"] for group in optimizer.param_groups]
@@ -161,12 +162,12 @@ class ImageClassifier(L.LightningModule):
                 restore_settings(config.scheduler, self._scheduler_settings)
 
     def scale_backbone_lr(self, factor: float) -> None:
-        """Multiply the backbone's learning rate of this command, before `on_train_start` takes a resumed training to it.
+        """Multiply this command's learning rate of the backbone, before `on_train_start` applies it to a resumed training.
 
-        Of an optimizer that does not tell backbone and head apart it is that of the whole network.
+        If the optimizer does not distinguish backbone and head, multiply that of the whole network.
         """
         (optimizer,) = self.trainer.optimizers
-        started = self.trainer.global_step > 0  # then the checkpoint has restored multiplied ones
+        started = self.trainer.global_step > 0  # if so, the checkpoint has restored multiplied learning rates
         factors = [1.0 if settings.get("part") == "head" else factor for settings in self._group_settings]
         for settings, group, own in zip(self._group_settings, optimizer.param_groups, factors, strict=True):
             for of in (settings,) if started else (settings, group):
@@ -178,7 +179,7 @@ class ImageClassifier(L.LightningModule):
                 scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
 
     def _restart_lr(self, optimizer: torch.optim.Optimizer, before: list[float]) -> None:
-        """Start with the learning rate of this command, since what another scheduler made of it ends with that one."""
+        """Restart from the learning rate of this command, since the changes of another scheduler no longer apply."""
         restart_lr(optimizer)
         after = [group["lr"] for group in optimizer.param_groups]
         if any(not math.isclose(a, b, rel_tol=1e-6) for a, b in zip(after, before, strict=True)):
@@ -188,7 +189,7 @@ class ImageClassifier(L.LightningModule):
             )  # fmt: skip
 
     def _move(self, config, before: list[float]) -> None:
-        """Set a schedule to where the training is, and log that it has another length than in the checkpoint."""
+        """Set a schedule to where the training is; warn if the learning rate differs from that in the checkpoint."""
         schedule, by_step = config.scheduler, config.interval == "step"
         if by_step:
             schedule.move(self.trainer.global_step, self._total_steps())
@@ -198,28 +199,28 @@ class ImageClassifier(L.LightningModule):
         odd = (1e-2 if timed else 1e-6) * max(schedule.base_lrs)
         if any(abs(a - b) > odd for a, b in zip(after, before, strict=True)):
             log.warning(
-                "the learning rate is from here on that of a training of %s %s%s at %s of them: %.2g instead of %.2g in the "
-                "checkpoint", f"{schedule.length:,}", "steps" if by_step else "epochs",
-                ", or of the time limit," if timed else "", f"{schedule.last_epoch:,}", max(after), max(before),
+                "from here on, the learning rate follows a training of %s %s%s, of which %s are done: %.2g instead of %.2g in "
+                "the checkpoint", f"{schedule.length:,}", "steps" if by_step else "epochs",
+                " or of the time limit" if timed else "", f"{schedule.last_epoch:,}", max(after), max(before),
             )  # fmt: skip
 
     def on_train_epoch_start(self) -> None:
-        self.results.pop("val", None)  # of an earlier epoch: with check_val_every_n_epoch not each has some
+        self.results.pop("val", None)  # of an earlier epoch; with check_val_every_n_epoch some epochs have none
 
     def on_train_batch_end(self, outputs, batch, batch_idx) -> None:
-        # With the last batch and not in on_train_epoch_end, since callbacks have theirs before the module. Here all
-        # callbacks had theirs, so that whoever stops the training has done so.
+        # Here and not in on_train_epoch_end, which callbacks run before the module does. By now all callbacks have run for
+        # this batch, so any callback that stops the training has done so.
         if ends_epoch(self.trainer):
             self._finish("train", self.train_metrics)
-        if stops(self.trainer):  # Lightning validates after this batch, which else it would not in each epoch
+        if stops(self.trainer):  # makes Lightning validate after this batch even if this epoch has no validation
             self.trainer.check_val_every_n_epoch = 1
             for config in self.trainer.lr_scheduler_configs:
                 if isinstance(config.scheduler, Schedule) and config.interval == "step":
-                    config.scheduler.move(config.scheduler.last_epoch)  # where the time is over by now
+                    config.scheduler.move(config.scheduler.last_epoch)  # the time limit may be over by now
 
     def on_train_epoch_end(self) -> None:
-        # Lightning steps the scheduler after it has written the epoch's checkpoint, so that a run that resumes from it
-        # would miss the step. Here it comes before. A plateau is not stepped on the value of an earlier epoch.
+        # Lightning steps the scheduler after writing the epoch's checkpoint, so a run that resumes from it would miss the
+        # step. Here the step comes first. A plateau scheduler is not stepped with the value of an earlier epoch.
         for config in self.trainer.lr_scheduler_configs:
             if config.interval == "step":
                 continue
@@ -230,20 +231,20 @@ class ImageClassifier(L.LightningModule):
                 config.scheduler.step()
 
     def lr_scheduler_step(self, scheduler, metric) -> None:
-        """Step a scheduler of every step; `on_train_epoch_end` has stepped the others."""
+        """Step a scheduler that steps after every batch; `on_train_epoch_end` steps the others."""
         if any(c.scheduler is scheduler and c.interval == "step" for c in self.trainer.lr_scheduler_configs):
             scheduler.step()
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        # In the middle of an epoch; of each process, since one of them writes the file
+        # Needed in the middle of an epoch; from every process, since only one of them writes the file
         checkpoint["train_sums"] = [all_gather(value) for value in self.train_metrics.sums()]
         self._check_shapes()
 
     def _check_shapes(self) -> None:
-        """Check that a new network and loss, of the user's own perhaps, could take this one's tensors.
+        """Check that a new copy of this network and loss, perhaps the user's own, could load their tensors.
 
         Raises:
-            UserError: names what has another shape than before training, or is no tensor.
+            UserError: names what has another shape than before training, or is not a tensor.
         """
         for name, shape in self._shapes_of_tensors().items():
             if shape is None or shape != self._shapes.get(name, shape):
@@ -252,15 +253,15 @@ class ImageClassifier(L.LightningModule):
                 now = (
                     f"had the shape {self._shapes.get(name)} before training and has {shape} now"
                     if shape is not None
-                    else "is no tensor"
+                    else "is not a tensor"
                 )
                 raise UserError(
-                    f"{whose}: its {tensor} {now}, so that its checkpoints could not be loaded; use buffers that keep their "
+                    f"{whose}: its {tensor} {now}, so its checkpoints could not be loaded; use buffers that keep their "
                     "shape, or persistent=False"
                 )
 
     def _shapes_of_tensors(self) -> dict[str, tuple[int, ...] | None]:
-        """Return the shape of each entry of the state dict by its name; None where it is no tensor."""
+        """Return name -> shape for each entry of the state dict; None for an entry that is not a tensor."""
         entries = self.state_dict().items()
         return {name: tuple(value.shape) if isinstance(value, Tensor) else None for name, value in entries}
 
@@ -269,7 +270,7 @@ class ImageClassifier(L.LightningModule):
         if self._trainer is None or "train_sums" not in checkpoint:
             return
         sums = checkpoint["train_sums"]  # each (processes, ...)
-        if all(len(value) == self.trainer.world_size for value in sums):  # in this order they add up to the same bits
+        if all(len(value) == self.trainer.world_size for value in sums):  # in this order the sums have the same bits
             self.train_metrics.add_to_sums([value[self.trainer.global_rank] for value in sums])
         elif self.trainer.is_global_zero:
             self.train_metrics.add_to_sums([value.sum(0) for value in sums])
@@ -305,17 +306,17 @@ class ImageClassifier(L.LightningModule):
         scheduler = self.scheduler(optimizer, **given)
         if isinstance(scheduler, ReduceLROnPlateau):
             raise UserError("scheduler._target_: ReduceLROnPlateau needs a metric to monitor; use scheduler=plateau")
-        if not isinstance(scheduler, dict):  # another one of torch's, which is stepped after each epoch
+        if not isinstance(scheduler, dict):  # another scheduler of torch, which is stepped after each epoch
             scheduler = {"scheduler": scheduler}
         check_made(scheduler.get("scheduler"), LRScheduler, "scheduler", self.scheduler)
         self._scheduler_settings = settings_of(scheduler["scheduler"])
         self._forget_other(scheduler["scheduler"])
-        if "monitor" in scheduler:  # not by Lightning, which fails before the first validation
+        if "monitor" in scheduler:  # Lightning must not step it, since it fails before the first validation
             scheduler = {**scheduler, "frequency": sys.maxsize}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def _forget_other(self, scheduler: torch.optim.lr_scheduler.LRScheduler | None) -> None:
-        """Keep Lightning from loading the state of a scheduler of another kind, which comes after this."""
+        """Keep Lightning, which loads states after this, from loading that of a scheduler of another kind."""
         if self._loaded_schedulers is None:
             return
         self._other_scheduler = not same_kind(scheduler, next(iter(self._loaded_schedulers), None))
@@ -323,10 +324,10 @@ class ImageClassifier(L.LightningModule):
             self._loaded_schedulers.clear()
 
     def _total_steps(self) -> int:
-        """Return the optimizer steps of the whole training: those done and, of the epochs to come, those of this command.
+        """Return the optimizer steps of the whole training: those that are done, and those of the remaining epochs.
 
-        Not the trainer's estimated_stepping_batches: read before a checkpoint is loaded, it makes the trainer forget at
-        which batch of an epoch to resume.
+        The trainer's estimated_stepping_batches is not used: reading it before a checkpoint is loaded makes the trainer forget
+        at which batch of an epoch to resume.
         """
         trainer = self.trainer
         batches = trainer.num_training_batches
@@ -338,7 +339,7 @@ class ImageClassifier(L.LightningModule):
         return min(steps, self.max_steps or steps)
 
     def _evaluation_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return `rows` (B,), `logits` and `probabilities` (B, K) each, for callbacks/prediction_writer.py."""
+        """Return `rows` (B,), `logits` (B, K) and `probabilities` (B, K) for callbacks/prediction_writer.py."""
         captured = self.captured_evaluation
         logits = captured.replay(batch) if captured and captured.fits(batch) else self(batch["pixels"])
         logits = logits.float()
@@ -346,7 +347,7 @@ class ImageClassifier(L.LightningModule):
         return {"rows": batch["rows"], "logits": logits, "probabilities": logits.softmax(1)}
 
     def _finish(self, stage: str, metrics: EpochMetrics) -> None:
-        """End an epoch of a stage: the metrics go to `results` and, for callbacks that monitor, to Lightning."""
+        """End an epoch of a stage: store its metrics in `results` and log them to Lightning for callbacks that monitor them."""
         self.results[stage] = metrics.compute_and_reset()
         for name, value in self.results[stage].items():
             self.log(

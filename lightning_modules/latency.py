@@ -1,4 +1,4 @@
-"""Time a forward pass: when no other measurement runs, for long enough, and with what disturbed it."""
+"""Time a forward pass for long enough, while no other measurement runs, and report disturbances."""
 
 import os
 import statistics
@@ -12,22 +12,22 @@ from common.processor_time import CoreUse, CoreWatch, own_cores
 
 WARM_UP = 3  # passes before the clock starts
 LEAST_REPEATS, MOST_REPEATS = 5, 200
-LONG_ENOUGH_S = 0.5  # of measuring, after which the least number of repeats is enough
-LARGEST_RATIO = 3.0  # of p95 to p50, above which a figure is flagged
-LEAST_SHARE = 0.75  # of the time that a process which only computes has a core
+LONG_ENOUGH_S = 0.5  # seconds of measuring after which LEAST_REPEATS are enough
+LARGEST_RATIO = 3.0  # p95 / p50 above which a time is flagged
+LEAST_SHARE = 0.75  # share of the time during which a process that only computes has a core
 LONGEST_REPEATED_S = 3.0  # a disturbed measurement that took longer is not repeated
-LONGEST_WAIT_S = 60  # for another measurement on this machine
+LONGEST_WAIT_S = 60  # seconds to wait for another measurement on this machine
 
 
 def time_passes(one_pass: Callable[[], object], threads: int | None) -> dict:
-    """Time a pass: milliseconds, p50 and p95 over repeats after a warm-up, with what is known of their conditions.
+    """Time a pass: p50 and p95 in milliseconds over repeats after a warm-up, with the known conditions.
 
-    A measurement waits for those of the user's other processes on this machine, at most LONGEST_WAIT_S. One that was
-    disturbed is repeated once; where that one is disturbed as well, the faster one is returned, flagged.
+    A measurement waits up to LONGEST_WAIT_S for those of the user's other processes on this machine. A disturbed measurement is
+    repeated once; if the second is disturbed too, the faster one is returned with its flag.
 
     Args:
-        threads: on the processor that a pass computes with; None: it computes elsewhere, so that only the spread of the
-            times can show a disturbance.
+        threads: number of CPU threads that a pass uses; None: it computes elsewhere, so only the spread of the times can show
+            a disturbance.
     """
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     with locked(_lock_file(), LONGEST_WAIT_S) as is_single:
@@ -63,12 +63,12 @@ def _time_once(one_pass: Callable[[], object], threads: int | None) -> dict:
 
 
 def find_disturbance(ratio: float, threads: int | None, used: CoreUse) -> str | None:
-    """Say what disturbed a measurement; None where nothing did.
+    """Return what disturbed a measurement; None if nothing did.
 
     Args:
         ratio: p95 / p50 of the times.
-        threads: of a pass; None: it does not compute on the processor.
-        used: what the cores were used for meanwhile; a process that only computes uses at least one all the time.
+        threads: CPU threads of a pass; None: it does not compute on the CPU.
+        used: how the cores were used meanwhile; a process that only computes uses at least one all the time.
     """
     if threads is not None:
         if shortage := used.describe_shortage(threads, "a pass"):
@@ -79,6 +79,6 @@ def find_disturbance(ratio: float, threads: int | None, used: CoreUse) -> str | 
 
 
 def _lock_file() -> Path:
-    """Return the lock that lets one process of this user measure at a time."""
+    """Return the lock file that lets only one process of this user measure at a time."""
     user = os.getuid() if hasattr(os, "getuid") else ""
     return Path(tempfile.gettempdir(), f"justenough-latency-{user}.lock")

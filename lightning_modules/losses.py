@@ -1,6 +1,6 @@
-"""Training losses: logits (B, K) and labels (B,) to one loss an image (B,). Evaluation always uses plain cross entropy.
+"""Training losses: logits (B, K) and labels (B,) to one loss per image (B,). Evaluation always uses plain cross entropy.
 
-In place of labels each takes the shares of mixed ones, (B, K) with rows that sum to 1: the loss is then the sum over the
+Instead of labels, each accepts the shares of mixed labels, (B, K) with rows that sum to 1. The loss is then the sum over the
 classes of share times loss, as in mixup (Zhang et al. 2018, arXiv:1710.09412, section 2).
 """
 
@@ -16,7 +16,7 @@ from common.errors import UserError
 class CrossEntropy(nn.Module):
     """Compute -log p of the true class.
 
-    With `label_smoothing` that share of the truth is spread evenly over all classes: Szegedy et al. 2016,
+    The share `label_smoothing` of the true label is spread evenly over all classes: Szegedy et al. 2016,
     arXiv:1512.00567, section 7.
     """
 
@@ -31,7 +31,7 @@ class CrossEntropy(nn.Module):
 
 
 class WeightedCrossEntropy(nn.Module):
-    """Compute cross entropy times n / (K n_k) for an image of class k, of which there are n_k among n training images.
+    """Compute cross entropy times n / (K n_k) for an image of class k, which has n_k of the n training images.
 
     The weights average to 1 over the training images (King & Zeng 2001, Political Analysis 9:137-163, eq. 8).
     """
@@ -58,15 +58,15 @@ class FocalLoss(nn.Module):
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         mixed = labels.ndim == 2
-        # (B,) of the true class, or (B, K) of all
+        # (B,) for the true class, or (B, K) for all classes
         cross_entropy = -F.log_softmax(logits, 1) if mixed else F.cross_entropy(logits, labels, reduction="none")
-        wrong = (-torch.expm1(-cross_entropy)).clamp_min(1e-7)  # 1 - p; a root has no slope at 0
+        wrong = (-torch.expm1(-cross_entropy)).clamp_min(1e-7)  # 1 - p; roots (gamma < 1) have no finite slope at 0
         losses = wrong**self.gamma * cross_entropy
         return (labels * losses).sum(1) if mixed else losses
 
 
 class DistillationLoss(nn.Module):
-    """Mix the loss against the labels with the divergence from a teacher's answers for the same images.
+    """Mix the loss against the labels with the divergence from a teacher's outputs for the same images.
 
     (1 - w) loss + w T^2 KL(teacher || network), both softened by the temperature T: Hinton, Vinyals & Dean 2015,
     arXiv:1503.02531, section 2.

@@ -1,4 +1,4 @@
-"""Loss and accuracy of one pass over a split. Everything else is computed from the probabilities: evaluation/scores.py."""
+"""Loss and accuracy of one pass over a split; evaluation/scores.py computes all other metrics from the probabilities."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from common.errors import UserError
 
 
 class EpochMetrics(Metric):
-    """Average loss and accuracy over a pass: exact sums, also over a short last batch and over several processes."""
+    """Average loss and accuracy over a pass, exactly even with a short last batch and several processes."""
 
     full_state_update = False
     SUMS = ("loss_sum", "correct", "count")
@@ -29,7 +29,7 @@ class EpochMetrics(Metric):
         return {"loss": self.loss_sum / self.count, "accuracy": self.correct / self.count}
 
     def compute_and_reset(self) -> dict[str, float]:
-        """Return the averages as plain numbers and start again."""
+        """Return the averages as plain numbers and reset the sums."""
         values = {name: value.item() for name, value in self.compute().items()}
         self.reset()
         return values
@@ -39,14 +39,14 @@ class EpochMetrics(Metric):
         return [getattr(self, name) for name in self.SUMS]
 
     def add_to_sums(self, sums: list[Tensor]) -> None:
-        """Add `sums` of an earlier process.
+        """Add the `sums` of a process of the interrupted run.
 
         Raises:
-            UserError: they have another shape.
+            UserError: their shapes do not fit.
         """
         for name, value in zip(self.SUMS, sums, strict=True):
             if value.shape != getattr(self, name).shape:
-                raise UserError(f"its sum {name} is of shape {tuple(value.shape)}")
+                raise UserError(f"its sum {name} has the shape {tuple(value.shape)}")
             setattr(self, name, getattr(self, name) + value.to(self.device))
 
 

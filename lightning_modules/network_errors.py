@@ -1,4 +1,4 @@
-"""Between the networks and the rest of the project, of which networks/ imports nothing: their errors, and the user's own."""
+"""Connect networks/, which imports nothing else of the project: convert its errors, and register the user's own networks."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -21,14 +21,14 @@ def network_errors() -> Iterator[None]:
 
 
 def register_by_name(names: Sequence[str], key: str) -> None:
-    """Make networks, backbones and heads of the user's own known by their full names, so that checkpoints may name them.
+    """Register networks, backbones and heads of the user's own by their full names, so checkpoints may name them.
 
     Args:
         names: package.module.Class of each; from the command line or the user's configuration, never from a checkpoint.
-        key: of the setting, for messages.
+        key: name of the setting, for messages.
 
     Raises:
-        UserError: no list of names, or one that cannot be imported.
+        UserError: this is not a list of names, or one cannot be imported.
     """
     if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{key}={names}: use a list of full names, {key}=[package.module.Class]")

@@ -1,4 +1,4 @@
-"""Optimizers that choose groups of parameters, for which they get the network, and learning rate schedules."""
+"""Optimizers with parameter groups, which they choose from the network, and learning rate schedules."""
 
 import inspect
 import logging
@@ -26,7 +26,7 @@ def discriminative_adamw(
     groups). Weights of layers decay; biases and norms do not (He et al. 2019, arXiv:1812.01187, section 3.1).
 
     Raises:
-        UserError: a factor below 0, or a network of which it is not known where its head begins.
+        UserError: the factor is below 0, or the head of the network cannot be identified.
     """
     if not 0 <= backbone_lr_factor < math.inf:
         raise UserError(f"optimizer.backbone_lr_factor={backbone_lr_factor}: use 0 or more")
@@ -62,7 +62,7 @@ Monitored = Literal[
 
 
 def direction(monitor: str) -> Literal["min", "max"]:
-    """Return in which direction a metric improves."""
+    """Return the direction in which a metric improves."""
     return "min" if monitor.endswith("loss") else "max"
 
 
@@ -80,16 +80,17 @@ def plateau(optimizer: Optimizer, *, monitor: Monitored, factor: float, patience
 
 
 class Schedule(LRScheduler):
-    """A learning rate that follows from how much of the training is done.
+    """A learning rate that depends only on how much of the training is done.
 
-    Nothing of its shape is taken from a checkpoint: a run that resumes for more, or fewer, epochs or steps has from there on
-    the learning rate of the longer, or shorter, training.
+    Its shape is not taken from a checkpoint: a run that resumes with more or fewer epochs or steps continues with the learning
+    rate of the longer or shorter training.
 
     Args:
-        optimizer: its learning rates are those of factor 1.
-        factor: of them, after `done` of `length` epochs or steps.
-        length: of the whole training.
-        time_share: share of its time that is over, where it has a limit; the larger one of both shares counts.
+        optimizer: its learning rates correspond to factor 1.
+        factor: function of `done` and `length` that returns the factor on them.
+        length: epochs or steps of the whole training.
+        time_share: function that returns the share of the time limit that is over; the larger of both shares counts. None: no
+            time limit.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class Schedule(LRScheduler):
         return [lr * factor for lr in self.base_lrs]
 
     def move(self, done: int, length: int | None = None) -> None:
-        """Set the learning rate after `done` epochs or steps, of another `length` where there is one."""
+        """Set the learning rate to that after `done` epochs or steps, and the `length` if one is given."""
         self.last_epoch, self.length = done, length or self.length
         self._last_lr = self.get_lr()
         for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
@@ -133,9 +134,9 @@ def cosine(
     """Lower the learning rate to zero along half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983, no restart).
 
     Args:
-        epochs: in which it falls, epoch by epoch.
-        max_steps: optimizer steps of the whole training, where steps or a time limit end it: it falls in them, step by step.
-        time_share: share of the time limit that is over.
+        epochs: number of epochs over which it falls, epoch by epoch.
+        max_steps: optimizer steps of the whole training if steps or a time limit end it; it then falls step by step.
+        time_share: returns the share of the time limit that is over; None: no limit.
     """
     if epochs < 1:
         raise UserError(f"scheduler.epochs={epochs}: use 1 or more")
@@ -147,14 +148,14 @@ def cosine(
 def one_cycle(
     optimizer: Optimizer, *, steps: int, warmup_fraction: float, time_share: Callable[[], float] | None = None
 ) -> dict:
-    """Raise the learning rate from near zero along a line, then lower it to zero along half a cosine, step by step.
+    """Raise the learning rate linearly from near zero, then lower it to zero along half a cosine, step by step.
 
     Smith 2018, arXiv:1803.09820, without its cycle of momentum.
 
     Args:
         steps: optimizer steps of the whole training.
-        warmup_fraction: share of them in which it rises.
-        time_share: share of its time limit that is over, where it has one.
+        warmup_fraction: share of the steps in which it rises.
+        time_share: returns the share of the time limit that is over; None: no limit.
     """
     if not 0 <= warmup_fraction < 1:
         raise UserError(f"scheduler.warmup_fraction={warmup_fraction}: use a share from 0 to below 1")
@@ -169,10 +170,10 @@ def one_cycle(
 
 
 def check_made(made: object, kind: type, key: str, make: Callable) -> None:
-    """Check that a class or function, perhaps of the user's own, has made an optimizer, or a scheduler, that can be used.
+    """Check that a class or function, perhaps the user's own, has made an optimizer or scheduler that can be used.
 
     Raises:
-        UserError: it has made something else, or an optimizer whose step takes no closure.
+        UserError: it has made something else, or an optimizer whose step takes no closure or whose groups have no lr.
     """
     of = getattr(make, "func", make)
     name = f"{key}={of.__module__}.{of.__qualname__}"
@@ -183,62 +184,62 @@ def check_made(made: object, kind: type, key: str, make: Callable) -> None:
             inspect.signature(made.step).bind(closure=None)
         except TypeError as error:
             raise UserError(
-                f"{name}: its step needs the argument closure, which it must call: it computes the gradients"
+                f"{name}: its step needs the argument closure and must call it, since it computes the gradients"
             ) from error
         if not all("lr" in group for group in made.param_groups):
             raise UserError(
-                f"{name}: its groups have no lr, the learning rate, which is logged and scheduled; name it so"
+                f"{name}: its groups have no lr; the learning rate, which is logged and scheduled, needs this name"
             )
 
 
 def group_settings(optimizer: Optimizer) -> list[dict]:
-    """Return what the groups of parameters were set to; the learning rate also as what a checkpoint keeps of it."""
+    """Return the settings of the parameter groups; the learning rate also as `initial_lr`, which checkpoints keep."""
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
 
 
 def check_same_optimizer(optimizer: Optimizer, settings: list[dict]) -> None:
-    """Check that a checkpoint has left what this optimizer needs.
+    """Check that the groups loaded from a checkpoint have the settings that this optimizer needs.
 
     Args:
-        settings: of the groups, as of `group_settings`, before the checkpoint was loaded.
+        settings: result of `group_settings` before the checkpoint was loaded.
 
     Raises:
-        UserError: its groups are of an optimizer of another class.
+        UserError: the checkpoint has the groups of another optimizer class.
     """
     of_class, found = ({name for group in each for name in group} for each in (settings, optimizer.param_groups))
-    if missing := sorted(of_class - found - {"initial_lr"}):  # which older versions did not keep
+    if missing := sorted(of_class - found - {"initial_lr"}):  # older versions did not keep initial_lr
         raise UserError(
             f"optimizer._target_={type(optimizer).__name__}: the checkpoint has the state of another optimizer (without "
-            f"{join_words(missing)}), which this one cannot take over; use that optimizer, or start from the weights: "
+            f"{join_words(missing)}), which this one cannot use; use that optimizer, or start from the weights: "
             "model.weights=FILE"
         )
 
 
 def restore_group_settings(optimizer: Optimizer, settings: list[dict]) -> None:
-    """Set the groups to what this command says, not its checkpoint; a learning rate that a plateau has lowered stays so."""
-    if len(settings) != len(optimizer.param_groups):  # a callback of the user's has added some
+    """Set the groups to this command's settings instead of the checkpoint's; a learning rate lowered by a plateau stays low."""
+    if len(settings) != len(optimizer.param_groups):  # a callback of the user's own has added groups
         return
     for group, given in zip(optimizer.param_groups, settings, strict=True):
         lr, before = (
             group["lr"],
             group.get("initial_lr", given["lr"]),
-        )  # a checkpoint of an older version does not have it
+        )  # a checkpoint of an older version does not have initial_lr
         if before != given["lr"]:
             lr = given["lr"] * (lr / before if before else 1.0)
         group.update({**given, "lr": lr})
 
 
 def restart_lr(optimizer: Optimizer) -> None:
-    """Set every group to the learning rate that this command gives it, whatever a scheduler has made of it before."""
+    """Set every group to the learning rate of this command, undoing the changes of a scheduler."""
     for group in optimizer.param_groups:
         group["lr"] = group.get("initial_lr", group["lr"])
 
 
 def same_kind(scheduler: LRScheduler | None, state: dict | None) -> bool:
-    """Return whether a scheduler, or none, can resume from what was left in a checkpoint by one, or none there."""
-    if isinstance(scheduler, Schedule):  # it follows from the training, whatever was there
+    """Return whether a scheduler can resume from the state in a checkpoint; None stands for no scheduler or no state."""
+    if isinstance(scheduler, Schedule):  # depends only on the training, not on the state
         return True
     if scheduler is None or state is None:
         return scheduler is state
@@ -246,13 +247,13 @@ def same_kind(scheduler: LRScheduler | None, state: dict | None) -> bool:
 
 
 def settings_of(scheduler: LRScheduler) -> dict:
-    """Return what a scheduler was set to: its attributes by the names of its constructor's arguments."""
+    """Return the settings of a scheduler: its attributes that are named like its constructor's arguments."""
     names = set(inspect.signature(type(scheduler)).parameters) - {"optimizer", "last_epoch"}
     return {name: value for name, value in scheduler.state_dict().items() if name in names}
 
 
 def restore_settings(scheduler: LRScheduler, settings: dict) -> None:
-    """Set a plateau to what this command says, not its checkpoint; name what another scheduler keeps from there."""
+    """Set a plateau scheduler to this command's settings; warn about checkpoint settings that another scheduler keeps."""
     if isinstance(scheduler, ReduceLROnPlateau) and scheduler.mode != settings["mode"]:  # another monitor
         scheduler.best, scheduler.num_bad_epochs = math.inf if settings["mode"] == "min" else -math.inf, 0
     for name, value in settings.items():
@@ -263,6 +264,6 @@ def restore_settings(scheduler: LRScheduler, settings: dict) -> None:
             setattr(scheduler, name, value)
         else:
             log.warning(
-                "scheduler.%s=%s: %s keeps %s of the checkpoint; scheduler=cosine and one_cycle follow a training of another "
-                "length", name, value, type(scheduler).__name__, before,
+                "scheduler.%s=%s: %s keeps %s of the checkpoint; only scheduler=cosine and scheduler=one_cycle adapt to "
+                "another length of training", name, value, type(scheduler).__name__, before,
             )  # fmt: skip

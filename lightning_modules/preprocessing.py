@@ -1,6 +1,6 @@
-"""What a network's weights were trained with: image size, interpolation, mean and std of each channel. Reads no weights.
+"""Find out what a network's weights were trained with: image size, interpolation, mean and std. Reads no weights.
 
-The engine hands it to the data module and the classifier, whose checkpoints describe it.
+The engine passes the result to the data module and to the classifier, whose checkpoints store it.
 """
 
 import logging
@@ -24,19 +24,19 @@ NORMALIZATIONS = ("auto", "imagenet", "dataset")
 INTERPOLATIONS = ("auto", *get_args(Interpolation))
 NUMBERS = "mean and std as shares of 1, one for each channel or one for all: [[0.5,0.5,0.5],[0.5,0.5,0.5]] or [0.5,0.5]"
 SAME = 1e-6  # relative difference up to which two numbers are the same
-NEAREST = {"lanczos": "bicubic", "hamming": "bilinear", "box": "bilinear", "nearest": "bilinear"}  # of Pillow's others
-UNKNOWN_SIZE = 256  # pixels, of weights that say everything else; the default of conf/model
+NEAREST = {"lanczos": "bicubic", "hamming": "bilinear", "box": "bilinear", "nearest": "bilinear"}  # others of Pillow
+UNKNOWN_SIZE = 256  # pixels, for weights whose description lacks only the size; the default of conf/model
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Say how images become the input of a network."""
+    """Describe how images become the input of a network."""
 
-    image_size: int  # pixels, height and width
+    image_size: int  # height and width in pixels
     interpolation: Interpolation
-    mean: list[float] | None  # of each channel, shares of 1; None: of the training images, which are not read yet
+    mean: list[float] | None  # of each channel, as shares of 1; None: of the training images, which are not read yet
     std: list[float] | None
-    source: str  # where it is from, for the screen and the record
+    source: str  # where the values are from, for the screen and the record
 
     def describe(self) -> str:
         """Return `224 x 224 pixels, bicubic, mean 0.5, std 0.5 (as X was trained)`."""
@@ -48,14 +48,14 @@ class Preprocessing:
 
 
 def decide_preprocessing(model: dict, ckpt_path: str | None = None) -> Preprocessing:
-    """Return what the settings of a model ask for: `image_size`, `normalization`, `interpolation`, each a value or auto.
+    """Return what a model's settings `image_size`, `normalization` and `interpolation` ask for; each is a value or auto.
 
     Args:
         model: the node of the configuration.
-        ckpt_path: checkpoint that training resumes from or that is evaluated, whose own preprocessing is kept.
+        ckpt_path: checkpoint that training resumes from or that is evaluated; its own preprocessing is kept.
 
     Raises:
-        UserError: a value that is not allowed, that is not known (auto), or that is another than the checkpoint's.
+        UserError: a value is not allowed, is unknown (auto), or differs from the checkpoint's.
     """
     size, interpolation = model["image_size"], model.get("interpolation", "auto")
     given = parse_normalization(model.get("normalization", "auto"))
@@ -65,7 +65,7 @@ def decide_preprocessing(model: dict, ckpt_path: str | None = None) -> Preproces
         )
     if type(size) is not int and size != "auto":
         raise UserError(
-            f"model.image_size={override_value(size)}: use a whole number of pixels, or auto for that of the weights"
+            f"model.image_size={override_value(size)}: use a whole number of pixels, or auto for the size of the weights"
         )
     if ckpt_path is not None:
         kept = of_checkpoint(ckpt_path)
@@ -86,13 +86,13 @@ def decide_preprocessing(model: dict, ckpt_path: str | None = None) -> Preproces
     chosen = [f"model.normalization={override_value(model['normalization'])}"] if given != "auto" else []
     chosen += [f"model.interpolation={interpolation}"] if interpolation != "auto" else []
     if given == "auto" or (trained is not None and interpolation == "auto"):
-        chosen.append(f"else {default.source}" if chosen else default.source)
+        chosen.append(f"otherwise {default.source}" if chosen else default.source)
     interpolation = default.interpolation if interpolation == "auto" else interpolation
     return Preprocessing(size, interpolation, mean, std, "; ".join(chosen))
 
 
 def parse_normalization(value) -> str | tuple[list[float], list[float]]:
-    """Return a word of NORMALIZATIONS, or mean and std of each of three channels.
+    """Return a word of NORMALIZATIONS, or mean and std of three channels.
 
     Raises:
         UserError: names the value and what is allowed.
@@ -121,7 +121,7 @@ def _channels(name: str, values, key: str) -> list[float]:
         )
     if max(values) > 1:
         raise UserError(
-            f"{key}: its {name} has {max(values):g}, as if for pixels from 0 to 255; use values from 0 to 1: divide by 255"
+            f"{key}: its {name} has {max(values):g}, as if for pixels from 0 to 255; use values from 0 to 1 (divide by 255)"
         )
     if min(values) < 0 or (name == "std" and min(values) == 0):
         allowed = "above 0 and up to 1" if name == "std" else "from 0 to 1"
@@ -130,12 +130,12 @@ def _channels(name: str, values, key: str) -> list[float]:
 
 
 def of_weights(model: dict) -> Preprocessing | None:
-    """Return what the weights that a model asks for were trained with, available or not; None where it is not known.
+    """Return what the weights that a model asks for were trained with, available or not; None if it is not known.
 
-    Of weights that do not describe themselves it is what the default weights of their network have.
+    For weights that do not describe themselves, assume the values of the default weights of their network.
 
     Raises:
-        UserError: no such network, or a description that no run and no library writes.
+        UserError: there is no such network, or the description has values that no run and no library writes.
     """
     policy = model.get("weights")
     if policy is None:
@@ -158,7 +158,7 @@ def of_checkpoint(ckpt_path: str) -> Preprocessing:
     """Return what a checkpoint of this project was trained with.
 
     Raises:
-        UserError: as of `read_checkpoint`.
+        UserError: see `read_checkpoint`.
     """
     described = read_checkpoint(Path(ckpt_path))["hyper_parameters"]
     return _of_description(described, f"as ckpt_path={ckpt_path} was trained")
@@ -167,15 +167,15 @@ def of_checkpoint(ckpt_path: str) -> Preprocessing:
 def _check_kept(
     kept: Preprocessing, interpolation: str, given: str | tuple, trained: Preprocessing | None, ckpt_path: str
 ) -> None:
-    """Refuse settings that are typed, or written in a configuration, and are not the checkpoint's."""
+    """Refuse settings, typed or in a configuration, that differ from the checkpoint's."""
     if interpolation not in ("auto", kept.interpolation):
         raise UserError(
             f"ckpt_path={ckpt_path}: was trained with model.interpolation={kept.interpolation}, but this command has "
-            f"{interpolation}; leave model.interpolation out"
+            f"{interpolation}; remove model.interpolation"
         )
     imagenet = (list(IMAGENET_MEAN), list(IMAGENET_STD))
     mean_and_std = (kept.mean, kept.std)
-    if given == "dataset":  # which values these were is in the checkpoint only
+    if given == "dataset":  # its values are known only from the checkpoint
         words = [imagenet, *([(trained.mean, trained.std)] if trained else [])]
         other = any(_same(mean_and_std, word) for word in words)
     else:
@@ -183,13 +183,13 @@ def _check_kept(
     if other:
         shown = f"mean {_shown(kept.mean)} and std {_shown(kept.std)}"
         raise UserError(
-            f"ckpt_path={ckpt_path}: was trained with {shown}, which is not model.normalization={override_value(given)}; leave "
-            "model.normalization out"
+            f"ckpt_path={ckpt_path}: was trained with {shown}, which is not model.normalization={override_value(given)}; "
+            "remove model.normalization"
         )
 
 
 def _of_architecture(arguments: dict) -> Preprocessing | None:
-    """Return what the default weights of a network have, by torchvision's or timm's own description; `source` names them."""
+    """Return the preprocessing of a network's default weights in torchvision or timm, with their name as `source`."""
     name = pretrained_name(arguments)
     if name is not None:
         weights = TORCHVISION_WEIGHTS[name]
@@ -205,7 +205,7 @@ def _of_architecture(arguments: dict) -> Preprocessing | None:
         from timm.models import get_pretrained_cfg
 
         found = get_pretrained_cfg(name)
-    except (ImportError, RuntimeError):  # not installed, or no such tag: whoever builds the network says so
+    except (ImportError, RuntimeError):  # not installed, or no such tag; building the network will report it
         return None
     if found is None:
         return None
@@ -214,10 +214,10 @@ def _of_architecture(arguments: dict) -> Preprocessing | None:
 
 
 def _of_description(described: dict, source: str) -> Preprocessing:
-    """Return what a checkpoint, torchvision or timm (`pretrained_cfg`) say of weights.
+    """Return the preprocessing in a description of weights from a checkpoint, torchvision or timm (`pretrained_cfg`).
 
     Raises:
-        UserError: values that cannot be used.
+        UserError: it has values that cannot be used.
     """
     usual = {"interpolation": "bilinear", "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "input_size": [UNKNOWN_SIZE]}
     values = usual | {name: value for name, value in described.items() if value is not None}
@@ -235,7 +235,7 @@ def _of_description(described: dict, source: str) -> Preprocessing:
 def _why_unknown(model: dict) -> str:
     if model.get("weights") is None:
         return "ImageNet's, for random weights"
-    return "ImageNet's, since of these weights no others are known"
+    return "ImageNet's, since no others are known for these weights"
 
 
 def _same(left: tuple, right: tuple) -> bool:

@@ -1,4 +1,4 @@
-"""Initial weights of a network: `auto`, `imagenet`, `null`, a file, a folder or a repository of the Hugging Face hub."""
+"""Load the initial weights of a network: `auto`, `imagenet`, `null`, a file, a folder or a Hugging Face hub repository."""
 
 import hashlib
 import logging
@@ -36,16 +36,16 @@ RANDOM = "RANDOM WEIGHTS: %s. Expect a lower accuracy"
 
 
 def check_policy(policy: str | None) -> None:
-    """Check that `model.weights` names something, before anything is read.
+    """Check, before anything is read, that `model.weights` names something that can exist.
 
     Raises:
-        UserError: no such file, or no text.
+        UserError: there is no such file, or the value is not a text.
     """
     if policy in (None, "auto", "imagenet"):
         return
     if not isinstance(policy, str) or not policy.strip():
         raise UserError(f"model.weights={policy!r}: is not a file or a name; {ALLOWED}")
-    is_folder = os.path.isdir(policy)  # noqa: PTH112 False of a name that is too long
+    is_folder = os.path.isdir(policy)  # noqa: PTH112 False for a name that is too long
     if find_file(policy) is None and (is_folder or not is_repository(policy)):
         reason = "a folder without weights" if is_folder else "no such file"
         raise UserError(f"model.weights={policy[:LONGEST_SHOWN]}: {reason}; {ALLOWED}")
@@ -61,20 +61,20 @@ def load_initial_weights(
     called: str = "this network",
     download_to: Path,
 ) -> str:
-    """Fill `network` according to the policy and return the record's description of its initial weights.
+    """Load weights into `network` according to the policy; return the record's description of them.
 
-    Random weights are always a warning.
+    Random weights always cause a warning.
 
     Args:
-        policy: `auto`, `imagenet`, None, or what names a file, a folder or a repository.
-        backbone: torchvision's name of the whole backbone; None where there are no pretrained weights.
-        timm_name: timm's name of it, perhaps with a tag.
-        classes: of the logits; the last layer for others stays random.
-        called: what messages call a network that neither of them has.
+        policy: `auto`, `imagenet`, None, or the name of a file, a folder or a repository.
+        backbone: torchvision's name of the whole backbone; None if torchvision has no weights for it.
+        timm_name: timm's name of the backbone, perhaps with a tag.
+        classes: class names of the logits; if the weights are for other classes, the last layer stays random.
+        called: name in messages for a network that neither library has.
         download_to: folder for downloaded files.
 
     Raises:
-        UserError: what the policy names is not available, or does not fit.
+        UserError: the weights that the policy names are not available or do not fit.
     """
     found = find_initial_weights(policy, backbone=backbone, timm_name=timm_name, called=called, download_to=download_to)
     if found.weights is None:
@@ -93,21 +93,21 @@ def load_initial_weights(
 
 
 class InitialWeights(NamedTuple):
-    """Hold the weights that a policy asks for; None for random ones."""
+    """Hold the weights that a policy asks for."""
 
-    weights: Weights | None
+    weights: Weights | None  # None: random
     description: str  # for the record
     reason: str = ""  # why they are random
-    brief: str = ""  # the same in a line, where `reason` explains how to get them
+    brief: str = ""  # the same in one line, if `reason` explains how to get them
 
 
 def find_initial_weights(
     policy: str | None, *, backbone: str | None, timm_name: str | None, called: str, download_to: Path
 ) -> InitialWeights:
-    """Return what `load_initial_weights` loads, without a message; from the caches and packages, else downloaded.
+    """Return what `load_initial_weights` loads, without logging; from caches and packages, else by download.
 
     Raises:
-        UserError: what the policy names is not available.
+        UserError: the weights that the policy names are not available.
     """
     check_policy(policy)
     name, brief = backbone or timm_name or called, ""
@@ -123,7 +123,7 @@ def find_initial_weights(
     else:
         if weights is not None:
             return InitialWeights(weights, weights.source)
-        reason = "model.weights=null; auto takes pretrained ones where they exist, model.weights=FILE a file"
+        reason = "model.weights=null; auto uses pretrained ones if they exist, model.weights=FILE a file"
         return InitialWeights(None, "random", reason)
     if policy != "auto":
         raise UserError(f"model.weights={policy}: {reason}") from cause
@@ -131,7 +131,7 @@ def find_initial_weights(
 
 
 def digest_of_file(policy: str | None) -> str | None:
-    """Return 16 hex digits of the file of weights that a policy names, itself or inside a folder; None where it names none."""
+    """Return 16 hex digits of the file of weights that a policy names, itself or inside a folder; None if it names none."""
     path = find_file(policy) if isinstance(policy, str) and policy not in ("auto", "imagenet") else None
     if path is None:
         return None
@@ -140,13 +140,13 @@ def digest_of_file(policy: str | None) -> str | None:
 
 
 def describe_weights(policy: str | None) -> dict | None:
-    """Return what the weights of a file, a folder or a repository say of themselves; None where they say nothing.
+    """Return the unchecked description that comes with the weights of a file, a folder or a repository; None if there is none.
 
-    Of what this project has written that is the description in a checkpoint (image_size, mean, std, ...), of timm's
-    `pretrained_cfg` (input_size, mean, std, interpolation, ...), unchecked. Weights are not read.
+    In files of this project it is the description of a checkpoint (image_size, mean, std, ...), in timm's it is
+    `pretrained_cfg` (input_size, mean, std, interpolation, ...). Weights are not read.
 
     Raises:
-        UserError: no such repository. What cannot be downloaded or read says nothing here, and is an error where it is loaded.
+        UserError: there is no such repository. A file that cannot be downloaded or read gives None; loading it fails later.
     """
     if not isinstance(policy, str) or policy in ("auto", "imagenet"):
         return None
@@ -173,7 +173,7 @@ def _find(policy: str | None, backbone: str | None, timm_name: str | None, downl
 
 
 def _load_fitting(network: nn.Module, weights: Weights, classes: Sequence[str] | None, key: str) -> None:
-    """Load what fits by name and shape, and log what was loaded and what was not; `key` names the weights in errors.
+    """Load the weights that fit by name and shape, and log what was loaded; `key` names the weights in errors.
 
     Raises:
         UserError: nothing fits, or a weight before the head has another shape.
@@ -195,16 +195,14 @@ def _load_fitting(network: nn.Module, weights: Weights, classes: Sequence[str] |
                 f"{tuple(own[name].shape)} here{_odd_numbers(renamed[name], own[name])}; choose the model that it was saved "
                 "from, or other weights"
             )
-    # Layers of the head, for other classes or features: the bias may fit all the same
+    # Leave out whole layers of the head for other classes or features, even if their bias fits
     partly = {_layer(name) for name in own if name in renamed and name not in fitting}
     fitting = {name: tensor for name, tensor in fitting.items() if _layer(name) not in partly}
     _leave_last_layer(network, weights, classes, renamed, fitting)
     load_by_name(network, fitting, strict=False)
     if odd := sum(int((~torch.isfinite(own[name])).sum()) for name in fitting):
         log.warning("%s: %s numbers in it are NaN or infinite", key, f"{odd:,}")
-    needed = [
-        name for name in own if name in renamed or not name.endswith("num_batches_tracked")
-    ]  # files may leave it out
+    needed = [name for name in own if name in renamed or not name.endswith("num_batches_tracked")]  # files may lack it
     random = [name for name in needed if name not in fitting]
     log.log(
         logging.INFO if of_head.issuperset(random) else logging.WARNING,
@@ -226,7 +224,7 @@ def _odd_numbers(tensor: torch.Tensor, own: torch.Tensor) -> str:
 
 
 def _leave_last_layer(network, weights: Weights, classes: Sequence[str] | None, renamed: dict, fitting: dict) -> None:
-    """Take the last layer out of what is loaded where it is for other classes or features, and log that it starts random."""
+    """Do not load a last layer that is for other classes or features; log that it starts from random weights."""
     last, known = [name for name in last_layer(network) if name in renamed], weights.described.get("classes")
     others = isinstance(known, (list, tuple)) and classes is not None and list(known) != list(classes)
     if not last or (not others and all(name in fitting for name in last)):
@@ -243,7 +241,7 @@ def _leave_last_layer(network, weights: Weights, classes: Sequence[str] | None, 
 
 
 def _sizes(state: dict, layer: list[str]) -> str:
-    """Return `1,000 classes of 512 features` of the layer that gives the logits."""
+    """Return `1,000 classes of 512 features` for the layer that computes the logits."""
     classes, *features = max((state[name].shape for name in layer), key=len) or (0,)
     return f"{classes:,} classes" + f" of {features[0]:,} features" * bool(features)
 
@@ -253,7 +251,7 @@ def _shorten(names: Sequence[str], most: int = 5) -> str:
 
 
 def _count_by_part(names: Iterable[str]) -> str:
-    """Return `backbone.stage2 (3), head (4)`: how many tensors each part has."""
+    """Return the number of tensors of each part: `backbone.stage2 (3), head (4)`."""
     counts = Counter(
         ".".join(name.split(".")[:2]) if name.startswith("backbone.") else name.split(".")[0] for name in names
     )

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-accumulates (MACs) in two independent ways, time and memory."""
+"""Measure what a network costs: parameters, multiply-accumulates (MACs) in two independent ways, time and memory."""
 
 import copy
 import warnings
@@ -14,32 +14,32 @@ from common.table import Table
 from lightning_modules.latency import time_passes
 from lightning_modules.networks.meta import on_meta
 
-COUNTED = (  # layers whose derived classes cost the same
+COUNTED = (  # layers; classes derived from them cost the same
     nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.LayerNorm,
     nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd,
 )  # fmt: skip
 
 
 def count_parameters(network: nn.Module, trainable: bool = False) -> int:
-    """Count all parameters, or those that training changes."""
+    """Count all parameters, or with `trainable` only those that training changes."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad or not trainable)
 
 
 def count_macs_thop(network: nn.Module, image_size: int) -> int:
     """Count the MACs of one image with thop, as the study's table does.
 
-    thop counts convolutions and linear layers without their bias, 4 operations for a value of an affine batch norm (2
-    otherwise), and the additions of average pooling. It leaves buffers in the modules that it profiles, and hooks where
-    the forward pass fails: a deep copy goes in and is thrown away.
+    thop counts convolutions and linear layers without their bias, 4 operations per value of an affine batch norm (2
+    otherwise), and the additions of average pooling. It leaves buffers in the modules that it profiles, and hooks if the
+    forward pass fails, so it gets a deep copy that is thrown away.
     """
     return int(_by_shapes(lambda module, image: profile_thop(module, image)[0], network, image_size))
 
 
 def profile_thop(network: nn.Module, inputs: torch.Tensor) -> tuple[float, float, dict]:
-    """Return thop's MACs, its parameters, and both of each module by name with those within.
+    """Return thop's MACs, its parameters, and both for each module by name, including the modules inside it.
 
-    thop knows a layer by its exact class and counts nothing for a class derived from it, such as timm's Conv2dSame and
-    BatchNormAct2d; here these cost what their base class costs, so that networks of different libraries compare.
+    thop recognizes a layer by its exact class and counts nothing for derived classes, such as timm's Conv2dSame and
+    BatchNormAct2d. Here these cost what their base class costs, so networks of different libraries can be compared.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # its import compares versions the old way
@@ -57,7 +57,7 @@ def profile_thop(network: nn.Module, inputs: torch.Tensor) -> tuple[float, float
 def count_macs(network: nn.Module, image_size: int) -> int:
     """Count the MACs of one image with torch's FlopCounterMode: convolutions, linear layers, matrix products and attention.
 
-    Its unit is 2 FLOPs a MAC.
+    It counts FLOPs, two per MAC.
     """
 
     def count(module: nn.Module, image: torch.Tensor) -> int:
@@ -85,7 +85,7 @@ def describe_difference(macs: int, macs_thop: int) -> str:
 
 @torch.inference_mode()
 def measure_latency(network: nn.Module, image_size: int, batch_size: int, device: torch.device) -> dict:
-    """Measure a forward pass in eval mode: the fields of the record's Latency."""
+    """Measure the latency of a forward pass in eval mode; return the fields of the record's Latency."""
     network = _copy(network).to(device, memory_format=torch.channels_last)
     images = _image(image_size, batch_size).to(device, memory_format=torch.channels_last)
 
@@ -100,9 +100,9 @@ def measure_latency(network: nn.Module, image_size: int, batch_size: int, device
 
 @torch.no_grad()
 def peak_memory_mib(network: nn.Module, image_size: int) -> float:
-    """Measure weights, one image and the activations of its forward pass that are alive at once, in MiB."""
+    """Measure the peak memory in MiB of the weights, one image and the activations of its forward pass."""
     network, image, tracker = _copy(network), _image(image_size), MemTracker()
-    network.requires_grad_(True)  # the tracker has a hook for the gradient of every weight
+    network.requires_grad_(True)  # the tracker hooks the gradient of every weight
     tracker.track_external(network, image)
     with tracker:
         network(image)
@@ -116,7 +116,7 @@ def measure_latencies(network: nn.Module, image_size: int, batch_size: int, devi
 
 
 def measure_cost(network: nn.Module, image_size: int) -> dict:
-    """Measure the cost fields of a run's record, without its latencies."""
+    """Measure the cost fields of a run's record except the latencies."""
     macs, macs_thop = count_macs(network, image_size), count_macs_thop(network, image_size)
     return {
         "parameters": count_parameters(network),
@@ -132,7 +132,7 @@ def measure_cost(network: nn.Module, image_size: int) -> dict:
 def summary(network: nn.Module, image_size: int) -> str:
     """Return a table of all layers for one image: type, output shape, parameters and MACs as `count_macs` counts them.
 
-    A module's line has the sums of the layers within, so that the last one, the whole network, has those of the record.
+    The line of a module has the sums over the layers inside it, so the last line, the whole network, equals the record.
     """
     shapes: dict[nn.Module, torch.Size | None] = {}
 
@@ -157,7 +157,7 @@ def summary(network: nn.Module, image_size: int) -> str:
 
 
 def _by_shapes(count: Callable[[nn.Module, torch.Tensor], object], network: nn.Module, image_size: int):
-    """Count on a copy without numbers, or on one with them where a network of the user's own needs them to run."""
+    """Count on a copy on the meta device, or on one with numbers if the user's own network needs them to run."""
     try:
         return count(on_meta(network), _image(image_size, device="meta"))
     except (RuntimeError, TypeError, ValueError):
@@ -167,10 +167,10 @@ def _by_shapes(count: Callable[[nn.Module, torch.Tensor], object], network: nn.M
 def _copy(network: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(network).cpu().float().eval()
-    except TypeError as error:  # of what cannot be pickled
+    except TypeError as error:  # something in it cannot be pickled
         raise UserError(
-            f"model.network={type(network).__module__}.{type(network).__qualname__}: cannot be copied, which its cost needs "
-            f"({error}); keep open files and the like out of it, or leave the cost out: stages=[fit,test]"
+            f"model.network={type(network).__module__}.{type(network).__qualname__}: cannot be copied, which measuring its "
+            f"cost requires ({error}); keep open files and the like out of it, or skip the cost: stages=[fit,test]"
         ) from error
 
 

@@ -9,12 +9,12 @@ from common.errors import UserError
 class WarmedUpEMA:
     """Average weights exponentially, over fewer steps at first: decay min(`decay`, (1 + n) / (10 + n)) after n steps.
 
-    That is an average over the last ninth of the steps so far, and in the end over the last 1 / (1 - decay). With a fixed decay
-    the first epochs would be validated with the random weights of the start. The schedule is that of TensorFlow's
+    The average covers about the last ninth of the steps so far, and in the end the last 1 / (1 - decay) steps. With a fixed
+    decay, the first epochs would be validated with the initial random weights. The schedule is that of TensorFlow's
     ExponentialMovingAverage.
 
     Args:
-        decay: in the end, from 0 (no average) to below 1.
+        decay: final decay, from 0 (no average) to below 1.
     """
 
     def __init__(self, *, decay: float):
@@ -23,6 +23,6 @@ class WarmedUpEMA:
         self.decay = decay
 
     def __call__(self, average: Tensor, current: Tensor, steps: Tensor) -> Tensor:
-        """Return the new average of a weight; `steps` are those in `average`."""
+        """Return the new average of a weight; `steps` is the number of steps in `average`."""
         decay = torch.clamp((1 + steps) / (10 + steps), max=self.decay)
         return average + (1 - decay) * (current - average)

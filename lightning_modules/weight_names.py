@@ -1,4 +1,4 @@
-"""Names of weights: those of torchvision, timm, this project and wrappers around them become the network's own."""
+"""Map the weight names of torchvision, timm, this project and wrappers around them to the network's own names."""
 
 import sys
 from collections import OrderedDict
@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from lightning_modules.networks.surgery import HEADS
 
-WRAPPERS = ("module", "_orig_mod", "network", "model", "backbone")  # what trainers and wrappers put before a name
-DEEPEST = 3  # of these around each other
-OF_CUT = "features."  # what a whole network has before the names of a cut one's backbone, where it has them in one part
+WRAPPERS = ("module", "_orig_mod", "network", "model", "backbone")  # prefixes that trainers and wrappers add to names
+DEEPEST = 3  # nested prefixes
+OF_CUT = "features."  # prefix in some whole networks of the names that a cut's backbone has
 
 State = dict[str, Tensor]
 
 
 def rename(state: State, network: nn.Module) -> State:
-    """Return the weights under the network's own names: of all ways to read their names, that by which the most fit."""
+    """Return the weights under the network's own names, using the reading of their names with which the most weights fit."""
     own = network.state_dict()
 
     def fitting(named: State) -> int:
@@ -27,8 +27,8 @@ def rename(state: State, network: nn.Module) -> State:
 
 
 def _readings(state: State, network: nn.Module) -> Iterator[State]:
-    """Yield the weights under the names that they may mean."""
-    translate = network.weight_names() if hasattr(network, "weight_names") else {}  # of a whole network -> of its cut
+    """Yield the weights under each reading of their names."""
+    translate = network.weight_names() if hasattr(network, "weight_names") else {}  # whole network -> cut
     for named in _unwrapped(state):
         yield {translate.get(name, name): tensor for name, tensor in named.items()}
         yield {translate.get(OF_CUT + name, OF_CUT + name): tensor for name, tensor in named.items()}
@@ -37,7 +37,7 @@ def _readings(state: State, network: nn.Module) -> Iterator[State]:
 
 
 def _unwrapped(state: State, depth: int = DEEPEST) -> Iterator[State]:
-    """Yield the weights as they are, then without the wrappers' names before theirs."""
+    """Yield the weights under their own names, then without the prefixes of wrappers."""
     yield state
     for wrapper in WRAPPERS if depth else ():
         if any(name.startswith(f"{wrapper}.") for name in state):
@@ -46,38 +46,38 @@ def _unwrapped(state: State, depth: int = DEEPEST) -> Iterator[State]:
 
 
 def _by_timm(state: State, network: nn.Module) -> State | None:
-    """Return the weights by the conversion that timm has for the files of an architecture's authors, where it has one."""
+    """Return the weights after timm's conversion of the files of an architecture's authors; None if timm has none."""
     convert = getattr(sys.modules.get(type(network).__module__), "checkpoint_filter_fn", None)
     if convert is None or not hasattr(network, "pretrained_cfg"):
         return None
     try:
         converted = convert(dict(state), network)
-    except Exception:  # on names that are not of these authors
+    except Exception:  # the names are not those of these authors
         return None
     plain = isinstance(converted, dict) and all(isinstance(tensor, Tensor) for tensor in converted.values())
     return converted if plain else None
 
 
 def is_plain(value: object) -> bool:
-    """Return whether it is a tensor with numbers in it, as a network's weights are."""
+    """Return whether a value is a tensor that holds numbers, as a network's weights must."""
     return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized and not value.is_meta
 
 
 def fits(tensor: Tensor, own: Tensor) -> bool:
-    """Return whether a weight of a file can be this one: torch would make one of 8-bit integers a wrong one of floats."""
+    """Return whether a weight of a file can become `own`; torch would silently turn 8-bit integers into wrong floats."""
     return (
         tensor.shape == own.shape and tensor.is_floating_point() == own.is_floating_point() and not tensor.is_complex()
     )
 
 
 def head_weights(network: nn.Module) -> list[str]:
-    """Return the names of the weights that belong to what the network ends in, which depends on the classes."""
+    """Return the names of the weights of the network's head, which depends on the classes."""
     of_timm = f"{_head_of_timm(network)}."
     return [name for name in network.state_dict() if name.split(".")[0] in HEADS or name.startswith(of_timm)]
 
 
 def last_layer(network: nn.Module) -> list[str]:
-    """Return the names of the weights that give the logits."""
+    """Return the names of the weights of the layer that computes the logits."""
     of_head = head_weights(network)
     return [name for name in of_head if name.rpartition(".")[0] == of_head[-1].rpartition(".")[0]]
 
@@ -88,10 +88,10 @@ def _head_of_timm(network: nn.Module) -> str | None:
 
 
 def load_by_name(module: nn.Module, weights: State, *, strict: bool) -> None:
-    """Load weights whose names and shapes were compared with the module's.
+    """Load weights whose names and shapes were already compared with the module's.
 
-    A plain dictionary of them lacks the versions of the layers that wrote it, without which torchvision's MNASNet refuses
-    to load; that they fit shows that they are of these versions.
+    A plain dictionary lacks the versions of the layers that wrote it, without which torchvision's MNASNet refuses to load.
+    The module's own versions are used, since weights that fit must have these versions.
     """
     versioned = OrderedDict(weights)
     versioned._metadata = module.state_dict()._metadata

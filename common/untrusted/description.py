@@ -10,48 +10,48 @@ from common.errors import UserError
 from common.run_record import Decision
 
 MOST_CLASSES = 100_000
-LARGEST_IMAGE = 4096  # pixels a side
+LARGEST_IMAGE = 4096  # pixels per side
 LONGEST_NAME = 1000  # characters
-LARGEST_SETTING = 65_536  # of a number in the description of a network: widths, groups, blocks
-MOST_SETTINGS = 32  # of a network, and items of a list in them
-POSITIVE = {"temperature", "target_accuracy", "delta", "design_effect"}  # of a decision
+LARGEST_SETTING = 65_536  # largest number in the description of a network: widths, groups, blocks
+MOST_SETTINGS = 32  # settings of a network, and items of a list in them
+POSITIVE = {"temperature", "target_accuracy", "delta", "design_effect"}  # fields of a decision that must not be 0
 Fit = Literal["squash", "crop", "pad"]  # how an image becomes a square: datamodules.decode.place
 Interpolation = Literal["bilinear", "bicubic"]  # how it is resized: datamodules.decode.resize
-# Mean and standard deviation of ImageNet's images, as torchvision's weights expect them
+# Mean and standard deviation of ImageNet's images that torchvision's weights expect
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CHECKPOINT_SCHEMA = 2  # of hyper_parameters; 0.1.0 wrote none
+CHECKPOINT_SCHEMA = 2  # version of hyper_parameters; 0.1.0 wrote none
 NEXT = "which no run writes; use best.ckpt or last.ckpt of a run"
 
 _short = Repr()
 _short.maxlevel, _short.maxstring, _short.maxother = 2, 60, 60
-brief = _short.repr  # of values that may be endless
+brief = _short.repr  # for values of any length
 
 
 def check_schema(described: dict, source: str) -> None:
-    """Refuse the checkpoint of another version.
+    """Refuse a checkpoint of another version.
 
     Args:
-        described: its hyper_parameters.
+        described: hyper_parameters of the checkpoint.
 
     Raises:
         UserError: names `source` and the version that reads it.
     """
     if (schema := described.get("schema")) is None:
         raise UserError(
-            f"{source}: written by version 0.1.0 and readable only there; this version uses other names of weights"
+            f"{source}: written by version 0.1.0 and readable only there; this version uses other weight names"
         )
     if type(schema) is not int or schema != CHECKPOINT_SCHEMA:
         raise UserError(f"{source}: has schema {brief(schema)}; this version reads schema {CHECKPOINT_SCHEMA}")
 
 
 def check_description(classes, image_size, mean, std, fit, value_range, interpolation, source: str) -> None:
-    """Check the names of the classes, the fit, the range, and what `check_preprocessing` does.
+    """Check the class names, the fit and the range, and call `check_preprocessing`.
 
     Raises:
         UserError: names `source`, the value and what is allowed.
     """
     if not isinstance(classes, (list, tuple)) or len(classes) < 2 or not all(_is_name(name) for name in classes):
-        raise _odd(source, "classes", classes, f"two names or more, of up to {LONGEST_NAME:,} characters")
+        raise _odd(source, "classes", classes, f"two or more names of up to {LONGEST_NAME:,} characters")
     if len(classes) > MOST_CLASSES:
         raise UserError(f"{source}: has {len(classes):,} classes; at most {MOST_CLASSES:,} are possible")
     if len(set(classes)) < len(classes):
@@ -67,7 +67,7 @@ def check_preprocessing(image_size, mean, std, interpolation, source: str) -> No
     """Check the image size in pixels, the normalization of each channel and the interpolation.
 
     Raises:
-        UserError: as of `check_description`.
+        UserError: see `check_description`.
     """
     if type(image_size) is not int or not 1 <= image_size <= LARGEST_IMAGE:
         raise _odd(source, "image_size", image_size, f"1 to {LARGEST_IMAGE} pixels")
@@ -94,7 +94,7 @@ def check_network(network, source: str) -> None:
 
 
 def check_decision(decision, classes: list[str], source: str) -> Decision | None:
-    """Return the decision of a checkpoint or an exported file, which holds its plain values; None where it has none.
+    """Return the checked decision of a checkpoint or an exported file from its plain values; None if there is none.
 
     Raises:
         UserError: names `source`, the value and what is allowed.
@@ -130,7 +130,7 @@ def _is_range(value) -> bool:
 
 
 def _is_name(value) -> bool:
-    """Return whether it is a text that a file can hold: lone surrogates that come from no file name cannot be written."""
+    """Return whether a value is a text that a file can hold: no lone surrogates, except those that stand for bytes of names."""
     if not isinstance(value, str) or not 0 < len(value) <= LONGEST_NAME:
         return False
     try:

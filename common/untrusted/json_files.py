@@ -1,4 +1,4 @@
-"""JSON files of a run, decoded into typed dataclasses."""
+"""Decode JSON files of a run into typed dataclasses."""
 
 import re
 from pathlib import Path
@@ -11,14 +11,14 @@ from common.untrusted.tables import check_size
 
 T = TypeVar("T")
 NEXT = "rerun it, or delete the folder"
-LARGEST_NUMBER = 2**63  # whole numbers beyond it overflow floats and arrays
+LARGEST_NUMBER = 2**63  # larger whole numbers overflow floats and arrays
 
 
 def read_json(path: Path, largest: int, then: str = NEXT) -> dict:
-    """Read a JSON object of at most `largest` bytes; `then` says what to do about a damaged one.
+    """Read a JSON object of at most `largest` bytes; `then` is the advice about a damaged one.
 
     Raises:
-        UserError: no such file, too large, cut off, not UTF-8, NaN or a huge number in it, or no object; names the file.
+        UserError: the file is missing, too large, cut off, not UTF-8, not an object, or holds NaN or a huge number; names it.
     """
     check_size(path, largest)
     try:
@@ -28,7 +28,7 @@ def read_json(path: Path, largest: int, then: str = NEXT) -> dict:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise UserError(f"{path}: not a whole record ({error}); {then}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: not a whole record (a {type(content).__name__} and no object); {then}")
+        raise UserError(f"{path}: not a whole record (a {type(content).__name__}, not an object); {then}")
     return content
 
 
@@ -42,14 +42,14 @@ def _largest(value: object) -> int:
 
 
 def to_type(content: dict, kind: type[T], path: Path) -> T:
-    """Turn a JSON object into a dataclass, whose annotations are its schema; unknown keys are skipped.
+    """Convert a JSON object into a dataclass, whose annotations are the schema; skip unknown keys.
 
     Raises:
-        UserError: a key is missing or of another type; names file and key.
+        UserError: a key is missing or has another type; names file and key.
     """
     try:
         return msgspec.convert(content, kind)
     except (msgspec.ValidationError, RecursionError) as error:
         reason, _, place = str(error).partition(" - at `")
         key = re.sub(r"^\$\.?", "", place.rstrip("`")) or "the record"
-        raise UserError(f"{path}: {key}: {reason.replace('`', '')}, and no run writes that; {NEXT}") from error
+        raise UserError(f"{path}: {key}: {reason.replace('`', '')}, which no run writes; {NEXT}") from error

@@ -1,4 +1,4 @@
-"""Read the configuration of a run folder as untrusted: plain YAML that names only listed classes and reaches nowhere else."""
+"""Read the configuration of a run folder as untrusted: plain YAML that names only allowed classes and no other places."""
 
 import importlib
 import inspect
@@ -22,21 +22,21 @@ log = logging.getLogger(__name__)
 SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 LARGEST = 64 * 2**10  # bytes; a run's has 2 to 4 KiB. OmegaConf takes 1.2 s for 64 KiB, and half a minute for 1 MiB
-DEEPEST = 20  # collections within one another
+DEEPEST = 20  # nested collections
 LONGEST = 100_000  # characters, once every interpolation is resolved
-GROUPS = ("model", "datamodule", "trainer", "callbacks")  # that every run has
+GROUPS = ("model", "datamodule", "trainer", "callbacks")  # groups that every run has
 MAY_BE_EMPTY = ("augmentation", "batch_transform", "loss", "decision", "metrics", "optimizer", "scheduler", "logger")
 GROUP_OF_SEVERAL = re.compile(r"(\w+)=\[\s*(\w[\w-]*(?:\s*,\s*\w[\w-]*)*)\s*\]", re.ASCII)  # logger=[tensorboard,csv]
-OF_EACH_COMMAND = {"stages", "ckpt_path", "seed", "experiment", "hydra"}  # that no saved choice may replace
+OF_EACH_COMMAND = {"stages", "ckpt_path", "seed", "experiment", "hydra"}  # no saved choice may replace these
 REFERENCE = re.compile(r"\$\{(\.*)(\w+(?:\.\w+)*)\}")
-# Of the resolvers only those that compute; oc.env, new_run_dir and the like tell of this machine or write on it
+# Only resolvers that compute; oc.env, new_run_dir and the like reveal something about this machine or write to it
 ALLOWED = re.compile(rf"{REFERENCE.pattern}|\$\{{(?:project|rounded_quotient):")
-# Settings of Lightning's own classes that name a place to write to or an address to send to
+# Settings of Lightning's classes that name a place to write to or an address to send to
 WRITES = {
     "dirpath", "filename", "save_dir", "root_dir", "dir", "default_root_dir", "exclude_batches_path", "nvme_path",
     "model_registry", "profiler_kwargs",
 }  # fmt: skip
-# Where a class of a saved configuration is named -> where it is defined
+# Name prefix of a class that a saved configuration may name -> module prefix in which it must be defined
 ALLOWED_TARGETS = {
     "callbacks": "callbacks",
     "datamodules": "datamodules",
@@ -50,21 +50,21 @@ ALLOWED_TARGETS = {
     "lightning.pytorch.profilers": "lightning.pytorch.profilers",
     "lightning.pytorch.strategies": "lightning.pytorch.strategies",
 }
-TRANSFORMS = ("augmentation", "batch_transform")  # whose sizes take memory
-OWN_NAMES = {tuple(key.split(".")): key for key in OWN_KEYS}
-FACTORIES = ("lightning_modules.losses", "lightning_modules.optim")  # whose functions may be named, too
+TRANSFORMS = ("augmentation", "batch_transform")  # their sizes take memory
+OWN_NAMES = {tuple(key.split(".")): key for key in OWN_KEYS}  # keys at which a user's own class may be named
+FACTORIES = ("lightning_modules.losses", "lightning_modules.optim")  # modules whose functions may be named too
 
 
 def read_saved_config(run: RunFolder, given: Collection[str], composed: DictConfig) -> DictConfig:
     """Read the configuration that a run started with.
 
     Args:
-        given: keys that the command line sets again; the file's value of one that would be refused is set to null.
+        given: keys that the command line sets again; a value in the file that would be refused is set to null for these.
         composed: the user's own configuration with the run's choices, which is trusted: a class that is not in
-            ALLOWED_TARGETS, or a place to write to, is accepted where `composed` has the same value at its key.
+            ALLOWED_TARGETS, or a place to write to, is accepted if `composed` has the same value at its key.
 
     Raises:
-        UserError: cut off, too large, of another shape, or with something that no run needs; names file and key.
+        UserError: the file is cut off, too large, malformed, or has something that no run needs; names file and key.
     """
     config = _read(run, given)
     _refuse(run, _find_other_loggers(config, composed), config, given)
@@ -74,19 +74,19 @@ def read_saved_config(run: RunFolder, given: Collection[str], composed: DictConf
 
 
 def read_saved_name(run: RunFolder, given: Collection[str]) -> str:
-    """Read `model.name` of a run, "run" where there is none.
+    """Read `model.name` of a run; "run" if there is none.
 
     Raises:
-        UserError: as `read_saved_config`.
+        UserError: see `read_saved_config`.
     """
     return str(OmegaConf.select(_read(run, given), "model.name") or "run")
 
 
 def read_saved_choices(run: RunFolder) -> dict[str, str]:
-    """Read which file a run took of each group, or which files: "[tensorboard,csv]".
+    """Read which file of each group a run used, or which files: "[tensorboard,csv]".
 
     Raises:
-        UserError: not a YAML file, or a choice that is not a plain name.
+        UserError: the file is not YAML, or a choice is not a plain name.
     """
     path = run.choices
     if not path.is_file():
@@ -105,18 +105,18 @@ def read_saved_choices(run: RunFolder) -> dict[str, str]:
         found[group] = name
     if (
         "logger" not in found and run.config.is_file()
-    ):  # a list that an experiment's file has chosen is in no list of Hydra's
-        names = list(_read_plain_yaml(run.config).get("logger") or {})  # each file is called as its logger
+    ):  # a list that an experiment's file has chosen is not in Hydra's own lists
+        names = list(_read_plain_yaml(run.config).get("logger") or {})  # each file is named after its logger
         if names and all(re.fullmatch(r"\w[\w-]*", str(name), re.ASCII) for name in names):
             found["logger"] = f"[{','.join(names)}]"
     return found
 
 
 def read_saved_overrides(run: RunFolder) -> list[str]:
-    """Read the settings that were typed when a run began; none where it left no list of them.
+    """Read the settings that were typed when a run began; none if it left no list of them.
 
     Raises:
-        UserError: not a YAML file.
+        UserError: the file is not YAML.
     """
     if not run.choices.is_file():
         return []
@@ -125,16 +125,16 @@ def read_saved_overrides(run: RunFolder) -> list[str]:
 
 
 def choices_of_several(overrides: Collection) -> dict[str, str]:
-    """Return the groups that overrides give several files, which Hydra's own list of choices does not have."""
+    """Return the groups for which overrides choose several files, which Hydra's own list of choices does not have."""
     matches = (GROUP_OF_SEVERAL.fullmatch(override) for override in overrides if isinstance(override, str))
     found = {match[1]: f"[{re.sub(r'[^A-Za-z0-9_,-]', '', match[2])}]" for match in matches if match}
     return {group: names for group, names in found.items() if group in (*GROUPS, *MAY_BE_EMPTY)}
 
 
 def is_allowed_target(name: object) -> bool:
-    """Return whether a `_target_` is a class of ALLOWED_TARGETS or a function of FACTORIES. Imports nothing else.
+    """Return whether a `_target_` is a class of ALLOWED_TARGETS or a function of FACTORIES; import nothing else.
 
-    What one of these modules has imported from elsewhere is not allowed.
+    Names that one of these modules has imported from elsewhere are not allowed.
     """
     place = next((p for p in ALLOWED_TARGETS if f"{name}.".startswith(f"{p}.")), None)
     if place is None or not re.fullmatch(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", name, re.ASCII):
@@ -150,14 +150,14 @@ def is_allowed_target(name: object) -> bool:
 
 
 def _read(run: RunFolder, given: Collection[str]) -> DictConfig:
-    """Read .hydra/config.yaml and check all but what it names outside of itself."""
+    """Read .hydra/config.yaml and check everything except the classes and places that it names."""
     config = _read_plain_yaml(run.config)
     _refuse(run, _find_malformed(OmegaConf.to_container(config, resolve=False)), config, given)
     return config
 
 
 def _refuse(run: RunFolder, problems: Iterator[tuple[str, str]], config: DictConfig, given: Collection[str]) -> None:
-    """Raise UserError for the first problem; set what is given again to null in place."""
+    """Raise UserError for the first problem; in place, set problems whose keys are given again to null."""
     for key, reason in problems:
         if not any(f"{key}.".startswith(f"{name}.") for name in given):
             group = key.split(".")[0]
@@ -169,15 +169,15 @@ def _refuse(run: RunFolder, problems: Iterator[tuple[str, str]], config: DictCon
 
 
 def _read_hydra(run: RunFolder) -> dict:
-    """Read .hydra/hydra.yaml, as `_read_plain_yaml`, without the time that OmegaConf takes for its nodes."""
+    """Read .hydra/hydra.yaml like `_read_plain_yaml`, but without the time that OmegaConf's nodes take."""
     return _read_plain_yaml(run.choices, lambda text: SafeLoader(text).get_single_data())
 
 
 def _read_plain_yaml(path: Path, parse: Callable[[str], object] = OmegaConf.create) -> DictConfig | dict:
-    """Read a YAML file of a run: small, without anchors and tags, a mapping.
+    """Read a YAML file of a run, which must be a small mapping without anchors and tags.
 
     Raises:
-        UserError: anything else.
+        UserError: it is anything else.
     """
     try:
         if path.stat().st_size > LARGEST:
@@ -194,7 +194,7 @@ def _read_plain_yaml(path: Path, parse: Callable[[str], object] = OmegaConf.crea
 
 
 def _check_events(text: str) -> None:
-    """Refuse anchors, which make billions of lines out of ten, and tags, which make objects: a run's YAML has neither."""
+    """Refuse anchors, which can expand ten lines to billions, and tags, which make objects: a run's YAML has neither."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
@@ -207,7 +207,7 @@ def _check_events(text: str) -> None:
 
 
 def _find_malformed(config: dict) -> Iterator[tuple[str, str]]:
-    """Yield each key that is not as in a run's configuration or whose interpolation reaches outside of it, and why."""
+    """Yield each key that a run's configuration cannot have or whose interpolation reaches outside of it, and why."""
     for key in (*GROUPS, *MAY_BE_EMPTY):
         if not isinstance(config.get(key), dict) and (key in GROUPS or config.get(key)):
             yield key, f"is {str(config.get(key))[:60]!r} and not a mapping, which no run writes"
@@ -218,7 +218,7 @@ def _find_malformed(config: dict) -> Iterator[tuple[str, str]]:
     for place, name, value in _entries(config):
         key = ".".join(map(str, place))
         if not re.fullmatch(r"\w[\w-]*", name, re.ASCII):
-            yield key[:100], "is no plain name"
+            yield key[:100], "is not a plain name"
         elif isinstance(value, str) and "${" in value:
             if value.count("${") != len(ALLOWED.findall(value)):
                 yield key, f"is {value[:100]!r}, an interpolation that reaches outside of the configuration"
@@ -227,9 +227,9 @@ def _find_malformed(config: dict) -> Iterator[tuple[str, str]]:
 
 
 def _find_other_loggers(config: DictConfig, composed: DictConfig) -> Iterator[tuple[str, str]]:
-    """Yield each logger and setting of one that is not as in the user's own configuration, and why.
+    """Yield each logger, or setting of a logger, that differs from the user's own configuration, and why.
 
-    They name addresses, accounts and folders to which a run sends and writes, so none is taken from a run's folder.
+    They name addresses, accounts and folders that a run sends and writes to, so none is taken from a run's folder.
     """
     theirs, own = (dict(_of_loggers(each)) for each in (config, composed))
     names = composed.get("logger") or {}
@@ -246,7 +246,7 @@ def _find_other_loggers(config: DictConfig, composed: DictConfig) -> Iterator[tu
 
 
 def _of_loggers(config: DictConfig) -> Iterator[tuple[str, object]]:
-    """Yield dotted key and value of everything in the group logger that holds nothing else."""
+    """Yield dotted key and value of every leaf in the group logger."""
     node = OmegaConf.to_container(config.get("logger") or OmegaConf.create(), resolve=False)
     for place, _, value in _entries({"logger": node} if node else {}):
         if not isinstance(value, (dict, list)) or not value:
@@ -254,10 +254,10 @@ def _of_loggers(config: DictConfig) -> Iterator[tuple[str, object]]:
 
 
 def _find_untrusted(config: dict, trusted: dict) -> Iterator[tuple[str, str]]:
-    """Yield each key that names a class or a place to write to other than `trusted` has it there, and why."""
+    """Yield each key that names a class or a place to write to that is not also in `trusted`, and why."""
     for place, name, value in _entries(config):
         key = ".".join(map(str, place))
-        if place[0] == "logger":  # is as `trusted` has it: _find_other_loggers
+        if place[0] == "logger":  # checked by _find_other_loggers
             continue
         if place[:2] == ("datamodule", "source") and name != "_target_":
             if not isinstance(value, dict) and value != _at(trusted, place):  # what it reads may also be fetched
@@ -266,7 +266,7 @@ def _find_untrusted(config: dict, trusted: dict) -> Iterator[tuple[str, str]]:
         if isinstance(value, str) and "${" not in value and _at(trusted, place) == value:
             continue
         if place[0] in TRANSFORMS and type(value) in (int, float) and abs(value) > LARGEST_IMAGE:
-            yield key, f"is {value}, and {LARGEST_IMAGE:,} is the most"
+            yield key, f"is {value}, but at most {LARGEST_IMAGE:,} is allowed"
         on_the_way = any(place == own[: len(place)] for own in OWN_NAMES)
         if isinstance(value, str) and (_is_own(place, value) or (on_the_way and "${" in value)):
             yield key, f"is {value[:100]!r}, a class that your conf/ does not name"
@@ -283,7 +283,7 @@ def _is_own(place: tuple, name: str) -> bool:
 
 
 def _entries(node: dict | list, place: tuple = ()) -> Iterator[tuple[tuple, str, object]]:
-    """Yield place, name and value of everything in a configuration, to any depth; "" for a name that is no text."""
+    """Yield place, name and value of everything in a configuration, at any depth; the name is "" if it is not a text."""
     for name, value in _items(node):
         yield (*place, name), name if isinstance(name, str) else "", value
         if isinstance(value, (dict, list)):
@@ -295,10 +295,10 @@ def _items(node: dict | list) -> list[tuple]:
 
 
 def _resolved_length(place: tuple, value, config: dict, known: dict[tuple, int]) -> int:
-    """Count the characters of a value once its interpolations are resolved; over LONGEST where they form a circle."""
+    """Count the characters of a value once its interpolations are resolved; more than LONGEST if they form a cycle."""
     if place in known:
         return known[place]
-    known[place] = LONGEST + 1  # while it is counted: whoever comes here again goes in a circle
+    known[place] = LONGEST + 1  # while it is counted, so a cycle ends here
     if isinstance(value, (dict, list)):
         length = sum(_resolved_length((*place, name), item, config, known) for name, item in _items(value))
     else:

@@ -1,4 +1,4 @@
-"""CSV tables: those of a run strictly, UTF-8 and whole; those of a user as spreadsheets and programs write them."""
+"""Read CSV tables: those of a run strictly (UTF-8, complete), those of a user as spreadsheets and programs write them."""
 
 import codecs
 import csv
@@ -13,7 +13,7 @@ from common.text import clean
 
 LARGEST_TABLE = 2**30  # bytes of a CSV; five million predictions
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-MARKS = (  # of byte order, the longer ones first
+MARKS = (  # byte order marks, the longer ones first
     (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
@@ -26,7 +26,7 @@ OTHER_FILES = {
     b"PAR1": "a parquet file",
     **dict.fromkeys((b'{"', b"{\n", b"[{", b"[\n"), "JSON"),
 }
-# What else people call the columns: a hint in an error, since a wrong guess would be worse
+# Other names that people give these columns, used only for hints in errors, since a wrong guess would be worse
 OTHER_NAMES = {
     "path": {"file", "filename", "file_name", "filepath", "file_path", "image", "images", "image_path", "img", "image_name",
              "name", "id", "image_id", "img_id", "imageid", "photo", "uri"},
@@ -36,7 +36,7 @@ OTHER_NAMES = {
 
 
 def check_size(path: Path, largest: int) -> None:
-    """Refuse a file that is larger than what a run writes, or that is no regular file.
+    """Refuse a file that is larger than what a run writes, or that is not a regular file.
 
     Raises:
         UserError: names the file and both sizes.
@@ -50,7 +50,7 @@ def check_size(path: Path, largest: int) -> None:
 
 
 def check_complete(path: Path) -> None:
-    """Refuse a table that a run wrote and whose last line is cut off.
+    """Refuse a table of a run whose last line is cut off.
 
     Raises:
         UserError: names the file.
@@ -65,16 +65,16 @@ def check_complete(path: Path) -> None:
 def iterate_csv(
     path: Path, needed: Sequence[str] = (), largest: int = LARGEST_TABLE, complete: bool = False
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield line number and row of a table, all values as text; bytes that are not UTF-8 stay, as they do in file names.
+    """Yield line number and row of a table, all values as text; bytes that are not UTF-8 are kept, as in file names.
 
     Args:
-        path: of the table.
+        path: path of the table.
         needed: columns that must be there.
-        largest: bytes of the table.
-        complete: refuse a table whose last line does not end, as every table that a run wrote does.
+        largest: largest size of the table in bytes.
+        complete: refuse a table whose last line has no line end, which every table of a run has.
 
     Raises:
-        UserError: no such file, too large, a column of `needed` missing or any column twice, cut off, or a line with more
+        UserError: the file is missing, too large or cut off, lacks a column of `needed`, has a column twice, or a line has more
             or fewer values than columns; with file and line.
     """
     check_size(path, largest)
@@ -101,18 +101,18 @@ def iterate_csv(
 
 
 class OwnTable:
-    """Read a table that somebody wrote, as spreadsheets and programs do; what is read in another way than written is noted.
+    """Read a user's table in the forms that spreadsheets and programs write; note every value that is not read as written.
 
-    Known columns are found in any case and with blanks around; delimiters may be commas, semicolons, tabs or bars, the text
-    UTF-8 or UTF-16; columns without a name, as pandas writes its index, and lines without a value are left out.
+    Known columns are found in any case and with spaces around them. Delimiters may be commas, semicolons, tabs or bars, and the
+    text UTF-8 or UTF-16. Columns without a name (pandas writes its index so) and lines without a value are skipped.
 
     Args:
-        path: of the table.
+        path: path of the table.
         needed: columns that must be there.
-        known: further ones that mean something; all others keep their names.
+        known: other columns with a meaning; all others keep their names.
 
     Attributes:
-        notes: how often something was read in another way than written; complete once all rows were read.
+        notes: how often something was not read as written, by kind; complete once all rows were read.
     """
 
     def __init__(self, path: Path, needed: Sequence[str], known: Sequence[str] = ()):
@@ -120,12 +120,12 @@ class OwnTable:
         self.notes: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, str]]]:
-        """Yield line number and row, all values as text; bytes that are not UTF-8 stay, as they do in file names.
+        """Yield line number and row, all values as text; bytes that are not UTF-8 are kept, as in file names.
 
-        Blanks around values are left out, except around `path`, whose file may be called so.
+        Spaces around values are removed, except around `path`, since a file name may have them.
 
         Raises:
-            UserError: as of `iterate_csv`, and what to change.
+            UserError: see `iterate_csv`; says what to change.
         """
         check_size(self.path, LARGEST_TABLE)
         self.notes.clear()
@@ -135,12 +135,12 @@ class OwnTable:
         try:
             with self.path.open(encoding=encoding, errors=errors, newline="") as file:
                 header = next((line for line in iter(lambda: file.readline(2**20), "") if line.strip()), "")
-                given = re.fullmatch(r"sep=(.)\s*", header, re.IGNORECASE)  # of Excel
+                given = re.fullmatch(r"sep=(.)\s*", header, re.IGNORECASE)  # written by Excel
                 delimiter = self._delimiter(
                     file.readline(2**20) if given else header, [given[1]] if given else DELIMITERS
                 )
                 spaced = f"{delimiter} " in header
-                self.notes["blanks after delimiters left out"] = int(spaced)
+                self.notes["spaces after delimiters removed"] = int(spaced)
                 below = next(csv.reader([file.readline(2**16)], delimiter=delimiter), [])  # below the limit of a field
                 file.seek(0)
                 reader = csv.reader(file, delimiter=delimiter, strict=True, skipinitialspace=spaced)
@@ -160,7 +160,7 @@ class OwnTable:
             raise UserError(f"{self.path}: line {reader.line_num if reader else 0}: {_describe(error)}") from error
 
     def describe_notes(self) -> str:
-        """Return `delimited by semicolons; blanks around values left out (40 times)`; nothing where all is as written."""
+        """Return `delimited by semicolons; spaces around values removed (40 times)`; nothing if all was read as written."""
         return "; ".join(f"{note} ({n:,} times)" if n > 1 else note for note, n in (+self.notes).items())
 
     def _encoding(self) -> str:
@@ -170,14 +170,14 @@ class OwnTable:
             raise UserError(f"{self.path}: is {other}, not a CSV; save it as CSV in UTF-8")
         marked = next((encoding for mark, encoding in MARKS if head.startswith(mark)), None)
         for encoding, other in (("utf-16-le", head[1::2]), ("utf-16-be", head[::2])):
-            if marked is None and other.count(0) * 2 > len(other):  # letters of ASCII have an empty byte each
+            if marked is None and other.count(0) * 2 > len(other):  # ASCII letters have a zero byte each
                 marked = encoding
         if marked:
             self.notes[f"text in {marked[:6].upper()}"] = 1
         return marked or "utf-8-sig"
 
     def _delimiter(self, header: str, allowed: Iterable[str]) -> str:
-        """Return the delimiter by which all columns are found, or else most of them."""
+        """Return the delimiter with which all columns are found, or else the most."""
         found = {each: {_known_as(name) for name in header.split(each)} for each in allowed}
         needed = {*self.needed, *self.known}
         best = max(found, key=lambda each: (found[each] >= {*self.needed}, len(found[each] & needed), len(found[each])))
@@ -186,22 +186,22 @@ class OwnTable:
         return best
 
     def _columns(self, written: list[str], below: list[str]) -> list[str]:
-        """Return the name of each column, nothing for those that are left out; `below` are the values of the line below.
+        """Return the name of each column, empty for skipped ones; `below` are the values of the line below.
 
         Raises:
-            ValueError: one is missing or appears twice.
+            ValueError: a column is missing or appears twice.
         """
         if any(map(_is_single_quoted, written)):
             raise ValueError(SINGLE_QUOTES)
-        written = [name.lstrip("\ufeff") for name in written]  # of a second byte order mark
+        written = [name.lstrip("\ufeff") for name in written]  # a second byte order mark
         columns = [name if name in self.known else _known_as(name) for name in written]
         columns = [short if short in self.known else name.strip() for short, name in zip(columns, written, strict=True)]
         if columns and re.fullmatch(r"Unnamed: \d+", columns[0]):  # pandas read its own index
             columns[0] = ""
         for name, short in zip(written, columns, strict=True):
             if name.strip() and name != short:
-                self.notes[f"column {clean(name, 40)!r} {f'as {short}' if short else 'left out'}"] += 1
-        self.notes["column without a name left out"] += sum(not name.strip() for name in written)
+                self.notes[f"column {clean(name, 40)!r} {f'as {short}' if short else 'skipped'}"] += 1
+        self.notes["column without a name skipped"] += sum(not name.strip() for name in written)
         self.notes = +self.notes
         named = [name for name in columns if name]
         if missing := [name for name in self.needed if name not in named]:
@@ -219,7 +219,7 @@ class OwnTable:
                 f"column {', '.join(missing)} is missing; found {shown}; remove the lines that begin with #, and the # before "
                 "the names of the columns: a CSV has no comments"
             )
-        if any(re.search(r"\.\w{2,5}$", name) for name in found):  # files: there are no names
+        if any(re.search(r"\.\w{2,5}$", name) for name in found):  # these are files, so the table has no line of names
             return f"column {', '.join(missing)} is missing; found {shown}; write the names above it: {','.join(self.needed)}"
         others = {need: next((n for n in found if _known_as(n) in OTHER_NAMES.get(need, ())), None) for need in missing}
         renamed = [f"{clean(name, 40)} to {need}" for need, name in others.items() if name]
@@ -227,7 +227,7 @@ class OwnTable:
         if not renamed and len(missing) < len(self.needed):
             advice = f"rename the column that holds it to {missing[0]}"
         if renamed and None in others.values():
-            advice += f", and add {', '.join(need for need, name in others.items() if not name)}, one value an image"
+            advice += f", and add {', '.join(need for need, name in others.items() if not name)}, one value per image"
         bits = [
             clean(name.strip(), 40) for name in bits if _known_as(name) not in {*OTHER_NAMES["path"], *self.known, ""}
         ]
@@ -235,17 +235,17 @@ class OwnTable:
             one_hot = (
                 f"the name of the column with the 1, one of {', '.join(bits[:5])}{', ...' if len(bits) > 5 else ''}"
             )
-            advice = f"{advice}: {one_hot}" if renamed else f"add label, in each line {one_hot}"
+            advice = f"{advice}: {one_hot}" if renamed else f"add label with, in each line, {one_hot}"
         return f"column {', '.join(missing)} is missing; found {shown}; {advice}"
 
     def _cells(self, row: list[str], columns: list[str]) -> dict[str, str] | None:
-        """Return the values of a line; nothing where it has none.
+        """Return the values of a line; None if it has none.
 
         Raises:
-            ValueError: other values than columns.
+            ValueError: the number of values is not that of the columns.
         """
         if not any(map(str.strip, row)):
-            self.notes["line without a value left out"] += bool(row)
+            self.notes["line without a value skipped"] += bool(row)
             return None
         if any(_is_single_quoted(cell) for name, cell in zip(columns, row, strict=False) if name in self.known):
             raise ValueError(SINGLE_QUOTES)
@@ -256,7 +256,7 @@ class OwnTable:
         for name, cell in cells.items():
             if name != "path" and cell != cell.strip():
                 cells[name] = cell.strip()
-                self.notes["blanks around values left out"] += 1
+                self.notes["spaces around values removed"] += 1
         return cells
 
 
@@ -269,10 +269,10 @@ def _is_single_quoted(value: str) -> bool:
 
 
 def _known_as(name: str) -> str:
-    """Return the name of a column without blanks, quotes and capitals."""
+    """Return the name of a column in lowercase, without spaces and quotes around it."""
     return name.lstrip("\ufeff").strip().strip("\"'").strip().casefold()
 
 
 def read_csv(path: Path, needed: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Read all rows of a table; arguments and errors as of `iterate_csv`."""
+    """Read all rows of a table; for arguments and errors see `iterate_csv`."""
     return [row for _, row in iterate_csv(path, needed)]

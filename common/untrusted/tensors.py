@@ -1,4 +1,4 @@
-"""Open untrusted files of tensors: whole ones of a sensible size, without running what is in them."""
+"""Open untrusted files of tensors, if they are complete and of a sensible size, without executing anything in them."""
 
 import hashlib
 import re
@@ -8,14 +8,14 @@ from pathlib import Path
 from common.errors import UserError
 
 LARGEST = 4 * 2**30  # bytes
-LARGEST_PICKLE = 64 * 2**20  # bytes of what is not tensors; a run's has some KiB
-CHECKSUM = "data_sha256"  # in a safetensors file's header, of all that comes behind it
+LARGEST_PICKLE = 64 * 2**20  # bytes of everything but tensors; a run's has some KiB
+CHECKSUM = "data_sha256"  # key in a safetensors file's header: checksum of everything after the header
 LARGEST_HEADER = 16 * 2**20  # bytes of a safetensors file's names, shapes and description; a network's has some KiB
-NUMBERS = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"}  # of weights in a safetensors file
+NUMBERS = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"}  # allowed in safetensors
 
 
 def is_safetensors(path: Path) -> bool:
-    """Return whether a file is to be read as safetensors: by its name, or by how it begins, as in a cache without suffixes."""
+    """Return whether to read a file as safetensors, by its suffix or its first bytes, since caches have no suffixes."""
     with path.open("rb") as file:
         start = file.read(9)
     length = int.from_bytes(start[:8], "little")
@@ -23,12 +23,12 @@ def is_safetensors(path: Path) -> bool:
 
 
 def read_safetensors(path: Path, *, tensors: bool = True) -> tuple[dict, dict[str, str]]:
-    """Return the tensors of a safetensors file, on the processor, and the texts in its header.
+    """Return the tensors of a safetensors file, on the CPU, and the texts in its header.
 
-    The library checks that names, shapes and places fit the file exactly, so that nothing is larger than the file.
+    The library checks that names, shapes and offsets fit the file exactly, so nothing is larger than the file.
 
     Args:
-        tensors: whether to read them; without, an empty mapping comes back.
+        tensors: whether to read the tensors; if not, the mapping is empty.
 
     Raises:
         UserError: states the reason, without the name of the file.
@@ -41,30 +41,32 @@ def read_safetensors(path: Path, *, tensors: bool = True) -> tuple[dict, dict[st
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
     if LARGEST_HEADER < header <= size:
-        raise UserError(f"a header of {header / 2**20:,.0f} MiB, and {LARGEST_HEADER / 2**20:g} MiB is the most")
+        raise UserError(f"a header of {header / 2**20:,.0f} MiB; at most {LARGEST_HEADER / 2**20:g} MiB can be read")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             texts, names = file.metadata() or {}, file.keys()
-            written = texts.pop(CHECKSUM, None)  # files of others and older ones have none
+            written = texts.pop(CHECKSUM, None)  # older files and those of other programs have none
             if tensors and written and hashlib.sha256(path.read_bytes()[8 + header :]).hexdigest() != written:
-                raise UserError(f"damaged: its weights do not fit {CHECKSUM} in its header")
+                raise UserError(f"damaged: its weights do not match {CHECKSUM} in its header")
             for name in names:
                 if (dtype := file.get_slice(name).get_dtype()) not in NUMBERS:
-                    raise UserError(f"{name[:100]!r} holds {dtype}; weights are of {', '.join(sorted(NUMBERS))}")
+                    raise UserError(
+                        f"{name[:100]!r} holds {dtype}; the types of weights are {', '.join(sorted(NUMBERS))}"
+                    )
             return ({name: file.get_tensor(name) for name in names} if tensors else {}), texts
     except SafetensorError as error:
         raise UserError(f"not a safetensors file, or cut off: {' '.join(str(error).split())[:200]}") from error
 
 
 def load_tensors(path: Path, *, archives_only: bool = True, mmap: bool = False):
-    """Load the plain values and tensors of a file of torch or safetensors onto the processor.
+    """Load the plain values and tensors of a torch or safetensors file onto the CPU.
 
-    Every record is read against its checksum, which torch does not do: 2 to 6 ms for 5 MB and 60 to 95 ms for 100 MB, beside
-    1 to 8 ms and 90 to 110 ms that torch takes for loading (n = 3 each, one core, shared). With `mmap` it is not.
+    Every record is checked against its checksum, which torch does not do. That takes 2 to 6 ms for 5 MB and 60 to 95 ms for
+    100 MB, in addition to torch's 1 to 8 ms and 90 to 110 ms (n = 3 each, one core, shared). With `mmap` there is no check.
 
     Args:
-        archives_only: refuse files of the time before torch 1.6, which have no checksums.
-        mmap: load tensors when they are used.
+        archives_only: refuse files from before torch 1.6, which have no checksums.
+        mmap: load tensors only when they are used.
 
     Raises:
         UserError: states the reason, without the name of the file.
@@ -75,11 +77,11 @@ def load_tensors(path: Path, *, archives_only: bool = True, mmap: bool = False):
         return read_safetensors(path)[0]
     size = path.stat().st_size
     if size > LARGEST:
-        raise UserError(f"{size / 2**30:.1f} GiB, and {LARGEST / 2**30:g} GiB is the most")
+        raise UserError(f"{size / 2**30:.1f} GiB; at most {LARGEST / 2**30:g} GiB can be read")
     if zipfile.is_zipfile(path):
         _check_archive(path, size, check_sums=not mmap)
     elif archives_only:
-        raise UserError("not an archive of torch, or cut off")
+        raise UserError("not a torch archive, or cut off")
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # its type depends on what is in the file
@@ -92,7 +94,7 @@ def load_tensors(path: Path, *, archives_only: bool = True, mmap: bool = False):
 
 
 def _check_archive(path: Path, size: int, *, check_sums: bool) -> None:
-    """Refuse compressed records and more bytes than the file has: torch writes neither, and both would fill the memory."""
+    """Refuse compressed records, and records larger than the file: torch writes neither, and both would fill the memory."""
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
@@ -101,10 +103,12 @@ def _check_archive(path: Path, size: int, *, check_sums: bool) -> None:
         raise UserError(f"damaged: {error}") from error
     for record in records:
         if record.compress_type != zipfile.ZIP_STORED:
-            raise UserError(f"{record.filename[:100]!r} is packed, which torch does not do")
+            raise UserError(f"{record.filename[:100]!r} is compressed, which torch does not do")
         if record.filename.endswith("data.pkl") and record.file_size > LARGEST_PICKLE:
-            raise UserError(f"{record.file_size / 2**20:.0f} MiB that are not tensors")
+            raise UserError(
+                f"{record.file_size / 2**20:.0f} MiB that are not tensors; at most {LARGEST_PICKLE / 2**20:g} MiB"
+            )
     if sum(record.file_size for record in records) > size:
         raise UserError("damaged: its records are larger than the file")
     if broken is not None:
-        raise UserError(f"damaged: {broken[:100]!r} is not what was written (checksum)")
+        raise UserError(f"damaged: {broken[:100]!r} does not match its checksum")

@@ -1,4 +1,4 @@
-"""The table of contents of a data set, a row an image: made by a source, completed by prepare.py."""
+"""The table of contents of a data set, one row per image: made by a source, completed by prepare.py."""
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,18 +17,18 @@ SPLIT_WORDS = {
 
 
 def split_of(word: str) -> str | None:
-    """Return the split that a folder, a column or a data set calls so, in any case: `Training` is train; else None."""
+    """Return the split that a name of a folder or a value of a table means: train for `Training`; else None."""
     return SPLIT_WORDS.get(word.strip().casefold())
 
 
 def repeated_rows(numbers: np.ndarray) -> np.ndarray:
-    """Return the rows whose number is there more than once, in their order."""
+    """Return, in order, the rows whose number occurs more than once."""
     _, kind, counts = np.unique(numbers, return_inverse=True, return_counts=True)
     return np.flatnonzero(counts[kind] > 1)
 
 
 class Texts(Sequence):
-    """Hold texts in one block of memory: of a million paths, in place of a list, a third."""
+    """Hold texts in one block of memory; a million paths take a third of the memory of a list."""
 
     def __init__(self, texts: Iterable[str] = ()):
         self._block, self._ends = bytearray(), array("q", [0])
@@ -36,7 +36,7 @@ class Texts(Sequence):
             self.append(text)
 
     def append(self, text: str) -> None:
-        self._block += text.encode(errors="surrogatepass")  # names of files may be of other bytes than UTF-8
+        self._block += text.encode(errors="surrogatepass")  # file names may hold bytes that are not UTF-8
         self._ends.append(len(self._block))
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ class Texts(Sequence):
 
 
 class Files(NamedTuple):
-    """Give the file of a row, absolute where the root is."""
+    """Return the file of each row; its path is absolute if the root is."""
 
     root: str
     paths: Sequence[str]
@@ -73,7 +73,7 @@ class Files(NamedTuple):
 class Catalog:
     """Hold the images of a data set as columns of one length.
 
-    `splits` holds one of SPLITS a row, or "" where it is not assigned yet or the row is excluded. `paths` are relative to
+    `splits` holds one of SPLITS for each row, or "" if the row is not assigned yet or is excluded. `paths` are relative to
     `root`.
     """
 
@@ -82,18 +82,18 @@ class Catalog:
     classes: list[str]
     paths: Sequence[str]
     labels: np.ndarray  # (rows,) index into classes
-    splits: np.ndarray  # (rows,) of str as objects, of which a million take half as much as of "<U5"
-    groups: Sequence[str] = ()  # (rows,); "" where an image is its own group
-    weights: np.ndarray | None = None  # (rows,) of the training loss; None: all equal
-    subsets: dict[str, list[str]] = field(default_factory=dict)  # further columns (rows,), for accuracies by subset
-    license: str | None = None  # of the images, where the source states one
-    citation: str | None = None  # of the data set, likewise
-    similar_names: list[str] = field(default_factory=list)  # sentences on classes that may be one, for the audit
+    splits: np.ndarray  # (rows,) of str objects, which take half as much memory as "<U5"
+    groups: Sequence[str] = ()  # (rows,); "" if an image is its own group
+    weights: np.ndarray | None = None  # (rows,) in the training loss; None: all equal
+    subsets: dict[str, list[str]] = field(default_factory=dict)  # additional columns (rows,), for accuracies by subset
+    license: str | None = None  # of the images, if the source states one
+    citation: str | None = None  # of the data set, if the source states one
+    similar_names: list[str] = field(default_factory=list)  # for the audit: sentences on classes that may be the same
 
     def __post_init__(self):
         self.groups = self.groups if len(self.groups) else [""] * len(self.paths)
         self.excluded: dict[int, str] = {}  # row -> reason
-        self.splits_from: str | None = None  # given or drawn, once it is decided
+        self.splits_from: str | None = None  # whether splits are given or drawn, once that is decided
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -1,8 +1,8 @@
 """Images listed in a CSV: path, label, and optionally split, group and weight. A run's splits.csv is such a table.
 
-Spreadsheets, pandas and other systems write it in many ways: what is clear is read and mentioned, all else is refused.
+Spreadsheets, pandas and other systems write tables in many ways: a clear one is read, and logged; all others are refused.
 
-Further columns name subsets of the images; `python -m reports.subsets RUN` gives the accuracy on each.
+Additional columns name subsets of the images; `python -m reports.subsets RUN` gives the accuracy on each.
 """
 
 import itertools
@@ -25,19 +25,19 @@ from datamodules.sources.source import ImageRow, Source, is_utf8, relative_to
 
 log = logging.getLogger(__name__)
 
-MOST_SEARCHED = 100_000  # files, for a hint
-MOST_ABOVE = 3  # folders, likewise
+MOST_SEARCHED = 100_000  # files that are searched for a hint
+MOST_ABOVE = 3  # parent folders that are searched for a hint
 NEEDED, OPTIONAL = SPLIT_COLUMNS[:2], SPLIT_COLUMNS[2:]
 
 
 class CsvTable(Source):
     """List the rows of a table; open no image.
 
-    Rows without a split are split later; so are the excluded rows of a run's splits.csv, which have none either.
+    Rows without a split are split later. That includes the rows that a run's splits.csv lists as excluded.
 
     Args:
         table: CSV file.
-        root: folder that its paths are relative to; None: the table's own, or of a run's splits.csv that of its images.
+        root: folder that its paths are relative to; None: the table's folder or, for a run's splits.csv, that of its images.
     """
 
     key = "datamodule.table"
@@ -49,7 +49,7 @@ class CsvTable(Source):
         self.table = Path(str(table))
         self.name = self.table.stem
         self.root = Path(str(root)) if root else _images_of_run(self.table) or self.table.parent
-        self._lines: list[int] = []  # of the rows
+        self._lines: list[int] = []  # line number of each row
 
     def images(self) -> Iterator[ImageRow]:
         """Yield the table's rows.
@@ -58,10 +58,10 @@ class CsvTable(Source):
             UserError: names the line: a column missing, a weight that is not a number, a file that does not exist.
         """
         if not self.table.is_file():
-            what = "is a folder; a folder is given by datamodule.root=DIR" if self.table.is_dir() else "no such file"
+            what = "is a folder; give a folder as datamodule.root=DIR" if self.table.is_dir() else "no such file"
             raise UserError(f"{self.key}={self.table}: {what}{relative_to(self.table)}")
         rows, files = OwnTable(self.table, NEEDED, OPTIONAL), FileFinder(self.root)
-        like_splits: set[str] | None = None  # columns of another name in which every value is that of a split
+        like_splits: set[str] | None = None  # columns with other names in which every value names a split
         try:
             for line, row in rows:
                 own = SPLIT_COLUMNS + REVIEW_COLUMNS * all(column in row for column in REVIEW_COLUMNS)
@@ -95,7 +95,7 @@ class CsvTable(Source):
             )
         for column in sorted(like_splits or ()):
             log.warning(
-                "%s=%s: the column %r holds splits and decides none, since it is not called split; rename it to keep these",
+                "%s=%s: the column %r holds splits, but is not used as the split; rename it to split to use it",
                 self.key, self.table, clean(column, 40),
             )  # fmt: skip
         if notes := "; ".join(filter(None, (rows.describe_notes(), files.describe_notes()))):
@@ -109,20 +109,20 @@ class CsvTable(Source):
 
 
 class FileFinder:
-    """Find the file that a path of a table means, where it is written as other systems and programs do.
+    """Find the file that a path of a table means, even if another system or program wrote it differently.
 
     Args:
-        root: folder of the relative paths.
+        root: folder that relative paths start from.
 
     Attributes:
-        notes: how often a file was found in another way than written.
+        notes: how often a file was found under a path other than the written one, for each kind of change.
     """
 
     def __init__(self, root: Path):
         self.root, self.notes = root, Counter()
 
     def find(self, path: str) -> str | None:
-        """Return the path of the file, relative where it lies below the root; None where there is none."""
+        """Return the path of the file, relative if it is below the root; None if there is no such file."""
         if not path or "\0" in path:
             return None
         for way, meant in _readings(path):
@@ -137,11 +137,11 @@ class FileFinder:
         return None
 
     def describe_notes(self) -> str:
-        """Return `path with \\ in place of / (40 times)`; nothing where all is as written."""
+        """Return `backslashes in a path read as / (40 times)`; nothing if every path was found as written."""
         return "; ".join(f"{note} ({n:,} times)" if n > 1 else note for note, n in self.notes.items())
 
     def advise(self, path: str, key: str = "datamodule.root") -> str:
-        """Return where a file of this name is, for an error; `key` is the setting of the folder."""
+        """Return, for an error, where a file with this name is; `key` is the setting for the folder."""
         wanted = PurePosixPath(path.replace("\\", "/")).parts or ("",)
         for parent in list(self.root.absolute().parents)[:MOST_ABOVE]:
             if is_utf8(path) and is_file(parent / path.replace("\\", "/")) and not path.startswith("/"):
@@ -169,7 +169,7 @@ class FileFinder:
         return f"; paths are relative to {self.root.absolute()}, or to another folder with {key}=DIR"
 
     def _below(self, path: str) -> str:
-        short = Path(os.path.normpath(path))  # ROOT/../ROOT/x is below the root, unless .. leaves a link
+        short = Path(os.path.normpath(path))  # ROOT/../ROOT/x is below the root, unless .. follows a link
         for root in (self.root.absolute(), self.root.resolve()):
             if short.is_relative_to(root) and (".." not in path or (is_file(short) and short.samefile(path))):
                 return str(short.relative_to(root))
@@ -177,7 +177,7 @@ class FileFinder:
 
 
 def _readings(path: str) -> Iterator[tuple[str, str]]:
-    """Yield the ways in which a path may be meant, with the words for each; first as it is written."""
+    """Yield pairs of a note and a path: the readings of a path, first the path as it is written."""
     yield "", path
     if path != path.strip():
         yield "spaces around a path removed", path.strip()
@@ -203,7 +203,7 @@ def _are_same(names: tuple[str, str]) -> bool:
 
 
 def _images_of_run(table: Path) -> Path | None:
-    """Return the folder of the images where the table is a run's splits.csv with its record beside it."""
+    """Return the folder of the images if the table is a run's splits.csv with the record beside it; else None."""
     run = RunFolder(table.parent)
     if table != run.splits or not run.record.is_file():
         return None
@@ -211,7 +211,7 @@ def _images_of_run(table: Path) -> Path | None:
 
 
 def _number(text: str) -> float | str:
-    """Return a weight, unchanged where it cannot be read."""
+    """Return a weight as a number, or the text unchanged if it is not a number."""
     try:
         return float(text or 1)
     except ValueError:

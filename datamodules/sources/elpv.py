@@ -23,7 +23,7 @@ class Cell(NamedTuple):
     """Hold a line of the data set's labels."""
 
     path: str
-    probability: float  # of a defect, as the raters see it: 0, 1/3, 2/3 or 1
+    probability: float  # of a defect, according to the raters: 0, 1/3, 2/3 or 1
     kind: str  # mono or poly
 
     @property
@@ -64,7 +64,7 @@ class Elpv(Source):
         cells = self.cells()
         certain = [cell for cell in cells if cell.is_certain]
         log.info(
-            "elpv: %s of %s solar cells (%d of uncertain label excluded); license %s",
+            "elpv: %s of %s solar cells (%d with uncertain labels excluded); license %s",
             f"{len(certain):,}", f"{len(cells):,}", len(cells) - len(certain), self.license,
         )  # fmt: skip
         for cell in certain:
@@ -72,13 +72,13 @@ class Elpv(Source):
 
 
 class ElpvPaper(Elpv):
-    """List all cells as Deitsch et al. 2019 use them: 1,968 for training, 656 for test, by type and probability.
+    """List all cells as Deitsch et al. 2019 use them: 1,968 to train and 656 to test, stratified by type and probability.
 
-    Every cell with a defect probability above 0 is defective. The loss weighs a certain cell 1 and an uncertain one as
-    much as its probability, 1/3 or 2/3: table 1 of the paper, whose split itself was not published.
+    Every cell with a defect probability above 0 is defective. In the loss, a certain cell has weight 1 and an uncertain one
+    its probability, 1/3 or 2/3 (table 1 of the paper). The split is not the paper's, which was not published.
 
     Args:
-        split_seed: of the test cells.
+        split_seed: of the draw of the test cells.
     """
 
     name = "elpv_paper"
@@ -91,7 +91,7 @@ class ElpvPaper(Elpv):
         test = set(stratified_rows([f"{cell.kind} {cell.probability}" for cell in cells], PAPER_TEST, self.split_seed))
         uncertain = sum(not cell.is_certain for cell in cells)
         log.info(
-            "elpv: all %s solar cells, %d of uncertain label; license %s", f"{len(cells):,}", uncertain, self.license
+            "elpv: all %s solar cells, %d with uncertain labels; license %s", f"{len(cells):,}", uncertain, self.license
         )
         for row, cell in enumerate(cells):
             yield ImageRow(

@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face: the hub, a folder, or parquet files with an image and a label column. Needs the extra `hf`."""
+"""Hugging Face data sets from the hub, a folder, or parquet files with an image and a label column. Needs the extra `hf`."""
 
 import glob
 import logging
@@ -17,14 +17,14 @@ IMAGE_NAMES, LABEL_NAMES = ("image", "img", "pixels"), ("label", "labels", "clas
 
 
 class HuggingFace(UnpackedSource):
-    """List the images of a data set that `datasets` can load. A data set of one split is split by this project.
+    """List the images of a data set that `datasets` can load. A data set with a single split is split by this project.
 
     Args:
-        path: ORG/NAME on the hub, a folder (of save_to_disk, or with parquet files in it), a parquet file or a pattern of them.
+        path: ORG/NAME on the hub, a folder (from save_to_disk, or with parquet files in it), a parquet file or a glob of them.
         subset: name of one of several configurations.
-        revision: of a data set on the hub: branch, tag or commit.
-        image: column of the images; None: the only one of that type, or the one that is called so.
-        label: column of the labels, likewise.
+        revision: branch, tag or commit of a data set on the hub.
+        image: column of the images; None: the only column of type Image, else one of IMAGE_NAMES.
+        label: column of the labels; None: the only column of type ClassLabel, else one of LABEL_NAMES.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class HuggingFace(UnpackedSource):
         self._datasets = datasets
         self.path, self.subset, self.revision = path, subset, revision
         self.image, self.label = image, label
-        if "*" in path:  # by the folder: a * is no name for a data set, nor for its folder in the cache
+        if "*" in path:  # named after the folder, since * cannot be in the name of the folder in the cache
             self.name = next(parent.name for parent in Path(path).absolute().parents if "*" not in parent.name)
         else:
             self.name = Path(path).stem if Path(path).exists() else path.rpartition("/")[2]
@@ -56,7 +56,7 @@ class HuggingFace(UnpackedSource):
         columns = [name for name in next(iter(splits.values())).column_names if name.strip().casefold() in UNUSED]
         if unused := [name for name in columns if len(splits) == 1 or name.strip().casefold() != "split"]:
             log.warning(
-                "datamodule.source.path=%s: columns that are not used, unlike those of a table (datamodule.table): %s",
+                "datamodule.source.path=%s: these columns are ignored; only a table (datamodule.table) can use them: %s",
                 self.path, join_words([clean(name, 40) for name in unused]),
             )  # fmt: skip
         self.license, self.citation = info.license or None, " ".join((info.citation or "").split()) or None
@@ -66,7 +66,7 @@ class HuggingFace(UnpackedSource):
         splits = self._load()
         for name, split in splits.items():
             if len(splits) > 1 and not split_of(name):
-                log.warning("%s: split %s is skipped; used are %s", self.path, name, ", ".join(SPLIT_WORDS))
+                log.warning("%s: split %s is skipped; splits must be named %s", self.path, name, ", ".join(SPLIT_WORDS))
                 continue
             image, label = _column(split, self.image, "image"), _column(split, self.label, "label")
             names = getattr(split.features[label], "names", None)
@@ -97,12 +97,12 @@ class HuggingFace(UnpackedSource):
             yield from split.select_columns([image, label]).cast_column(image, self._datasets.Image(decode=False))
         except Exception as error:  # of many types, of pyarrow's
             raise UserError(
-                f"datamodule.source.image={image}: holds {clean(split.features[image], 100)}, which is not one image a row "
+                f"datamodule.source.image={image}: holds {clean(split.features[image], 100)}, which is not one image per row "
                 f"({clean(error, 200)})"
             ) from error
 
     def _content(self, image: dict) -> bytes:
-        """Return the bytes of an image; from its file only where that belongs to the data set, which may be somebody else's."""
+        """Return the bytes of an image. Its file is read only if it belongs to the data set, which may be untrusted."""
         if image["bytes"]:
             return image["bytes"]
         file, config = Path(image["path"] or "").resolve(), self._datasets.config
@@ -114,7 +114,7 @@ class HuggingFace(UnpackedSource):
         return file.read_bytes()
 
     def _load(self) -> dict:
-        """Return the splits by their names."""
+        """Return split name -> split."""
         if self._splits is None:
             for name in ("subset", "revision") if self._is_saved or self._is_parquet else ():
                 if (value := getattr(self, name)) is not None:
@@ -152,10 +152,10 @@ class HuggingFace(UnpackedSource):
 
 
 def _column(split, given: str | None, kind: str) -> str:
-    """Return the column of images or labels.
+    """Return the name of the column of images or labels.
 
     Raises:
-        UserError: no such column, or none and several that may be meant.
+        UserError: the given column does not exist, or none is given and it is unclear which one is meant.
     """
     columns = split.column_names
     if given is not None:

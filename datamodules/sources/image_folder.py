@@ -1,6 +1,6 @@
 """The user's own images: DIR/{train,val,test}/CLASS/* or DIR/CLASS/*.
 
-The splits may be called as in `catalog.SPLIT_WORDS`. What systems keep beside files is never a class nor an image.
+Split folders may have any name in `catalog.SPLIT_WORDS`. Files and folders of the system are never classes or images.
 """
 
 import logging
@@ -22,7 +22,7 @@ SUFFIXES = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif", ".hif",
     ".jp2", ".j2k", ".jpx", ".jpf", ".dcm", ".dicom",
 }  # fmt: skip
-# What file systems, network drives and programs keep beside the files of users; names that begin with a dot are hidden anyway
+# What file systems, network drives and programs add to folders; names that begin with a dot are ignored anyway
 SYSTEM_FILES = {
     "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "@recycle", "@recently-snapshot", "@tmp",
     "@sharebin", "@snapshot", "#recycle", "#snapshot", "$recycle.bin", "recycler", "system volume information", "lost+found",
@@ -35,7 +35,7 @@ class ImageFolder(Source):
     """List the files below a folder; open none. Images of a folder without split folders have no split yet.
 
     Args:
-        root: the folder; None where a table takes its place (datamodule.table).
+        root: the folder; None if a table takes its place (datamodule.table).
     """
 
     key = "datamodule.root"
@@ -53,11 +53,11 @@ class ImageFolder(Source):
         return self.root.resolve().name
 
     def images(self) -> Iterator[ImageRow]:
-        """Yield split by split and class by class.
+        """Yield the images split by split and class by class.
 
         Raises:
-            UserError: `root` is missing or empty, fewer than two classes, a class without images, classes that differ, or
-                folders that hold something else than classes.
+            UserError: `root` is missing or empty, has fewer than two classes, a class without images, classes that differ
+                between splits, or folders that are not classes.
         """
         root = self.root
         if root is None:
@@ -68,7 +68,7 @@ class ImageFolder(Source):
         for label in (label for name, label in zip(names, self.classes, strict=True) if not is_utf8(name)):
             log.warning(
                 "datamodule.root=%s: the name of a class folder is not UTF-8, which tables cannot hold, so the class "
-                "is called %s; for another name, rename the folder, e.g. with the program convmv", root, label,
+                "is called %s; to change that, rename the folder, e.g. with the program convmv", root, label,
             )  # fmt: skip
         for split, folder in split_folders.items():
             for name, label in zip(names, self.classes, strict=True):
@@ -79,7 +79,7 @@ class ImageFolder(Source):
         if others:
             listed = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(NAMED))
             log.warning(
-                "datamodule.root=%s: skipped %s (no images of a class): %s",
+                "datamodule.root=%s: skipped %s (not images of a class): %s",
                 root,
                 plural(others.total(), "file"),
                 listed,
@@ -87,12 +87,12 @@ class ImageFolder(Source):
 
 
 def as_label(name: str) -> str:
-    """Return the name of a class folder as a label: bytes that are no UTF-8 as escapes, `red\\xe9`."""
+    """Return the name of a class folder as a label, with bytes that are not UTF-8 as escapes: `red\\xe9`."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """Return the folder of each split; of images without a split, `root` itself."""
+    """Return the folder of each split; for images without splits, `root` itself."""
     if not root.is_dir():
         what = "is a file, not a folder" if root.is_file() else "no such folder"
         raise UserError(f"datamodule.root={root}: {what}{relative_to(root)}; it should hold {LAYOUTS}")
@@ -125,7 +125,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 
 def _refuse_names_of_splits(root: Path, folders: list[Path]) -> None:
-    """Raise UserError where the folders are splits by their names, as seg_train and seg_test, and no classes."""
+    """Raise UserError if the names say that the folders are splits, such as seg_train and seg_test, not classes."""
     full = [each for each in folders if _holds_images(each)]
     named = {each: split for each in full if (split := split_in(each.name))}
     unclear = [each for each in named if not split_of(each.name)]
@@ -134,7 +134,7 @@ def _refuse_names_of_splits(root: Path, folders: list[Path]) -> None:
     inner = {each: _inner(each) for each in named}
     with_classes = [each for each in named if not all(split_in(below.name) for below in _full_folders(inner[each]))]
     if not with_classes and (len(named) < len(full) or "train" not in named.values()):
-        return  # flat: test_tube and bullet_train among other classes
+        return  # classes with such words in their names: test_tube and bullet_train among others
     names = join_words([each.name for each in named], NAMED)
     if not with_classes:
         raise UserError(
@@ -156,7 +156,7 @@ def _refuse_names_of_splits(root: Path, folders: list[Path]) -> None:
 
 
 def _refuse_further_split(root: Path, split_folders: dict[str, Path], outside: list[Path]) -> None:
-    """Raise UserError where a folder beside the splits is one by what it holds, and would not be used."""
+    """Raise UserError if a folder beside the splits holds the classes of train, so it is a split that would go unused."""
     classes = {each.name.casefold() for each in _folders(_inner(split_folders["train"]))}
     for folder in outside:
         inner, meant = _inner(folder), split_in(folder.name)
@@ -174,9 +174,9 @@ def _refuse_further_split(root: Path, split_folders: dict[str, Path], outside: l
 
 
 def _refuse_parts(shown: str, root: Path, folder: Path, folders: list[Path]) -> None:
-    """Raise UserError where folders that hold the same folders are parts of a data set, such as folds, and no classes.
+    """Raise UserError if folders that hold the same folders are parts of a data set, such as folds, not classes.
 
-    Which of two levels are the classes, names decide where they can, else a warning names both readings.
+    Names decide which of the two levels holds the classes; if they cannot, a warning gives both readings.
     """
     if are_drawn_parts([each.name for each in folders]) and all(map(_has_images, folders)):
         raise UserError(
@@ -216,14 +216,14 @@ def _refuse_parts(shown: str, root: Path, folder: Path, folders: list[Path]) -> 
 
 
 def _inner(folder: Path) -> Path:
-    """Return the folder itself, or the one deep inside that is the only one on each level."""
+    """Descend through folders that hold a single folder as long as that one holds no images directly; return the last."""
     while not _has_images(folder) and len(below := _full_folders(folder)) == 1 and not _has_images(below[0]):
         folder = below[0]
     return folder
 
 
 def _as_class(folder: Path) -> str:
-    """Return how a folder that is read as a split can be a class, where it may be meant so."""
+    """Return advice for a folder of images that is read as a split but may be meant as a class; else nothing."""
     if not _has_images(folder) or _folders(folder):
         return ""
     return (
@@ -233,10 +233,10 @@ def _as_class(folder: Path) -> str:
 
 
 def _classes(root: Path, split_folders: dict[str, Path]) -> list[str]:
-    """Return the names of the class folders, once it is clear that they are such.
+    """Return the names of the class folders, after checking that they are classes.
 
     Raises:
-        UserError: names the folder that is none, and what to do.
+        UserError: names the folder that is not a class, and what to do.
     """
     of_split = {split: _class_folders(root, folder) for split, folder in split_folders.items()}
     classes = next(iter(of_split.values()))
@@ -256,7 +256,7 @@ def _classes(root: Path, split_folders: dict[str, Path]) -> list[str]:
 
 
 def _class_folders(root: Path, folder: Path) -> list[str]:
-    """Return the names of the class folders of a split; of all images, where `folder` is the root.
+    """Return the names of the class folders of a split, or of all images if `folder` is the root.
 
     Raises:
         UserError: there are none, one is empty, or one holds split folders or the classes themselves.
@@ -291,7 +291,7 @@ def _class_folders(root: Path, folder: Path) -> list[str]:
         _refuse_container(shown, root, each, beside, len(with_folders))
     for each in folders:
         if each not in full:
-            next(each.iterdir(), None)  # one that may not be read is not empty: the system's error names it
+            next(each.iterdir(), None)  # raises the system's error if the folder may not be read: it is not empty then
             found = Counter(
                 _kind(file.name) for file in each.rglob("*") if file.is_file() and not is_ignored(file.name)
             )
@@ -310,10 +310,10 @@ def _class_folders(root: Path, folder: Path) -> list[str]:
 
 
 def _refuse_container(shown: str, root: Path, folder: Path, beside: set[str], n_with_folders: int) -> None:
-    """Raise UserError where a folder that holds only folders is no class: it holds splits, or the classes themselves.
+    """Raise UserError if a folder that holds only folders is not a class: it holds splits, or the classes themselves.
 
     Args:
-        beside: names of the folders beside it and of itself, where they hold images, in small letters.
+        beside: lowercase names of this folder and those beside it that hold images at any depth.
         n_with_folders: how many of them hold only folders.
     """
     inner = folder
@@ -347,7 +347,7 @@ def _refuse_container(shown: str, root: Path, folder: Path, beside: set[str], n_
 
 
 def _move_up(root: Path, inside: Path) -> str:
-    """Return advice where a split folder holds a split folder: alike in all of them, as train/train and test/test."""
+    """Return advice for a split folder inside a split folder, for all of the kind train/train and test/test at once."""
     alike = [each / each.name for each in _folders(root) if split_of(each.name) and _folders(each / each.name)]
     if inside not in alike:
         return f"; move {inside} up to {root / inside.name}" if not (root / inside.name).exists() else ""
@@ -356,7 +356,7 @@ def _move_up(root: Path, inside: Path) -> str:
 
 
 def _did_you_mean(root: Path) -> str:
-    """Return advice where a folder beside lonely split folders holds all of them."""
+    """Return advice if another folder of `root` holds all splits, train among them."""
     for folder in _folders(root):
         if any(split_of(each.name) == "train" for each in _folders(folder)):
             return f"; did you mean {typed_override('datamodule.root', folder)}"
@@ -364,7 +364,7 @@ def _did_you_mean(root: Path) -> str:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """Return the folders inside, none where there is no such folder."""
+    """Return the folders inside; none if `folder` does not exist."""
     if not folder.is_dir():
         return []
     return sorted((f for f in folder.iterdir() if f.is_dir() and not is_ignored(f.name)), key=lambda f: f.name)
@@ -381,7 +381,7 @@ def _holds_images(folder: Path) -> bool:
 
 
 def _has_images(folder: Path) -> bool:
-    """Return whether images lie directly in a folder."""
+    """Return whether a folder holds images directly."""
     try:
         with os.scandir(folder) as entries:
             return any(_suffix(e.name) in SUFFIXES and not is_ignored(e.name) and not _is_folder(e) for e in entries)
@@ -390,7 +390,7 @@ def _has_images(folder: Path) -> bool:
 
 
 def _beside(root: Path, split_folders: dict[str, Path]) -> Iterator[Path]:
-    """Yield the images that are in no class folder."""
+    """Yield the images that are not in any class folder."""
     for folder in dict.fromkeys((root, *split_folders.values())):
         for file in folder.iterdir():
             if file.suffix.lower() in SUFFIXES and not is_ignored(file.name) and file.is_file():
@@ -400,18 +400,18 @@ def _beside(root: Path, split_folders: dict[str, Path]) -> Iterator[Path]:
 def walk_images(folder: Path, warn: bool = True, others: Counter | None = None) -> Iterator[Path]:
     """Yield the image files anywhere below a folder in the order of their paths, with a few folders in memory at a time.
 
-    Links are followed, to each folder once. Hidden and system files are skipped, and folders that cannot be read.
+    Links are followed, but each folder is read once. Hidden files, system files and folders that cannot be read are skipped.
 
     Args:
-        warn: log the folders that are skipped.
-        others: counts by suffix the files that are no images by their names.
+        warn: log the folders that cannot be read.
+        others: counts, by suffix, the files whose names are not those of images.
     """
     return (folder / path for path in _walk(folder, warn, others))
 
 
 def _walk(folder: Path, warn: bool = True, others: Counter | None = None) -> Iterator[str]:
-    """Yield what `walk_images` yields, relative to the folder: a hundred thousand Paths would take a second."""
-    seen = {_identity(parent) for parent in folder.resolve().parents}  # a link to one leads back here
+    """Yield what `walk_images` yields as text relative to the folder: a hundred thousand Paths would take a second."""
+    seen = {_identity(parent) for parent in folder.resolve().parents}  # a link to one of them leads back here
     waiting = [("", True)]
     while waiting:
         path, is_folder = waiting.pop()
@@ -424,11 +424,11 @@ def _walk(folder: Path, warn: bool = True, others: Counter | None = None) -> Ite
 
 
 def _entries(root: Path, below_root: str, seen: set[tuple[int, int]], warn: bool) -> list[tuple[str, bool]]:
-    """Return each entry of a folder and whether it is one itself, the last first; nothing where it was seen before."""
+    """Return each entry of a folder, the last first, and whether it is a folder; nothing if this one was seen before."""
     folder = root / below_root
     try:
         if (identity := _identity(folder)) in seen:
-            raise OSError(0, "a link to a folder that was read already, or in which it lies")
+            raise OSError(0, "a link to a folder that was read already or contains it")
         seen.add(identity)
         with os.scandir(folder) as entries:
             below = {entry.name: _is_folder(entry) for entry in entries if not is_ignored(entry.name)}
@@ -462,7 +462,7 @@ def _suffix(name: str) -> str:
 
 
 def is_ignored(name: str) -> bool:
-    """Return whether a file or folder is hidden, or what systems keep beside the files of users."""
+    """Return whether a file or folder is hidden or belongs to the system."""
     return name.startswith(".") or name.casefold() in SYSTEM_FILES
 
 

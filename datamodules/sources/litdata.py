@@ -1,4 +1,4 @@
-"""Chunks of litdata: written by litdata.optimize, read from a disk or a cloud. Needs the extra `streaming`."""
+"""litdata chunks: written by litdata.optimize, read from a disk or a cloud. Needs the extra `streaming`."""
 
 import contextlib
 import hashlib
@@ -18,17 +18,17 @@ from datamodules.streams import Sample, Shards, Share
 INDEX = "index.json"
 LARGEST_INDEX = 2**28  # bytes
 AGAIN = "write it again with litdata.optimize"
-IMAGE_FORMATS = ("bytes", "jpeg", "image")  # of litdata, that are the content of a file
+IMAGE_FORMATS = ("bytes", "jpeg", "image")  # litdata's formats that hold the content of an image file
 LABEL_FORMATS = ("int", "str", "text")
 PLAIN = {
     "encryption": None,
     "item_loader": "PyTreeLoader",
     "format": None,
-}  # of an index; mds, the other format, may hold pickles
+}  # required values in an index; mds, the other format, may hold pickles
 FURTHER_FORMATS = (
     "bool",
     "float",
-)  # of other keys; others may run code when they are read (pickle), or mean nothing here
+)  # allowed for other keys; further formats may run code when they are read (pickle), or mean nothing here
 
 
 class LitData(StreamedSource):
@@ -36,11 +36,11 @@ class LitData(StreamedSource):
 
     Args:
         train: folder, or a URL: s3://, gs://, azure://, hf:// or local: for a slow disk; cached below outputs/.cache.
-        val: likewise.
-        test: likewise; None for none.
+        val: the same for val.
+        test: the same for test; None for none.
         image: key of the image in each item.
-        label: key of the label: a name or a number.
-        classes: as of StreamedSource.
+        label: key of the label, which is a name or a number.
+        classes: see StreamedSource.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class LitData(StreamedSource):
     ):
         import litdata  # noqa: F401 the extra streaming: engine.config.instantiate names it where it is missing
 
-        logging.getLogger("litdata").setLevel(logging.ERROR)  # it describes what it opens, each time
+        logging.getLogger("litdata").setLevel(logging.ERROR)  # it logs a description each time it opens something
         super().__init__(train=train, val=val, test=test, classes=classes, train_images=None)
         self.keys = (image, label)
 
@@ -67,7 +67,7 @@ class Chunks(Shards):
     """Read the chunks of a folder."""
 
     def __init__(self, setting: str, place: str, image: str, label: str, cache: Path):
-        self.cache = str(cache)  # of what is not on a disk; litdata removes the oldest chunks
+        self.cache = str(cache)  # for chunks that are not on a disk; litdata removes the oldest ones
         self.key, self.place, self.keys = f"{setting}={place}", place, (image, label)
         self.is_local = ":" not in place
         self.index = self._read_index()
@@ -89,20 +89,20 @@ class Chunks(Shards):
                 yield sample
             if is_empty:
                 raise UserError(
-                    f"{self.key}: process {share.rank + 1} of {share.world_size} gets no image of {self.n_images:,}; use fewer "
-                    "trainer.devices"
+                    f"{self.key}: process {share.rank + 1} of {share.world_size} gets none of the {self.n_images:,} images; "
+                    "use fewer trainer.devices"
                 )
 
     def read_in_order(self) -> Iterator[Sample]:
         return self._samples(self._open(Share(), seed=None))
 
     def _open(self, share: Share, *, seed: int | None, epoch: int = 0, skip: int = 0):
-        """Return litdata's data set of one process, which gives images as they were written; `seed` None: not shuffled."""
+        """Return litdata's data set of one process, which returns images as they were written; `seed` None: not shuffled."""
         import litdata
         from litdata.streaming.serializers import BytesSerializer
 
         class Placed(litdata.StreamingDataset):
-            """Give an item with its place: the number of its chunk, and its own."""
+            """Return an item with its place: the number of its chunk, and its number in the chunk."""
 
             def __getitem__(self, index):
                 return index.chunk_index, index.index, super().__getitem__(index)
@@ -112,11 +112,11 @@ class Chunks(Shards):
             dataset = Placed(
                 self.place, cache_dir=self.cache, shuffle=seed is not None, seed=seed or 0, serializers=raw
             )
-            process = dataset.distributed_env  # what litdata has found; all processes may want all images, as of val
+            process = dataset.distributed_env  # found by litdata, replaced here: each process may want all of val
             process.global_rank, process.world_size, process.num_nodes = share
             dataset.set_drop_last(False)
             dataset.set_epoch(epoch + 1)  # it counts from 1
-            if skip := skip % max(len(dataset), 1):  # of a pass that may be repeated
+            if skip := skip % max(len(dataset), 1):  # `read` repeats the data set, so `skip` may be larger
                 dataset.load_state_dict(dataset.state_dict(skip, 1, 1))
         return dataset
 
@@ -126,14 +126,14 @@ class Chunks(Shards):
             with self._errors():
                 for chunk, number, item in dataset:
                     yield Sample(bytes(item[image]), str(item[label]), f"{names[chunk]}: item {number}")
-        finally:  # its thread would wait for who wants the rest of the epoch
+        finally:  # litdata's thread would wait until the rest of the epoch is read
             thread = getattr(getattr(dataset.cache, "_reader", None), "_prepare_thread", None)
             if thread is not None:
                 thread.force_stop()
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Name the data set in an error inside: the content of a chunk and the libraries of clouds decide which one it is."""
+        """Name the data set in any error inside, whose type depends on the content of a chunk and the cloud's library."""
         try:
             yield
         except Exception as error:
@@ -142,10 +142,10 @@ class Chunks(Shards):
             ) from error
 
     def _read_index(self) -> dict:
-        """Return the index; what it names is checked before litdata looks at it.
+        """Return the index, checked before litdata opens anything that it names.
 
         Raises:
-            UserError: no index, or values that are no plain bytes, texts and numbers.
+            UserError: there is no index, or values are not plain bytes, texts and numbers.
         """
         if self.is_local:
             folder = Path(self.place)
@@ -180,7 +180,7 @@ class Chunks(Shards):
             return litdata.StreamingDataset(self.place, cache_dir=self.cache).input_dir.path
 
     def _check_format(self, config: dict) -> None:
-        """Check that items are plain dicts of values that are read without running anything."""
+        """Check that items are plain dicts of values that can be read without running code."""
         _, spec = json.loads(config["data_spec"])
         names, formats = json.loads(spec["context"]), [name.partition(":")[0] for name in config["data_format"]]
         is_flat = spec["type"] == "builtins.dict" and all(child["type"] is None for child in spec["children_spec"])
@@ -194,4 +194,4 @@ class Chunks(Shards):
                 wanted = "the content of an image file, as bytes" if setting == "image" else "a name or a number"
                 raise ValueError(f"{key} is written as {found[key]}; write {wanted}")
         if odd := [name for name in formats if name not in (*IMAGE_FORMATS, *LABEL_FORMATS, *FURTHER_FORMATS)]:
-            raise ValueError(f"items contain {odd[0]}, which cannot be read; leave it out")
+            raise ValueError(f"items contain {odd[0]}, which cannot be read; remove it")

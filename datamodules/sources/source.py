@@ -1,4 +1,4 @@
-"""What a data source is: a class that lists the images of a data set, in one file, with one YAML file in conf/datamodule."""
+"""The base class of data sources. A source lists the images of a data set: one Python file, one YAML in conf/datamodule."""
 
 import os
 import re
@@ -17,9 +17,9 @@ from datamodules.sources.catalog import SPLIT_WORDS, SPLITS, UNASSIGNED, Catalog
 
 MOST_CLASSES = 100_000
 OTHER_WORDS = [word for word in SPLIT_WORDS if word not in SPLITS]
-NO_LABELS = {"nan", "NaN", "<NA>"}  # of pandas; None and NA may be classes
+NO_LABELS = {"nan", "NaN", "<NA>"}  # missing values of pandas; None and NA may be classes
 _SPLIT_NUMBERS = {split: number for number, split in enumerate((*SPLITS, UNASSIGNED))}
-LARGEST_WEIGHT = 1e6  # so that a loss stays finite
+LARGEST_WEIGHT = 1e6  # keeps the loss finite
 
 
 class ImageRow(NamedTuple):
@@ -27,10 +27,10 @@ class ImageRow(NamedTuple):
 
     path: str  # of its file, relative to the root of the source
     label: str  # name of its class
-    split: str = UNASSIGNED  # train, val or test; "": this project splits
-    group: str = ""  # images of one group, as of one patient, stay in one split; "": by itself
+    split: str = UNASSIGNED  # train, val or test; "": drawn by this project
+    group: str = ""  # images of one group, such as one patient, stay in one split; "": a group by itself
     weight: float = 1.0  # in the training loss
-    subsets: dict[str, str] = {}  # further columns, for the accuracy on each of their values
+    subsets: dict[str, str] = {}  # additional columns; the accuracy can be computed for each of their values
 
 
 PLAIN_TYPES = (str, str, str, str, float, dict)
@@ -44,11 +44,11 @@ class Source:
         root: folder that the paths are relative to; it may be set while `images` runs.
         classes: names in the order of the logits; None: the labels, sorted.
         license: of the images, for the record and the model card; None: not known.
-        citation: of the data set, likewise.
-        cache: folder for what a source unpacks, set before `images` is called; outputs/.cache/sources.
-        key: of the configuration, as messages begin.
-        names_are_own: whether the user gave the classes their names, and so can correct them.
-        streams: whether the training images are no rows but a `stream`: datamodules/sources/streamed.py.
+        citation: of the data set, for the record and the model card; None: not known.
+        cache: folder for what a source unpacks, set before `images` is called: outputs/.cache/sources.
+        key: setting that messages about the source begin with.
+        names_are_own: whether the user named the classes, and so can correct the names.
+        streams: whether the training images are a `stream` instead of rows: datamodules/sources/streamed.py.
     """
 
     name: str = "images"
@@ -63,7 +63,7 @@ class Source:
     stream = None
 
     def images(self) -> Iterable[ImageRow]:
-        """Yield a row an image; open none, unless there is no other way to list them."""
+        """Yield one row per image; open no image unless there is no other way to list them."""
         raise UserError(f"{self.key}={self}: its class needs a method images that yields an ImageRow for each image")
 
     def __str__(self) -> str:
@@ -76,7 +76,7 @@ class Source:
 
 
 def read_source(source: Source) -> Catalog:
-    """List all images of a source.
+    """List all images of a source in a catalog.
 
     Raises:
         UserError: no images, fewer than two classes, or a row with a value that cannot be used; names source and row.
@@ -101,7 +101,7 @@ def read_source(source: Source) -> Catalog:
         raise UserError(f"{shown}: lists no images{of_root}; its images() must yield an ImageRow for each image")
     if source.root is None:
         raise UserError(f"{shown}: has no root, the folder that its paths are relative to")
-    classes = [str(name) for name in source.classes or sorted(columns.names)]  # NumPy's texts no checkpoint may hold
+    classes = [str(name) for name in source.classes or sorted(columns.names)]  # a checkpoint may not hold NumPy strings
     if not 2 <= len(classes) <= MOST_CLASSES:
         what = f"a single class ({classes[0]})" if len(classes) == 1 else f"{len(classes):,} classes"
         raise UserError(f"{shown}: {what}; a classifier needs two or more, up to {MOST_CLASSES:,}")
@@ -114,7 +114,7 @@ def read_source(source: Source) -> Catalog:
         raise UserError(f"{shown}: every weight is 0, so nothing would be learned")
     return Catalog(
         name=source.name,
-        root=Path(source.root).absolute(),  # a record holds it, and the pixel cache asks for files by it
+        root=Path(source.root).absolute(),  # stored in the record, and used by the pixel cache to find files
         classes=classes,
         paths=columns.paths,
         labels=labels,
@@ -129,19 +129,19 @@ def read_source(source: Source) -> Catalog:
 
 
 class _Columns:
-    """Hold the rows of a source as they come, without an object for each."""
+    """Collect the rows of a source in columns, without an object for each row."""
 
     def __init__(self, source: Source):
         self.source = source
-        self.paths, self.names = Texts(), {}  # name of a class -> its number here
+        self.paths, self.names = Texts(), {}  # name of a class -> its number in `labels`
         self.labels, self.splits, self.weights = array("i"), array("b"), array("f")
-        self.groups: list[str] = []  # none as long as no image has one
+        self.groups: list[str] = []  # empty until an image has a group
         self.subsets: dict[str, list[str]] = {}
         self._hashes = array("q")  # of the paths
 
     def append(self, row: ImageRow) -> None:
-        """Add a row without a problem."""
-        number, path = len(self.paths), plain_path(row.path)  # the path below the root, by which other runs know it
+        """Add a row that `_find_problem` accepted."""
+        number, path = len(self.paths), plain_path(row.path)  # relative to the root; identifies the image in other runs
         self.paths.append(path)
         self.labels.append(self.names.setdefault(row.label, len(self.names)))
         self.splits.append(_SPLIT_NUMBERS[row.split])
@@ -158,7 +158,7 @@ class _Columns:
                 values.append(row.subsets.get(column, ""))
 
     def refuse_repeated(self) -> None:
-        """Raise UserError where a path is in two rows; names the first one that is there again."""
+        """Raise UserError if a path is in two rows; name the first row that repeats one."""
         seen: dict[str, int] = {}
         for row in repeated_rows(np.frombuffer(self._hashes, np.int64)).tolist():
             path = self.paths[row]
@@ -167,15 +167,15 @@ class _Columns:
                 names = list(self.names)
                 there, here = (names[self.labels[each]][:60] for each in (earlier, row))
                 if there != here:
-                    problem += f", and labeled {there!r} there, {here!r} here"
+                    problem += f", where it is labeled {there!r}, here {here!r}"
                 raise UserError(f"{self.source.key}={self.source.place(row)}: {problem}; keep one of the two lines")
 
 
 def _similar_names(classes: Sequence[str], counts: Counter, source: Source) -> list[str]:
-    """Return a sentence for each set of classes whose names differ only in Unicode form, blanks, case or a number's form.
+    """Return a sentence for each set of classes whose names differ only by Unicode form, spaces, case or a number's form.
 
     Raises:
-        UserError: the names are the user's own, and of more than one letter where they differ by case: A and a may be two.
+        UserError: such names are the user's own. Single letters that differ by case are accepted: A and a may be two classes.
     """
     found = []
     ways = {
@@ -204,13 +204,13 @@ def _similar_names(classes: Sequence[str], counts: Counter, source: Source) -> l
 
 
 def _look(name: str) -> str:
-    """Return what a reader sees of a name: composed letters, single blanks, nothing that has no width."""
+    """Return a name the way a reader sees it: composed letters, single spaces, no characters without width."""
     shown = (letter for letter in unicodedata.normalize("NFC", name) if unicodedata.category(letter) != "Cf")
     return " ".join("".join(shown).split())
 
 
 def _number_of(name: str) -> str:
-    """Return the same text for 1, 1.0 and 01; names that are no numbers as they are."""
+    """Return the same text for 1, 1.0 and 01; return names that are not numbers unchanged."""
     if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)", name, re.ASCII):
         return name
     whole, _, part = name.lstrip("+-").partition(".")
@@ -219,13 +219,13 @@ def _number_of(name: str) -> str:
 
 
 def readable_names(names: Sequence[str]) -> list[str]:
-    """Return names for a message, those that look like another one with their letters written out."""
+    """Return names for a message; those that look like another name get their non-ASCII letters as escapes."""
     looks = Counter(map(_look, names))
     return [clean(ascii(name) if looks[_look(name)] > 1 and not name.isascii() else name, 60) for name in names]
 
 
 def is_utf8(text: str) -> bool:
-    """Return whether a name is one in UTF-8; other bytes are surrogates in Python."""
+    """Return whether a text can be written as UTF-8; other bytes of a file name are surrogates in Python."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -234,12 +234,12 @@ def is_utf8(text: str) -> bool:
 
 
 def relative_to(path: str | Path) -> str:
-    """Return what a relative path of a message is relative to, in parentheses; nothing for an absolute one."""
+    """Return, in parentheses and for a message, the folder that a relative path starts from; nothing for an absolute one."""
     return "" if Path(path).is_absolute() else f" (relative to the current folder, {clean(Path.cwd())})"
 
 
 def _is_like_known(row, known: set[tuple[str, str]]) -> bool:
-    """Return whether a row has no problem, since another one had none and only their plain paths differ: most rows by far."""
+    """Return whether a row needs no check, since an accepted row differs only in a plain path: true for most rows by far."""
     if type(row) is not ImageRow or (*map(type, row),) != PLAIN_TYPES:
         return False
     path, label, split, group, weight, subsets = row
@@ -249,7 +249,7 @@ def _is_like_known(row, known: set[tuple[str, str]]) -> bool:
 
 
 def _find_problem(row, source: Source) -> str | None:
-    """Return what is wrong with a row, None where it can be used."""
+    """Return what is wrong with a row; None if it can be used."""
     if not isinstance(row, ImageRow):
         return f"{str(row)[:60]!r} is not an ImageRow"
     path, label, split = row.path, row.label, row.split
@@ -262,16 +262,16 @@ def _find_problem(row, source: Source) -> str | None:
         return f"path and label must be texts; found path={path!r:.200} label={label!r:.60}"
     if label != label.strip() or "\0" in label:
         return f"label={label[:60]!r}: remove the {'NUL bytes in' if chr(0) in label else 'spaces around'} the name"
-    if not is_utf8(label):  # a path may be of other bytes, where there is such a file
+    if not is_utf8(label):  # a path need not be UTF-8, since file names need not be
         return f"label={label[:60]!r}: not in UTF-8"
     if source.classes and label not in source.classes:
         return f"label={label[:60]!r} is none of the classes {', '.join(source.classes)[:200]}"
     if split not in (*SPLITS, UNASSIGNED):
         return f"split={str(split)[:60]!r}; use {', '.join(SPLITS)} (or {', '.join(OTHER_WORDS)}), or leave it empty"
-    if not isinstance(row.group, str):  # 0 would be no group
-        return f"group={str(row.group)[:60]!r}: must be a text, as str() makes of it; '' for none"
-    if row.group in NO_LABELS:  # all images without a group would be one
-        return f"has no group (found {row.group}); leave the value empty where an image is a group by itself"
+    if not isinstance(row.group, str):  # 0 would count as no group
+        return f"group={str(row.group)[:60]!r}: must be a text; convert it by str(), or use '' for no group"
+    if row.group in NO_LABELS:  # all images without a group would be one group
+        return f"has no group (found {row.group}); leave the value empty if the image is a group by itself"
     if not isinstance(row.subsets, dict) or not all(isinstance(text, str) for text in row.subsets.values()):
         return f"subsets={str(row.subsets)[:60]}: use a dict of texts, such as {{'camera': 'A'}}"
     if not isinstance(row.weight, (int, float, np.integer, np.floating)) or not 0 <= row.weight <= LARGEST_WEIGHT:

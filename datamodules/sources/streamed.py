@@ -1,7 +1,7 @@
-"""A data set in shards, of which val and test are unpacked once, as they are small, and train is streamed in every epoch.
+"""A data set in shards: val and test, which are small, are unpacked once; train is streamed in every epoch.
 
-What a stream does not tell is stated by settings or by classes.json beside the shards of train, or counted once where they lie
-on a disk.
+Settings, or classes.json beside the shards of train, state what a stream does not show; shards on a disk can also be counted
+once.
 """
 
 import functools
@@ -31,14 +31,14 @@ LARGEST_STATED = 64 * 2**20  # bytes
 
 
 class StreamedSource(UnpackedSource):
-    """List the images of val and test, and give those of train as a stream. A subclass opens the shards of an engine.
+    """List the images of val and test, and provide those of train as a stream. A subclass opens the shards of an engine.
 
     Args:
-        train: where the shards are.
-        val: likewise.
-        test: likewise; None for none.
-        classes: names in the order of the numbers that are labels; None: as classes.json states them, or as they are found.
-        train_images: number of training images; None: as the shards or classes.json state it, or counted.
+        train: where the shards of train are.
+        val: where the shards of val are.
+        test: where the shards of test are; None for none.
+        classes: names in the order of numeric labels; None: those that classes.json states, or the labels that are found.
+        train_images: number of training images; None: as stated by the shards or classes.json, or counted.
     """
 
     streams = True
@@ -75,7 +75,7 @@ class StreamedSource(UnpackedSource):
         if not classes or not n_images:
             missing = "classes" if not classes else "train_images"
             raise UserError(
-                f"datamodule.source.{missing} has no value, and only shards on a disk are counted; give "
+                f"datamodule.source.{missing} has no value, and shards that are not on a disk are not counted; give "
                 f"it one: datamodule.source.{missing}={'[NAME,NAME]' if missing == 'classes' else 'N'}"
             )
         count = functools.partial(self._count, shards) if shards.is_local else None
@@ -91,7 +91,7 @@ class StreamedSource(UnpackedSource):
         for split, each in shards.items():
             for place in each.places():
                 if (other := taken.setdefault(place, split)) != split:
-                    raise UserError(f"{each.key}: {place} belongs to {other}, too; give each split shards of its own")
+                    raise UserError(f"{each.key}: {place} also belongs to {other}; give each split its own shards")
             if split != "train":
                 each.check_whole()
         return super().images()
@@ -115,7 +115,7 @@ class StreamedSource(UnpackedSource):
         """Return what classes.json beside the shards of train states: classes, and perhaps train_images and class_counts.
 
         Raises:
-            UserError: it states something else.
+            UserError: the file is malformed or contradicts itself.
         """
         folder = Path(self.train)
         path = (folder if folder.is_dir() else folder.parent) / STATED
@@ -141,7 +141,7 @@ class StreamedSource(UnpackedSource):
         return {name: value for name, value in found.items() if value}
 
     def _count(self, shards: Shards) -> Counter:
-        """Return how many training images each label has; read once, and kept in the cache."""
+        """Return how many training images each label has; counted once and kept in the cache."""
         version = hashlib.blake2b(_state(shards).encode(errors="surrogateescape"), digest_size=8).hexdigest()
         kept = self.cache / f"{self.name}-{version}.labels.json"
         with one_at_a_time(kept.with_suffix(".lock"), f"counting the training images of {self.name}"):
@@ -174,7 +174,7 @@ def _state(shards: Shards) -> str:
 
 
 def _name_of(place: str) -> str:
-    """Return the last part of a folder or pattern that says more than which split it is."""
+    """Return the last part of a folder or pattern that is more than the name of a split."""
     parts = [re.split(r"[{*?[]", part)[0].removesuffix(".tar").rstrip("-_.0123456789") for part in place.split("/")]
     return next((part for part in reversed(parts) if part and ":" not in part and split_of(part) is None), "streamed")
 
@@ -186,5 +186,5 @@ def _check_classes(classes: object, what: str) -> None:
 
 
 def _in_order(counts: Counter) -> list[str]:
-    """Return the labels in the order of the classes: numbers as numbers."""
+    """Return the labels in the order of the classes: numerically if all are numbers, else alphabetically."""
     return sorted(counts, key=lambda label: (int(label), label) if all(map(is_number, counts)) else (0, label))

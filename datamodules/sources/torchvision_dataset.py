@@ -1,4 +1,4 @@
-"""torchvision's classification data sets, by the names of their classes."""
+"""torchvision's classification data sets, selected by class name."""
 
 import hashlib
 import inspect
@@ -19,9 +19,9 @@ from datamodules.sources.unpacked import Record, UnpackedSource
 
 log = logging.getLogger(__name__)
 
-# This project's splits, and torchvision's words for each, of which the first that a data set has is taken
+# This project's splits and torchvision's words for each; the first word that a data set has is used
 SPLITS = {"train": ("train", "trainval", "train-standard"), "val": ("val", "valid"), "test": ("test",)}
-# Data sets of pairs, boxes, masks, texts, videos or optical flow, and the bases of others
+# Data sets of pairs, boxes, masks, texts, videos or optical flow, and base classes
 NO_CLASSES = {
     "_optical_flow", "_stereo_matching", "cityscapes", "coco", "phototour", "flickr", "voc", "kinetics", "hmdb51", "ucf101",
     "kitti", "lsun", "sbd", "sbu", "widerface", "moving_mnist", "vision", "folder", "celeba", "VisionDataset", "DatasetFolder",
@@ -30,12 +30,12 @@ NO_CLASSES = {
 
 
 class TorchvisionDataset(UnpackedSource):
-    """List the images of torchvision.datasets.NAME, with torchvision's own splits; without any, this project splits.
+    """List the images of torchvision.datasets.NAME with torchvision's splits; if it has none, this project splits them.
 
     Args:
-        dataset: name of the class, as CIFAR10.
-        root: folder where its files lie, as torchvision documents it; None: downloaded into the cache.
-        arguments: further ones of the class, as {split: letters} of EMNIST.
+        dataset: name of the class, such as CIFAR10.
+        root: folder of its files, in the layout that torchvision documents; None: download them into the cache.
+        arguments: further arguments of the class, such as {split: letters} for EMNIST.
     """
 
     def __init__(self, *, dataset: str, root: str | None = None, arguments: dict | None = None):
@@ -57,7 +57,9 @@ class TorchvisionDataset(UnpackedSource):
     def records(self) -> Iterator[Record]:
         found = list(self._open_splits())
         if not found:
-            raise UserError(f"datamodule.source.dataset={self.name}: is not divided into {', '.join(SPLITS)}")
+            raise UserError(
+                f"datamodule.source.dataset={self.name}: has none of the splits {', '.join(SPLITS)}; use another data set"
+            )
         for split, dataset in found:
             names, without = _names(getattr(dataset, "classes", None) or getattr(dataset, "categories", None) or []), 0
             for index in range(len(dataset)):
@@ -70,7 +72,7 @@ class TorchvisionDataset(UnpackedSource):
                 log.warning("%s: excluded %s of %s without a label", self.name, plural(without, "image"), split)
 
     def _item(self, dataset: Dataset, index: int, split: str) -> tuple[bytes | Image.Image, object]:
-        """Return an image and its target: of class folders the file as it is, which may turn out to be unreadable."""
+        """Return an image and its target; an image in a class folder is returned as its file, which may be unreadable."""
         try:
             if isinstance(dataset, torchvision.datasets.DatasetFolder):
                 path, target = dataset.samples[index]
@@ -86,11 +88,11 @@ class TorchvisionDataset(UnpackedSource):
             ) from error
 
     def _open_splits(self) -> Iterator[tuple[str, Dataset]]:
-        """Yield each split that the data set has; one without a name where it has none."""
+        """Yield the name and the data set of each split; the name is empty if the data set has no splits."""
         accepted = inspect.signature(self.kind).parameters
         if "train" in accepted or issubclass(
             self.kind, torchvision.datasets.MNIST
-        ):  # EMNIST's `split` is another thing
+        ):  # EMNIST's `split` means something else
             yield "train", self._open(train=True)
             yield "test", self._open(train=False)
         elif "split" in accepted and "split" not in self.arguments:
@@ -102,7 +104,7 @@ class TorchvisionDataset(UnpackedSource):
             yield "", self._open()
 
     def _open(self, **arguments) -> Dataset | None:
-        """Return the data set, or None where it has no such split."""
+        """Return the data set, or None if it has no such split."""
         accepted = inspect.signature(self.kind).parameters
         if "root" in accepted:
             arguments["root"] = str(self.given_root or self.cache / "torchvision")
@@ -111,7 +113,7 @@ class TorchvisionDataset(UnpackedSource):
         try:
             return self.kind(**arguments, **self.arguments)
         except Exception as error:  # of many types, and of the network's libraries
-            if isinstance(error, ValueError) and "for argument split" in str(error):  # which lists those that it has
+            if isinstance(error, ValueError) and "for argument split" in str(error):  # no such split
                 return None
             raise self._not_available(error) from error
 
@@ -119,17 +121,17 @@ class TorchvisionDataset(UnpackedSource):
         reason = " ".join(str(error).split())[:200]
         if self.given_root is None:
             return UserError(
-                f"datamodule.source.dataset={self.name}: cannot be downloaded or opened ({reason}); if you have its files, "
-                "in the layout that torchvision documents: datamodule.root=DIR"
+                f"datamodule.source.dataset={self.name}: cannot be downloaded or opened ({reason}); if you have its files "
+                "in the layout that torchvision documents, use datamodule.root=DIR"
             )
         return UserError(
-            f"datamodule.root={self.given_root}: torchvision cannot open {self.name} there ({reason}); without datamodule.root "
-            "it is downloaded"
+            f"datamodule.root={self.given_root}: torchvision cannot open {self.name} there ({reason}); remove datamodule.root "
+            "to download it"
         )
 
 
 def _classifies(name: str) -> Callable | None:
-    """Return a data set class whose items are an image and one class; None for others."""
+    """Return the data set class of this name if its items are an image and one label; else None."""
     kind = getattr(torchvision.datasets, name)
     module = kind.__module__.rpartition(".")[2]
     return None if module in NO_CLASSES or name in NO_CLASSES else kind
@@ -140,13 +142,13 @@ def _as_image(image) -> Image.Image:
 
 
 def _names(classes: list) -> list[str]:
-    """Return a name for each class, the first where it has several; with its number where others have it, as both cranes."""
+    """Return a name for each class: the first if it has several, with its number if classes share it, as the two cranes do."""
     names = [str(name[0] if isinstance(name, tuple) else name) for name in classes]
     counts = Counter(names)
     return [f"{name} ({number})" if counts[name] > 1 else name for number, name in enumerate(names)]
 
 
 def _label(names: list[str], target) -> str:
-    """Return the name of a class where the data set has names, else its number."""
+    """Return the name of a class, or its number if the data set has no name for it."""
     target = int(target)
     return names[target] if 0 <= target < len(names) else str(target)

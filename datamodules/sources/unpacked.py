@@ -1,4 +1,4 @@
-"""A data set whose images are no files: they are written once below the cache, and are files like all others from then on."""
+"""Data sets whose images are not files: they are written to files below the cache once, and read like all others after that."""
 
 import csv
 import hashlib
@@ -21,21 +21,21 @@ from datamodules.sources.source import UNASSIGNED, ImageRow, Source
 log = logging.getLogger(__name__)
 
 TABLE = "images.csv"
-WARNINGS = "warnings.txt"  # of the writing, such as of rows without a label
+WARNINGS = "warnings.txt"  # warnings while writing, such as about rows without a label
 
 
 class Record(NamedTuple):
     """Hold one image of such a data set."""
 
-    image: bytes | Image.Image  # the content of a file, or pixels, which are written as PNG
+    image: bytes | Image.Image  # the content of a file, or pixels that are written as PNG
     label: str
     split: str = UNASSIGNED
 
 
 class UnpackedSource(Source):
-    """List the images of a data set that gives records. A subclass has `records` and `version`.
+    """List the images of a data set that yields records. A subclass has `records` and `version`.
 
-    The files lie in CACHE/NAME-HASH, with images.csv beside them; remove that folder to unpack again. It is whole or absent.
+    The files are in CACHE/NAME-HASH, with images.csv beside them; that folder is complete or absent. Remove it to unpack again.
     """
 
     def records(self) -> Iterable[Record]:
@@ -43,7 +43,7 @@ class UnpackedSource(Source):
         raise NotImplementedError
 
     def version(self) -> str:
-        """Return what the records depend on: another text, another folder."""
+        """Return a text of everything that the records depend on; a different text means a different folder."""
         raise NotImplementedError
 
     def images(self) -> Iterator[ImageRow]:
@@ -53,17 +53,17 @@ class UnpackedSource(Source):
         if not (self.root / TABLE).is_file():
             with one_at_a_time(self.root.with_name(f"{self.root.name}.lock"), f"writing the images of {self.name}"):
                 if is_new := not (self.root / TABLE).is_file():
-                    log.info("%s: writing its images to %s, once", self.name, self.root)
+                    log.info("%s: writing its images to %s; later runs read them there", self.name, self.root)
                     _unpack(self.records(), self.root)
-        if not is_new and (self.root / WARNINGS).is_file():  # of this run's log and record, too
+        if not is_new and (self.root / WARNINGS).is_file():  # for this run's log and record too
             for text in (self.root / WARNINGS).read_text(encoding="utf-8").splitlines():
                 log.warning("%s", clean(text))
         yield from CsvTable(table=self.root / TABLE).images()
 
 
 def _unpack(records: Iterable[Record], folder: Path) -> None:
-    """Write all records into a folder with their table; names follow from contents, by which datamodule.splits knows them."""
-    copies: Counter = Counter()  # of what is there more than once
+    """Write all records into a folder with their table; file names are content hashes, so datamodule.splits can match them."""
+    copies: Counter = Counter()  # number of further copies of an image
     with (
         atomic_folder(folder) as building,
         (building / TABLE).open("w", encoding="utf-8", newline="") as file,
@@ -74,7 +74,7 @@ def _unpack(records: Iterable[Record], folder: Path) -> None:
         for record in records:
             content, suffix = _encode(record.image)
             name = hashlib.blake2b(content, digest_size=8).hexdigest()
-            path = f"{record.split or 'images'}/{name[:2]}/{name}.{suffix}"  # few files a folder
+            path = f"{record.split or 'images'}/{name[:2]}/{name}.{suffix}"  # few files per folder
             if (building / path).exists():
                 copies[path] += 1
                 path = f"{path.removesuffix(suffix)}{copies[path]}.{suffix}"
@@ -95,5 +95,5 @@ def _encode(image: bytes | Image.Image) -> tuple[bytes, str]:
     try:
         with Image.open(io.BytesIO(image)) as opened:
             return image, opened.format.lower()
-    except Exception:  # of many types; the data set is read like any other, and names the file that is no image
+    except Exception:  # of many types; reading the data set will name the file that is not an image
         return image, "unknown"

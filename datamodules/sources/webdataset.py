@@ -23,27 +23,27 @@ from datamodules.streams import Sample, Shards, Share
 
 log = logging.getLogger(__name__)
 
-IMAGES = ("jpg", "jpeg", "png", "webp")  # members that are images, the first that a sample has
-LABELS = ("cls", "json")  # likewise
-JSON_KEYS = ("label", "cls")  # of a .json member
-REMOTE = ("http://", "https://")  # webdataset would also run commands (pipe:) and programs of clouds
-LARGEST_MEMBER = 2**28  # bytes, of a file in a shard
-LARGEST_LABEL = 2**20
-BLOCK, MAGIC_AT = 512, 257  # bytes, of a tar file
+IMAGES = ("jpg", "jpeg", "png", "webp")  # suffixes of image members; the first that a sample has is used
+LABELS = ("cls", "json")  # suffixes of label members; the first that a sample has is used
+JSON_KEYS = ("label", "cls")  # keys of a .json member
+REMOTE = ("http://", "https://")  # webdataset would also run commands (pipe:) and the programs of cloud vendors
+LARGEST_MEMBER = 2**28  # bytes of a file in a shard
+LARGEST_LABEL = 2**20  # bytes of a label
+BLOCK, MAGIC_AT = 512, 257  # bytes in a tar file
 
 
 class WebDataset(StreamedSource):
     """List val and test of a data set in shards, and stream train.
 
     Args:
-        train: a folder, whose .tar files are meant; a pattern with * or {000..146}; the same of URLs, http or https.
-        val: likewise.
-        test: likewise; None for none.
-        image: suffix of the image in its sample; None: the first of IMAGES.
-        label: suffix of the label: `cls`, or `json.KEY`; None: cls, else label or cls of json.
-        classes: as of StreamedSource.
-        train_images: likewise.
-        shuffle_buffer: images of the stream of which the next one is drawn, besides the random order of the shards.
+        train: a folder of .tar files, a pattern with * or {000..146}, or http and https URLs with such braces.
+        val: the same for val.
+        test: the same for test; None for none.
+        image: suffix of the image in a sample; None: the first of IMAGES that it has.
+        label: suffix of the label, `cls` or `json.KEY`; None: cls, else the key label or cls of json.
+        classes: see StreamedSource.
+        train_images: see StreamedSource.
+        shuffle_buffer: number of images in the buffer from which the next one is drawn; shards also come in random order.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class WebDataset(StreamedSource):
 
 
 class Members(NamedTuple):
-    """Say which files of a sample are its image and its label."""
+    """Select the files of a sample that are its image and its label."""
 
     image: tuple[str, ...]
     label: str | None
@@ -86,19 +86,17 @@ class Members(NamedTuple):
         return path.lower().endswith(tuple(f".{suffix}" for suffix in (*self.image, *self.label_suffixes)))
 
     def take(self, sample: dict, name: str) -> Sample:
-        """Return image and label of what webdataset has grouped by name; nothing is decoded but the label.
+        """Return image and label of the files that webdataset has grouped by name; decode only the label.
 
         Raises:
-            ValueError: it has none, or it is malformed.
+            ValueError: the image or the label is missing, or the label is malformed.
         """
         image = next((sample[suffix] for suffix in self.image if suffix in sample), None)
         label = next(((suffix, sample[suffix]) for suffix in self.label_suffixes if suffix in sample), None)
         if image is None or label is None:
             suffixes = self.image if image is None else self.label_suffixes
             longer = next((key for key in sample if key.rpartition(".")[2] in suffixes), None)
-            hint = (
-                f"; names end at their first dot, so that the suffix of one of its files is {longer}" if longer else ""
-            )
+            hint = f"; suffixes start at the first dot, so one of its files has the suffix {longer}" if longer else ""
             raise ValueError(f"{name}: has no {'image' if image is None else 'label'} ({', '.join(suffixes)}){hint}")
         return Sample(image, self._text(*label, name), name)
 
@@ -116,14 +114,14 @@ class Members(NamedTuple):
 
 
 class TarShards(Shards):
-    """Read tar files, here or by http."""
+    """Read tar files from a disk or by HTTP."""
 
     def __init__(self, setting: str, pattern: str, members: Members, shuffle_buffer: int):
         self.key = f"{setting}={pattern}"
         self.members, self.shuffle_buffer = members, shuffle_buffer
         self.is_local = "://" not in pattern
         self.urls = self._expand(pattern)
-        self._warned = False  # of more images than stated: not in each epoch
+        self._warned = False  # about more images than stated: once, not in each epoch
 
     def _expand(self, pattern: str) -> list[str]:
         from braceexpand import UnbalancedBracesError, braceexpand
@@ -177,7 +175,7 @@ class TarShards(Shards):
                     open_ended.append(url)
         if open_ended:
             log.warning(
-                "%s: %s without the end of a tar file, so that images may be missing; write what was cut off again: %s",
+                "%s: %s without the end of a tar file, so images may be missing; write shards that were cut off again: %s",
                 self.key,
                 plural(len(open_ended), "shard"),
                 join_words(open_ended, 3),
@@ -207,7 +205,7 @@ class TarShards(Shards):
                 if n_images == self.stated and following and share.world_size == passes == 1 and not self._warned:
                     self._warned = True
                     log.warning(
-                        "%s: holds more than the %s images that are stated, and each epoch leaves out others; "
+                        "%s: holds more than the stated %s images, so each epoch skips some, not always the same; "
                         "correct classes.json or datamodule.source.train_images",
                         self.key,
                         f"{n_images:,}",
@@ -223,15 +221,15 @@ class TarShards(Shards):
                 )
             if share.world_size == 1 and passes == 1:
                 log.warning(
-                    "%s: holds %s images, and more are stated: the first ones are repeated in this epoch; correct classes.json "
-                    "or datamodule.source.train_images",
+                    "%s: holds %s images, fewer than stated, so the first ones are repeated in this epoch; correct "
+                    "classes.json or datamodule.source.train_images",
                     self.key,
                     f"{n_images:,}",
                 )
-            elif share.world_size > 1 and passes == 2:  # shards of somewhat different sizes repeat a part of theirs
+            elif share.world_size > 1 and passes == 2:  # not on pass 1: shards that differ a little repeat a few images
                 log.warning(
-                    "%s: the shards of process %d hold %s images, which come more than twice in this epoch: more images are "
-                    "stated than there are, or the shards differ much in size; correct classes.json or "
+                    "%s: the shards of process %d hold %s images, which come more than twice in this epoch: there are fewer "
+                    "images than stated, or the shards differ much in size; correct classes.json or "
                     "datamodule.source.train_images, or write shards of equal sizes",
                     self.key,
                     share.rank,
@@ -240,7 +238,7 @@ class TarShards(Shards):
 
     def read_in_order(self) -> Iterator[Sample]:
         if self.is_local:
-            collections.deque(self.labels(), maxlen=0)  # which refuses a shard that seems to end within
+            collections.deque(self.labels(), maxlen=0)  # raises an error for a shard that is damaged in the middle
         return self._samples(self.urls)
 
     def labels(self) -> Iterator[str]:
@@ -250,10 +248,10 @@ class TarShards(Shards):
         return self._grouped(urls, _contents)
 
     def _grouped(self, urls: list[str], files_of) -> Iterator[Sample]:
-        """Yield the samples of shards; `files_of` gives the files of one.
+        """Yield the samples of shards; `files_of` yields the files of one shard.
 
         Raises:
-            UserError: names the shard.
+            UserError: a shard cannot be read; names it.
         """
         from webdataset.tariterators import group_by_keys
 
@@ -267,7 +265,7 @@ class TarShards(Shards):
                 tarfile.TarError,
                 ValueError,
                 EOFError,
-            ) as error:  # zlib's of a damaged .tar.gz is among them
+            ) as error:  # zlib's error for a damaged .tar.gz is one of these
                 reason = " ".join(str(part) for part in error.args if isinstance(part, str)) or type(error).__name__
                 raise UserError(
                     f"{self.key}: {url}: cannot be read ({clean(reason, 300)}); write this shard again, or list only the others"
@@ -275,7 +273,7 @@ class TarShards(Shards):
 
 
 def _contents(url: str, members: Members) -> Iterable[dict]:
-    """Yield the wanted files of a shard as webdataset does, with their content."""
+    """Yield the wanted files of a shard with their content, in the form that webdataset uses."""
     from webdataset.gopen import gopen
     from webdataset.tariterators import tar_file_expander
 
@@ -284,17 +282,17 @@ def _contents(url: str, members: Members) -> Iterable[dict]:
 
 
 def _headers(url: str, members: Members) -> Iterable[dict]:
-    """Yield the wanted files of a shard on a disk, of images without their content: they are not read."""
+    """Yield the wanted files of a shard on a disk; images come without their content, which is not read."""
     with tarfile.open(url) as tar:
         while (file := tar.next()) is not None:
-            tar.members = []  # else it keeps all of them
+            tar.members = []  # tarfile would keep all of them
             if not file.isreg() or not members.is_wanted(file.name):
                 continue
             is_label = file.name.lower().endswith(tuple(f".{suffix}" for suffix in members.label_suffixes))
             if file.size > (LARGEST_LABEL if is_label else LARGEST_MEMBER):
                 raise ValueError(f"{file.name} has {file.size / 2**20:,.0f} MiB")
             yield {"fname": file.name, "data": tar.extractfile(file).read() if is_label else b"", "__url__": url}
-        tar.fileobj.seek(tar.offset)  # where tarfile takes damage as the end
+        tar.fileobj.seek(tar.offset)  # tarfile takes damage for the end of the file
         while part := tar.fileobj.read(LARGEST_LABEL):
             if part.strip(b"\0"):
                 raise ValueError(

@@ -1,4 +1,4 @@
-"""Find the blocks that a network runs, and cut it after one of them, whatever its forward pass does around them (torch.fx).
+"""Find the blocks that a network runs, and cut it after one of them, with torch.fx: its forward pass may do more around them.
 
 Shapes: B batch, C channels, H, W pixels, N tokens.
 """
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-WHOLE = "network."  # what the tracer puts before the names
+WHOLE = "network."  # prefix that the tracer adds to names
 IDLE = (nn.Identity, nn.Dropout)
 OF_HEAD = {  # names of what comes after the last block
     "avgpool", "classif", "classifier", "fc", "fc_norm", "flatten", "global_pool", "head", "head_dist", "head_drop",
     "last_linear", "pre_logits",
 }  # fmt: skip
-MOST_LAYERS = 12  # of a sequence that is one block; one of more (VGG's) is a container
+MOST_LAYERS = 12  # a sequence of up to this many layers is one block; a longer one (VGG's) is a container
 POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)  # timm's hold an activation
 
@@ -25,13 +25,13 @@ NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)  # timm's hold an activation
 class Blocks(nn.Module):
     """The blocks of a network by name, in the order in which it runs them.
 
-    A block is a module that the network or one of its containers calls; a container is a module that does nothing but run
-    its blocks one after the other (a stage). What lies inside a block is not looked at: its forward pass may do anything.
+    A block is a module that the network or one of its containers calls; a container is a module that only runs its blocks one
+    after the other (a stage). The inside of a block is not examined, since its forward pass may do anything.
 
     Attributes:
-        names: of the blocks that are called once.
-        ends: the last block of each container.
-        stopped: why the search has ended before the end of the network, where it has.
+        names: names of the blocks that are called exactly once.
+        ends: container -> its last block.
+        stopped: why the search ended before the end of the network; None if it did not.
     """
 
     def __init__(self, network: nn.Module):
@@ -53,9 +53,9 @@ class Blocks(nn.Module):
 
     @property
     def cuts(self) -> list[str]:
-        """The names of the blocks before the head, of layers in a row (convolution, norm, activation) that of the last.
+        """Names of the blocks before the head; layers in a row (convolution, norm, activation) count as one, named by the last.
 
-        A row ends with a pooling.
+        A pooling ends a row.
         """
         before_head = itertools.takewhile(lambda name: name.split(".")[0] not in OF_HEAD, self.names)
         names = [name for name in before_head if not isinstance(self.network.get_submodule(name), IDLE)]
@@ -65,9 +65,9 @@ class Blocks(nn.Module):
         return [name for index, name in enumerate(names) if not (continues[index] and layers[index + 1])]
 
     def upto(self, name: str) -> nn.Module:
-        """Return the network up to and with a block: modules in their order, or a graph of them where it does more.
+        """Return the network up to and including a block: a sequence of modules, or a graph if the network does more.
 
-        Its parts keep their names, and what is not needed is not in it.
+        The parts keep their names; parts that are not needed are dropped.
         """
         last = next(n for n in self._graph.nodes if n.op == "call_module" and n.target == WHOLE + name)
         kept = _needed(last)
@@ -90,7 +90,7 @@ class Blocks(nn.Module):
 class Graph(nn.Module):
     """Run the part of a network that a graph describes, with its modules and their names.
 
-    Not a GraphModule itself, which prints its code beside every error, also those of an image that is too small.
+    It is not a GraphModule, which prints its code with every error, including that of an image that is too small.
     """
 
     def __init__(self, network: nn.Module, graph: fx.Graph):
@@ -111,7 +111,7 @@ class Graph(nn.Module):
 
 
 class _Tracer(fx.Tracer):
-    """Record what a network calls, without a look into its blocks."""
+    """Record the modules that a network calls, without examining the inside of its blocks."""
 
     def __init__(self):
         super().__init__()
@@ -123,16 +123,14 @@ class _Tracer(fx.Tracer):
         if name + "." == WHOLE:
             try:
                 return forward(*args, **kwargs)
-            except (
-                Exception
-            ) as error:  # of a forward pass that asks for numbers or shapes; what comes before it is known
+            except Exception as error:  # the forward pass needs numbers or shapes; the blocks before that are known
                 self.stopped = error
                 return args[0]
         if _may_hold_blocks(m) and len(args) == 1 and isinstance(args[0], fx.Proxy):
             before = len(self.graph.nodes)
             try:
                 result = forward(*args, **kwargs)
-            except Exception:  # then it is a block
+            except Exception:  # it is a block, then
                 result = None
             inside = list(self.graph.nodes)[before:]
             ends = isinstance(result, fx.Proxy) and inside and inside[-1] is result.node
@@ -147,7 +145,7 @@ class _Tracer(fx.Tracer):
 
 
 def _is_chain(start: fx.Node, nodes: list[fx.Node]) -> bool:
-    """Return whether the nodes are modules, each of which takes what the one before gives, and nothing else."""
+    """Return whether all nodes are modules, each with the output of the one before as its only input."""
     before = [start, *nodes]
     return all(
         node.op == "call_module" and node.args == (previous,) and not node.kwargs
@@ -156,7 +154,7 @@ def _is_chain(start: fx.Node, nodes: list[fx.Node]) -> bool:
 
 
 def _needed(last: fx.Node) -> set[fx.Node]:
-    """Return the node and all that it is computed from."""
+    """Return the node and all nodes that it is computed from."""
     needed, waiting = set(), [last]
     while waiting:
         node = waiting.pop()
@@ -167,7 +165,7 @@ def _needed(last: fx.Node) -> set[fx.Node]:
 
 
 def _nested(modules: dict[str, nn.Module]) -> nn.Sequential:
-    """Return the modules in their order, in containers by the dots in their names."""
+    """Return the modules in order, nested in containers according to the dots in their names."""
     root = nn.Sequential()
     for name, module in modules.items():
         *parents, last = name.split(".")
@@ -181,7 +179,7 @@ def _nested(modules: dict[str, nn.Module]) -> nn.Sequential:
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Return whether a module is a layer, and no block of several."""
+    """Return whether a module is a single layer, not a block of several."""
     return not any(module.children()) or isinstance(module, NORMS)
 
 
@@ -190,10 +188,10 @@ def _is_list(module: nn.Module) -> bool:
 
 
 def _may_hold_blocks(module: nn.Module) -> bool:
-    """Return whether a module looks like a container, which its forward pass has to confirm.
+    """Return whether a module looks like a container; its forward pass has to confirm it.
 
-    That is a sequence of something larger than layers; or a module without weights of its own that holds such a sequence, or
-    nothing but blocks that consist of blocks.
+    A container is a sequence of parts larger than layers, or a module without weights of its own that holds such a sequence or
+    only blocks that consist of blocks.
     """
     children = list(module.children())
     if _is_list(module):
@@ -207,11 +205,11 @@ def _may_hold_blocks(module: nn.Module) -> bool:
 
 
 class ToMap(nn.Module):
-    """Make a map (B, C, H, W) of tokens (B, N, C), without the first few, or of a map (B, H, W, C)."""
+    """Make a map (B, C, H, W) from tokens (B, N, C), without the first few, or from a map (B, H, W, C)."""
 
     def __init__(self, prefix_tokens: int = 0):
         super().__init__()
-        self.prefix_tokens = prefix_tokens  # of a class, or registers, which are no part of the image
+        self.prefix_tokens = prefix_tokens  # class token or registers, which are not part of the image
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() == 4:
@@ -225,10 +223,10 @@ class ToMap(nn.Module):
 
 
 def as_map(shape: torch.Size, network: nn.Module) -> tuple[int, ToMap | None] | None:
-    """Return the channels of what a cut of `network` gives for a square image, and what makes a map (B, C, H, W) of it.
+    """Return the channels of a cut's output for a square image, and the module that makes a map (B, C, H, W) of it, if needed.
 
-    A map of a square image is square, which tells (B, C, H, W) from (B, H, W, C), and patches from further tokens. None where
-    there is nothing to make a map of.
+    The map of a square image is square, which distinguishes (B, C, H, W) from (B, H, W, C), and patches from other tokens.
+    Returns None if the output cannot become a map.
     """
     if len(shape) == 4 and math.prod(shape[1:]) > max(shape[1:]):
         if shape[1] == shape[2] and (shape[2] != shape[3] or getattr(network, "output_fmt", "") == "NHWC"):

@@ -1,15 +1,15 @@
-"""The error of a network's arguments."""
+"""The error for a network's arguments."""
 
 from collections.abc import Iterable
 
 
 class NetworkError(ValueError):
-    """Name a setting that no network can be built with.
+    """Name a setting with which no network can be built.
 
     Attributes:
         message: the setting and its value.
-        name: the name that is not allowed, where names are to choose from.
-        allowed: those names.
+        name: the name that is not allowed, if the setting is one of several names.
+        allowed: the allowed names.
     """
 
     def __init__(self, message: str, *, name: str = "", allowed: Iterable[str] = ()):

@@ -1,4 +1,4 @@
-"""What a truncated backbone ends in: from pooled features to logits; and what the user has registered.
+"""Heads of truncated backbones, from pooled features to logits, and the registry of the user's own networks and heads.
 
 Shapes: B batch, C features, K classes.
 """
@@ -10,21 +10,21 @@ from torch import nn
 
 from lightning_modules.networks.errors import NetworkError
 
-WIDEST = 65_536  # of a layer
-# Networks, backbones and heads of the user's own, by their full names: what network_errors.register_by_name has put there
+WIDEST = 65_536  # features of a layer
+# Full name -> the user's own network, backbone or head; filled by network_errors.register_by_name
 OWN: dict[str, Callable[..., nn.Module]] = {}
 
 
 def is_full_name(name: object) -> bool:
-    """Return whether a name is that of a class or function in a module, as the user's own have."""
+    """Return whether a name is the full name of a class or function in a module, as for the user's own."""
     return isinstance(name, str) and "." in name
 
 
 def build_head(*, features: int, num_classes: int, name: str | None = None, **settings) -> nn.Module:
-    """Build a head (B, C) -> (B, K): linear layers, or one of the user's own by its full name.
+    """Build a head (B, C) -> (B, K): linear layers, or the user's own head by its full name.
 
     Raises:
-        NetworkError: settings that do not fit, or a name that nothing has registered.
+        NetworkError: the settings do not fit, or the name is not registered.
     """
     if name is None:
         return _linear_layers(features, num_classes, settings)
@@ -45,15 +45,15 @@ def build_head(*, features: int, num_classes: int, name: str | None = None, **se
 
 
 def build_module(called: str, build: Callable, gets: str, arguments: dict) -> nn.Module:
-    """Build a network or a head, perhaps one of the user's own.
+    """Build a network or a head, perhaps the user's own.
 
     Args:
-        called: the setting that chose it, as in a message.
-        gets: what it is called with, in words.
-        arguments: it, by name.
+        called: the setting that selects it, for messages.
+        gets: description of the arguments, for messages.
+        arguments: name -> value.
 
     Raises:
-        NetworkError: it does not take these arguments, or makes no module that torch can use.
+        NetworkError: `build` does not accept these arguments, or does not return a module that torch can use.
     """
     try:
         inspect.signature(build).bind(**arguments)
@@ -70,7 +70,7 @@ def build_module(called: str, build: Callable, gets: str, arguments: dict) -> nn
 def _linear_layers(features: int, num_classes: int, settings: dict) -> nn.Sequential:
     """Build, for `hidden_dims=[2]` and `dropout=[0.2, 0.02]`: dropout 0.2, linear to 2, dropout 0.02, linear to K.
 
-    There is no activation between the linear layers: the study has none.
+    There is no activation between the linear layers, as in the study.
     """
     hidden_dims, dropout = _check(settings)
     head = nn.Sequential()
@@ -85,7 +85,7 @@ def _check(head: dict) -> tuple[list[int], list[float]]:
     """Return the checked `hidden_dims` and `dropout` of a head.
 
     Raises:
-        NetworkError: others, or not one dropout before each linear layer.
+        NetworkError: a value is not allowed, or there is not one dropout for each linear layer.
     """
     hidden_dims, dropout = (head.get(key) for key in ("hidden_dims", "dropout"))
     lists = isinstance(hidden_dims, (list, tuple)) and isinstance(dropout, (list, tuple)) and len(head) == 2
@@ -97,7 +97,7 @@ def _check(head: dict) -> tuple[list[int], list[float]]:
         )
     if len(dropout) != len(hidden_dims) + 1:
         raise NetworkError(
-            f"model.head.dropout={dropout}: one dropout before each linear layer is needed, that is "
+            f"model.head.dropout={dropout}: give one dropout for each linear layer, "
             f"{len(hidden_dims) + 1} for model.head.hidden_dims={hidden_dims} and the classes"
         )
     return list(hidden_dims), list(dropout)

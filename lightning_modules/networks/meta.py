@@ -1,4 +1,4 @@
-"""Networks without numbers, on torch's meta device: shapes and names of weights cost no memory there."""
+"""Put networks on torch's meta device, where weights have names and shapes but no numbers and take no memory."""
 
 import copy
 from collections.abc import Callable
@@ -8,12 +8,12 @@ from torch import nn
 
 
 def on_meta(module: nn.Module) -> nn.Module:
-    """Return a copy in eval mode without any numbers in it."""
+    """Return a copy in eval mode on the meta device."""
     return copy.deepcopy(module).to("meta").eval()
 
 
 def build_anywhere(build: Callable[[], nn.Module]) -> nn.Module:
-    """Build a network on the default device; where that is meta, also one that computes with numbers (a RegNet its widths)."""
+    """Build a network on the default device, even on meta if it needs numbers to be built, as RegNet does for its widths."""
     device = torch.get_default_device()
     if device.type != "meta":
         return build()

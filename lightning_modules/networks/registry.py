@@ -1,4 +1,4 @@
-"""The networks that a config or a checkpoint can ask for, by name."""
+"""The networks that a configuration or a checkpoint can name."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -17,16 +17,16 @@ from lightning_modules.networks.truncated import BACKBONES, truncated
 
 
 def shufflenet_v2(*, width: float, num_classes: int) -> nn.Module:
-    """Build torchvision's ShuffleNetV2 of one of its four widths.
+    """Build torchvision's ShuffleNetV2 in one of its four widths.
 
     Raises:
-        NetworkError: another width.
+        NetworkError: there is no such width.
     """
     return torchvision_model(name=shufflenet_v2_name(width), num_classes=num_classes)
 
 
 def shufflenet_v2_name(width: float) -> str:
-    """Return torchvision's name of a width: 0.5 is shufflenet_v2_x0_5."""
+    """Return torchvision's name for a width: shufflenet_v2_x0_5 for 0.5."""
     if width not in (0.5, 1, 1.5, 2):
         raise NetworkError(f"model.width={width}: ShuffleNetV2 comes in the widths 0.5, 1.0, 1.5 and 2.0")
     return f"shufflenet_v2_x{float(width)}".replace(".", "_")
@@ -49,7 +49,7 @@ def build_network(*, network: str, num_classes: int, **arguments) -> nn.Module:
     """Build a network by its name, with random weights.
 
     Raises:
-        NetworkError: no such network, arguments that it does not accept, or no module came out.
+        NetworkError: there is no such network, it does not accept the arguments, or it does not return a module.
     """
     accepted = _accepted(network)
     unknown = sorted(set(arguments) - set(accepted))
@@ -63,15 +63,15 @@ def build_network(*, network: str, num_classes: int, **arguments) -> nn.Module:
             f"model.network={network}: has lazy layers, whose sizes are not known; give them their sizes"
         )
     if not is_full_name(network) and arguments.get("backbone") not in OWN:
-        _forget_sooner(built.backbone if head_name(arguments) else built)  # a head of the user's own stays as it is
+        _forget_sooner(built.backbone if head_name(arguments) else built)  # the user's own head is not changed
     return built
 
 
 def _forget_sooner(network: nn.Module) -> None:
-    """Let batch norms average over the last 10 batches, as most of torch do, where a network's own average over more.
+    """Make batch norms that average over more batches average over about the last 10, as most of torch's do.
 
-    MNASNet's over 3,300, MobileNetV3's and those from TensorFlow over 100, for trainings of 100,000 steps. Fine-tuned for 200
-    steps such a network is evaluated with the statistics of other images than it was trained on.
+    MNASNet's average over 3,300 batches, MobileNetV3's and those from TensorFlow over 100, for trainings of 100,000 steps.
+    Fine-tuned for 200 steps, such a network would be evaluated with the statistics of other images than it was trained on.
     """
     for norm in batch_norms(network).values():
         if norm.momentum is not None:
@@ -79,10 +79,10 @@ def _forget_sooner(network: nn.Module) -> None:
 
 
 def find_network(name: str) -> Callable[..., nn.Module]:
-    """Return what builds a network: one of NETWORKS, or the user's own by its full name.
+    """Return the function or class that builds a network: from NETWORKS, or the user's own by its full name.
 
     Raises:
-        NetworkError: no such network, or one of the user's own that nothing has registered.
+        NetworkError: there is no such network, or the user's own is not registered.
     """
     if is_full_name(name):
         if name not in OWN:
@@ -91,29 +91,29 @@ def find_network(name: str) -> Callable[..., nn.Module]:
             raise NetworkError(f"model.network={name}: needs the argument num_classes, which every network gets")
         return OWN[name]
     if not isinstance(name, str) or name not in NETWORKS:
-        own = "one of your own has its full name, package.module.Class"
+        own = "name your own as package.module.Class"
         raise NetworkError(f"model.network={name!r}: no such network; {own}", name=str(name), allowed=NETWORKS)
     return NETWORKS[name]
 
 
 def network_arguments(settings: dict) -> dict:
-    """Return those settings of a model that describe its network: `network` and its arguments.
+    """Return the settings of a model that describe its network: `network` and its arguments.
 
     Raises:
-        NetworkError: no such network.
+        NetworkError: there is no such network.
     """
     accepted = _accepted(settings.get("network"))
     return {key: value for key, value in settings.items() if key in accepted or key not in OF_EVERY_MODEL}
 
 
 def head_name(settings: dict) -> str | None:
-    """Return the name of the head in the settings of a model; None where it has none."""
+    """Return the name of the head in the settings of a model; None if it has none."""
     head = settings.get("head")
     return head.get("name") if isinstance(head, Mapping) else None
 
 
 def pretrained_name(arguments: dict) -> str | None:
-    """Return torchvision's name of the network whose weights fit these `network_arguments`, or None without any."""
+    """Return torchvision's name of the network whose weights fit these `network_arguments`, or None."""
     if arguments["network"] == "shufflenet_v2":
         return shufflenet_v2_name(arguments["width"])
     if is_full_name(arguments["network"]):

@@ -1,4 +1,4 @@
-"""ShuffleNet V1: Zhang et al. 2017, arXiv:1707.01083. torchvision has none.
+"""ShuffleNet V1: Zhang et al. 2017, arXiv:1707.01083. torchvision does not have it.
 
 Shapes: B batch, C channels, G groups, H, W pixels, K classes.
 """
@@ -10,16 +10,16 @@ from lightning_modules.networks.errors import NetworkError
 
 STAGE2_CHANNELS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}  # table 1: output channels of stage 2 by groups, width 1
 UNITS = (4, 8, 4)  # table 1: units of stages 2 to 4, the first of which halves the image
-FIRST_CHANNELS = 24  # table 1: of the first convolution, width 1
-# The paper does not say how narrow the first convolution gets: with 12 channels at 0.25x the network has the 13 million
-# MACs of its table, with a quarter of 24 it would have 10.8.
+FIRST_CHANNELS = 24  # table 1: channels of the first convolution, width 1
+# The paper does not state the smallest width of the first convolution. With 12 channels at 0.25x the network has the 13
+# million MACs of its table; with a quarter of 24 it would have 10.8 million.
 FEWEST_FIRST_CHANNELS = 12
 WIDEST = 16
 BOTTLENECK = 4  # section 3.2: the 3x3 convolution has a quarter of the unit's output channels
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
-    """Transpose channels (G, C/G), so that every group of the next layer sees all groups: section 3.1."""
+    """Transpose channels (G, C/G), so every group of the next layer sees all groups: section 3.1."""
     batch, channels, height, width = x.shape
     x = x.view(batch, groups, channels // groups, height, width)
     return x.transpose(1, 2).reshape(batch, channels, height, width)
@@ -74,7 +74,7 @@ def first_channels(width: float) -> int:
 
 
 class ShuffleNetV1(nn.Module):
-    """Run the network of table 1. He initialization of the convolutions; the paper states none."""
+    """Run the network of table 1. Convolutions use He initialization; the paper states none."""
 
     def __init__(self, *, groups: int, width: float, num_classes: int):
         super().__init__()
@@ -87,7 +87,7 @@ class ShuffleNetV1(nn.Module):
         for stage, units in enumerate(UNITS, 2):
             blocks = nn.Sequential()
             for unit in range(units):
-                # section 3.2: the first pointwise layer of stage 2 is not grouped, its input being so narrow
+                # section 3.2: the first pointwise layer of stage 2 is not grouped, since its input is narrow
                 first_groups = 1 if (stage, unit) == (2, 0) else groups
                 stride = 2 if unit == 0 else 1
                 blocks.append(ShuffleUnit(channels, outputs, stride=stride, groups=groups, first_groups=first_groups))
@@ -109,11 +109,11 @@ def shufflenet_v1(*, groups: int = 3, width: float = 1.0, num_classes: int) -> S
     """Build ShuffleNet `width`x with `groups`.
 
     Raises:
-        NetworkError: groups that the paper has no channels for, or that do not divide the channels at this width.
+        NetworkError: the paper has no channels for these groups, or they do not divide the channels at this width.
     """
     if groups not in STAGE2_CHANNELS:
         raise NetworkError(
-            f"model.groups={groups}: use {', '.join(map(str, STAGE2_CHANNELS))}, for which the paper gives numbers of channels"
+            f"model.groups={groups}: use {', '.join(map(str, STAGE2_CHANNELS))}, for which the paper gives channels"
         )
     if not 0 < width <= WIDEST:
         raise NetworkError(f"model.width={width}: use a number above 0 and up to {WIDEST}")

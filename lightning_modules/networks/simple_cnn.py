@@ -36,10 +36,10 @@ class SimpleCNN(nn.Module):
 
 
 def simple_cnn(*, num_classes: int, image_size: int, dropout: float = 0.5) -> SimpleCNN:
-    """Build the network for images of `image_size` pixels a side.
+    """Build the network for images of `image_size` pixels per side.
 
     Raises:
-        NetworkError: the images are too small for three poolings, or `dropout` is no share.
+        NetworkError: the images are too small for three poolings, or `dropout` is not between 0 and 1.
     """
     if not 0 <= dropout <= 1:
         raise NetworkError(f"model.dropout={dropout}: use 0 to 1")

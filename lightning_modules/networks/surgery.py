@@ -1,4 +1,4 @@
-"""Inspect and change a network that is built: its head, its batch norms, the smallest image that it accepts."""
+"""Inspect and change an existing network: its head, its batch norms, the smallest image that it accepts."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ HEADS = ("head", "fc", "classifier")  # names of the last layers
 
 
 def find_head(network: nn.Module) -> nn.Module | None:
-    """Return the last part, which gives the logits; None where it is not known where it begins."""
+    """Return the head, the last part, which computes the logits; None if it cannot be identified."""
     if hasattr(network, "get_classifier"):  # timm
         head = network.get_classifier()
         return head if any(module is head for module in network.modules()) else None
@@ -24,10 +24,10 @@ def find_head(network: nn.Module) -> nn.Module | None:
 
 
 def set_frozen(network: nn.Module, frozen: bool) -> None:
-    """Freeze everything before the head, with its batch norms in eval mode; or thaw it.
+    """Freeze everything before the head, with its batch norms in eval mode, or unfreeze it.
 
     Raises:
-        NetworkError: a network of which it is not known where its head begins.
+        NetworkError: the head of the network cannot be identified.
     """
     head = find_head(network)
     if head is None:
@@ -45,13 +45,13 @@ def set_frozen(network: nn.Module, frozen: bool) -> None:
 
 
 def batch_norms(network: nn.Module) -> dict[str, nn.Module]:
-    """Return the batch norms of a network by name, synchronized ones too."""
+    """Return name -> batch norm for a network, including synchronized ones."""
     return {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
 
 
 @contextlib.contextmanager
 def evaluating(network: nn.Module) -> Iterator[dict[nn.Module, bool]]:
-    """Put a network into evaluation mode; yield whether each module was training, as it is again afterwards."""
+    """Put a network into evaluation mode; yield each module's earlier mode, which is restored afterwards."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
@@ -67,7 +67,7 @@ def has_trained_statistics(norm: nn.Module) -> bool:
 
 
 def shuffle_order(network: nn.Module) -> tuple[list[int], int] | None:
-    """Return what the network's channel shuffle does to a few channels, (channel at each place, groups); None without one."""
+    """Return how the network's channel shuffle orders a few channels, (channel at each place, groups); None without one."""
     groups = 0
     for module in network.modules():
         if isinstance(module, ChannelShuffle):
@@ -82,7 +82,7 @@ def shuffle_order(network: nn.Module) -> tuple[list[int], int] | None:
 
 @torch.no_grad()
 def smallest_image_size(network: nn.Module, upto: int, start: int = 1) -> int | None:
-    """Return the smallest side of an image, from `start` to `upto`, that the network accepts, or None; computes only shapes."""
+    """Return the smallest image side, from `start` to `upto`, that the network accepts, or None; compute only shapes."""
     network = on_meta(network)
 
     def works(size: int) -> bool:

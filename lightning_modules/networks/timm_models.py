@@ -1,4 +1,4 @@
-"""Any network of timm, by its name there, with or without a tag. Needs the extra `timm`."""
+"""Any timm network, by its name there, with or without a tag. Needs the extra `timm`."""
 
 import difflib
 import functools
@@ -18,7 +18,7 @@ def timm_model(*, name: str, num_classes: int) -> nn.Module:
     """Build the named network with random weights and a last layer for `num_classes`.
 
     Raises:
-        NetworkError: see `check_timm_name`; or it is made for something else than classes.
+        NetworkError: see `check_timm_name`.
     """
     check_timm_name(name, key="model.name")
     timm = find_timm("model=timm")
@@ -26,10 +26,10 @@ def timm_model(*, name: str, num_classes: int) -> nn.Module:
 
 
 def find_timm(asked_by: str) -> ModuleType:
-    """Return the package.
+    """Return the package timm.
 
     Raises:
-        NetworkError: it is not installed.
+        NetworkError: timm is not installed; begins with `asked_by`.
     """
     try:
         return importlib.import_module("timm")
@@ -38,15 +38,15 @@ def find_timm(asked_by: str) -> ModuleType:
 
 
 def check_timm_name(name: str, *, key: str, further: Iterable[str] = ()) -> None:
-    """Make sure that timm has a network, and a tag of it (`mobilenetv3_small_100.lamb_in1k`), of this name.
+    """Check that timm has a network with this name and, if given, this tag (`mobilenetv3_small_100.lamb_in1k`).
 
     Args:
         key: the setting.
-        further: names that are allowed as well.
+        further: other names that are allowed.
 
     Raises:
-        NetworkError: timm is not installed or does not have it. Names with a scheme (hf-hub:, local-dir:) have timm fetch what
-            a checkpoint names, and are refused.
+        NetworkError: timm is not installed or does not have the network. Names with a scheme (hf-hub:, local-dir:) are refused,
+            since timm would fetch what a checkpoint names.
     """
     further = list(further)
     if not name:
@@ -69,16 +69,16 @@ def check_timm_name(name: str, *, key: str, further: Iterable[str] = ()) -> None
         if further:
             allowed = [*further, *(n for n in near if n not in further), "any of timm.list_models()"]
             raise NetworkError(f"{key}={name}: unknown", name=name, allowed=allowed)
-        hint = f"near it: {', '.join(near)}" if near else "timm.list_models() lists them"
+        hint = f"similar names: {', '.join(near)}" if near else "timm.list_models() lists its networks"
         raise NetworkError(f"{key}={name}: timm has no network of this name; {hint}")
     tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{architecture}.*")]
     if dot and tag not in tags:
-        known = f"its tags are {', '.join(tags[:MOST_NEAR])}" if tags else "there are none"
+        known = f"its tags are {', '.join(tags[:MOST_NEAR])}" if tags else "it has no tags"
         raise NetworkError(f"{key}={name}: timm has no weights of {architecture} with the tag {tag!r}; {known}")
 
 
 def timm_weights(name: str) -> list[tuple[str, str]]:
-    """Return the tags of a network's weights, its default first, each with its repository at Hugging Face or its address.
+    """Return the tags of a network's weights, the default first, each with its Hugging Face repository or URL.
 
     Raises:
         NetworkError: see `check_timm_name`.

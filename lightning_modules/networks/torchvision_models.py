@@ -1,4 +1,4 @@
-"""torchvision's networks that the study compared, and its small ones, by its own names."""
+"""The torchvision networks that the study compared, and the small ones, by torchvision's names."""
 
 import functools
 
@@ -9,7 +9,7 @@ from torchvision import models
 from lightning_modules.networks.errors import NetworkError
 from lightning_modules.networks.meta import build_anywhere
 
-# Name -> torchvision's ImageNet weights. An explicit list: a checkpoint names a network, never code.
+# Name -> torchvision's ImageNet weights. The list is explicit, so a checkpoint can name a network but never code.
 TORCHVISION_WEIGHTS = {
     "resnet18": models.ResNet18_Weights.IMAGENET1K_V1,
     "resnet50": models.ResNet50_Weights.IMAGENET1K_V2,
@@ -34,7 +34,7 @@ def torchvision_model(*, name: str, num_classes: int) -> nn.Module:
     """Build the named network with random weights and a last layer for `num_classes`.
 
     Raises:
-        NetworkError: a name that is not in the list.
+        NetworkError: the name is not in the list.
     """
     if name not in TORCHVISION_WEIGHTS:
         raise NetworkError(f"model.name={name}: unknown", name=name, allowed=TORCHVISION_WEIGHTS)
@@ -46,9 +46,9 @@ def torchvision_model(*, name: str, num_classes: int) -> nn.Module:
 
 
 class RepeatablePool(nn.AdaptiveAvgPool2d):
-    """Average (B, C, H, W) to a map of another size on a GPU, too, with gradients that are the same bits each time.
+    """Average (B, C, H, W) to a map of another size, with gradients that have the same bits each time, even on a GPU.
 
-    Those of torch's own adaptive pooling are not, so that `trainer.deterministic=true` refuses them.
+    The gradients of torch's adaptive pooling do not, so `trainer.deterministic=true` refuses it.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def pool_by_products(x: Tensor, output_size: tuple[int, int]) -> Tensor:
 
 
 def _windows(n: int, size: int, device: torch.device) -> Tensor:
-    """Return (n, size): for each of n windows, what each place adds to its mean; made on the device, for CUDA graphs."""
+    """Return (n, size): the weight of each place in the mean of each window; made on the device, for CUDA graphs."""
     index, place = torch.arange(n, device=device)[:, None], torch.arange(size, device=device)
     inside = (place >= index * size // n) & (place < -(-(index + 1) * size // n))
     return inside / inside.sum(1, keepdim=True)

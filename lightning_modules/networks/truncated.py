@@ -20,10 +20,10 @@ from lightning_modules.networks.simple_cnn import simple_cnn
 from lightning_modules.networks.timm_models import check_timm_name, timm_model
 from lightning_modules.networks.torchvision_models import TORCHVISION_WEIGHTS, torchvision_model
 
-PROBE_SIZE = 256  # pixels of the image that determines the backbone's channels; nothing is computed
-# (backbone, keep) -> as of `as_map`: a run builds its network thrice
+PROBE_SIZE = 256  # pixels of the image from which the backbone's channels are found; only shapes are computed
+# (backbone, keep) -> result of `as_map`, kept since a run builds its network three times
 FOUND: dict[tuple[str, int | str], tuple[int, ToMap | None] | None] = {}
-IN_STAGES = {"mnasnet0_5", "regnet_y_400mf"}  # of torchvision: their own children are few, the blocks lie deeper
+IN_STAGES = {"mnasnet0_5", "regnet_y_400mf"}  # torchvision networks with few children, whose blocks are deeper
 
 BACKBONES: dict[str, Callable[[], nn.Module]] = {
     **{name: functools.partial(torchvision_model, name=name, num_classes=1000) for name in TORCHVISION_WEIGHTS},
@@ -35,8 +35,8 @@ BACKBONES: dict[str, Callable[[], nn.Module]] = {
 class Truncated(nn.Module):
     """Run the first blocks of a backbone, global average pooling and a small head.
 
-    The blocks keep the names that they have in the whole network, so that its state dict fits by its keys; `prefix` is
-    what the whole network puts before them (`features.` or nothing).
+    The blocks keep their names from the whole network, so the keys of its state dict fit; `prefix` is what the whole network
+    has before these names (`features.` or nothing).
     """
 
     def __init__(self, *, backbone: nn.Module, prefix: str, head: nn.Module):
@@ -56,19 +56,19 @@ class Truncated(nn.Module):
 
 
 def truncated(*, backbone: str, keep: int | str, head: dict, num_classes: int) -> Truncated:
-    """Build `backbone` up to and with a block, with random weights.
+    """Build `backbone` up to and including a block, with random weights.
 
     Args:
-        backbone: a network of this project, or of timm by its name there; where both have it, this project's. A name with
-            timm's tag (`resnet18.a1_in1k`) is always timm's. Or one of the user's own, by the full name that is registered.
-        keep: how many blocks, or the name of the last one. Blocks are the children of `features` where the backbone has
-            one, else its own; a name may go deeper (`layer2.0`) along containers that run their children in order. Blocks of
-            a network of timm are those of `networks.blocks`.
-        head: `hidden_dims` of the linear layers before the last, `dropout` before each linear layer; or the `name` of a head
-            of the user's own and its settings.
+        backbone: name of a network of this project or of timm; if both have it, this project's is used. A name with timm's tag
+            (`resnet18.a1_in1k`) is always timm's. Or the full name of the user's own, if that is registered.
+        keep: the number of blocks, or the name of the last one. Blocks are the children of the backbone's `features` if it has
+            one, else its own children; a name may go deeper (`layer2.0`) along containers that run their children in order.
+            Blocks of timm networks and the user's own are those of `networks.blocks`.
+        head: `hidden_dims` of the linear layers before the last and `dropout` before each linear layer; or the `name` of the
+            user's own head and its settings.
 
     Raises:
-        NetworkError: an unknown backbone, a cut that is out of range or impossible, or a head that does not fit.
+        NetworkError: the backbone is unknown, the cut is out of range or impossible, or the head does not fit.
     """
     whole = build_backbone(backbone)
     if isinstance(keep, str) and not keep:
@@ -91,7 +91,7 @@ def truncated(*, backbone: str, keep: int | str, head: dict, num_classes: int) -
         )
     features, to_map = FOUND[backbone, keep]
     if to_map is not None:
-        kept.to_map = copy.deepcopy(to_map)  # the last in a sequence
+        kept.to_map = copy.deepcopy(to_map)  # runs last in a sequence
     return Truncated(backbone=kept, prefix=prefix, head=build_head(features=features, num_classes=num_classes, **head))
 
 
@@ -116,7 +116,7 @@ def build_backbone(name: str) -> nn.Module:
 
 
 def has_numbered_children(backbone: str) -> bool:
-    """Return whether the blocks of a backbone are its children, or those of its `features`, as torchvision makes networks."""
+    """Return whether the blocks of a backbone are its children or those of its `features`, as in torchvision's networks."""
     return backbone in BACKBONES and backbone not in IN_STAGES
 
 
@@ -129,14 +129,14 @@ def cut_names(whole: nn.Module, backbone: str) -> list[str]:
 
 
 def numbered_children(whole: nn.Module) -> tuple[str, OrderedDict[str, nn.Module]]:
-    """Return the children of `features` where the network has one, else its own, and what stands before their names."""
+    """Return the prefix and the children of the network's `features` if it has one, else of the network itself."""
     if hasattr(whole, "features"):
         return "features.", OrderedDict(whole.features.named_children())
     return "", OrderedDict(whole.named_children())
 
 
 def shorten(names: list[str], most: int = 30) -> str:
-    """Return names in their order, of many the first and the last ones."""
+    """Return names in order; if there are many, only the first and the last ones."""
     if len(names) > most:
         names = [*names[: most // 2], "...", *names[-most // 2 :]]
     return ", ".join(names)
@@ -146,14 +146,14 @@ def find_block(blocks: Blocks, backbone: str, keep: int | str) -> str:
     """Return the name of the last block to keep.
 
     Raises:
-        NetworkError: the backbone has no such block, or the name is of a part of one.
+        NetworkError: the backbone has no such block, or the name is that of a part of a block.
     """
     cuts = blocks.cuts
     if not cuts:
         raise NetworkError(
             f"model.backbone={backbone}: cannot be cut, because its blocks were not found ({_reason(blocks)})"
         )
-    further = "" if blocks.stopped is None else f"; further ones are not found ({_reason(blocks)})"
+    further = "" if blocks.stopped is None else f"; no further blocks were found ({_reason(blocks)})"
     if isinstance(keep, int):
         if not 1 <= keep <= len(cuts):
             raise NetworkError(
@@ -180,12 +180,12 @@ def find_block(blocks: Blocks, backbone: str, keep: int | str) -> str:
 
 
 def _reason(blocks: Blocks) -> str:
-    """Return why no further blocks of a network are found."""
+    """Return why no further blocks of a network were found."""
     return " ".join(str(blocks.stopped).split())[:200] if blocks.stopped else "it runs none"
 
 
 def _keep_children(blocks: OrderedDict[str, nn.Module], prefix: str, backbone: str, keep: int | str) -> nn.Sequential:
-    """Return the blocks to keep of a network of numbered children."""
+    """Return the blocks to keep of a network whose blocks are its children."""
     names = list(blocks)
     if isinstance(keep, int):
         if not 1 <= keep <= len(names):
@@ -199,14 +199,14 @@ def _keep_children(blocks: OrderedDict[str, nn.Module], prefix: str, backbone: s
 def cut_after(
     blocks: OrderedDict[str, nn.Module], layer: str, backbone: str, outer: str = "", typed: str | None = None
 ) -> nn.Sequential:
-    """Return the blocks up to and with the named layer.
+    """Return the blocks up to and including the named layer.
 
     Args:
-        outer: what stands before the name of the layer in the whole network.
-        typed: the layer as the user has named it, with or without `outer`.
+        outer: prefix of the layer's name in the whole network.
+        typed: the layer's name as the user typed it, with or without `outer`.
 
     Raises:
-        NetworkError: no such layer, or it lies inside a block that does not run its children one after the other.
+        NetworkError: there is no such layer, or it is inside a block that does not run its children one after the other.
     """
     name, _, inner = layer.partition(".")
     typed = typed or outer + layer
@@ -229,21 +229,21 @@ def cut_after(
 
 @torch.no_grad()
 def features_of(kept: nn.Module, whole: nn.Module) -> tuple[int, ToMap | None] | None:
-    """Return what `as_map` says of a cut, from the shapes of a forward pass on torch's meta device.
+    """Return the result of `as_map` for a cut, from the shapes of a forward pass on torch's meta device.
 
-    None where its last block is past the pooling of its network and gives no map.
+    It is None if the last block is after the network's pooling and gives no map.
     """
     kept = on_meta(kept)
     for size in dict.fromkeys((PROBE_SIZE, own_image_size(whole))):
         try:
             features = kept(torch.empty(1, 3, size, size, device="meta"))
-        except (RuntimeError, AssertionError):  # of another size of images, or of pooled features
+        except (RuntimeError, AssertionError):  # needs another image size, or pooled features
             continue
         return as_map(features.shape, whole) if isinstance(features, Tensor) else None
     return None
 
 
 def own_image_size(network: nn.Module) -> int:
-    """Return the side of the images that a network was made for, where it says so as those of timm do."""
+    """Return the image side that a network was made for, which timm's networks state; else PROBE_SIZE."""
     config = getattr(network, "pretrained_cfg", None) or {}
     return (config.get("input_size") or (3, PROBE_SIZE, PROBE_SIZE))[-1]

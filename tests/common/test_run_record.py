@@ -175,7 +175,7 @@ START = '{"schema": 2, "status": "finished", "run": {}'
     ("{}", "a record of schema None; this version"),
     ('{"schema": 2, "status": "finished"}', "status or run is missing"),
     ('{"schema": 2, "status": "done", "run": {}}', "status: Invalid enum value 'done'"),
-    ('{"schema": 2, "status": "finished", "run": {"seed": "1"}}', "run.seed: Expected int . null, got str, and no run writes"),
+    ('{"schema": 2, "status": "finished", "run": {"seed": "1"}}', "run.seed: Expected int . null, got str, which no run"),
     (START + ', "data": []}', "data: Expected object . null, got array"),
     (START + ', "test": {"accuracy": {"value": 0.5}}}', "test.accuracy: Object missing required field low"),
     (START + ', "val": {"per_class": [{"name": "a", "n": 1.5}]}}', r"val.per_class\[0\].n: Expected int, got float"),

@@ -225,11 +225,11 @@ def test_groups_within_a_split_have_one_example(textured):
 def test_copies_within_a_split_are_named_as_independent_for_its_intervals(textured, split):
     pixels = Pixels([*textured[:6], textured[0]])
     (exact,) = audit(catalog_of([split] + ["train"] * 5 + [split]), pixels)
-    words = "1 group within a split, whose intervals take them for independent images: 0.png = 6.png"
+    words = "1 group within a split, whose intervals treat them as independent images: 0.png = 6.png"
     assert exact.text == f"exact duplicate: {words}" and not exact.leak
     also_in_train = Pixels([*textured[:6], textured[0], textured[1]])
     (exact,) = audit(catalog_of([split] + ["train"] * 5 + [split, "train"]), also_in_train)
-    assert exact.text.startswith("exact duplicate: 2 groups within a split, whose intervals take them for")
+    assert exact.text.startswith("exact duplicate: 2 groups within a split, whose intervals treat them as")
     grouped = catalog_of([split] + ["train"] * 5 + [split])
     grouped.groups[:] = ["patient"] + [""] * 5 + ["patient"]
     assert [found.text for found in audit(grouped, pixels)] == [
@@ -498,7 +498,7 @@ def test_files_with_several_pages_are_found():
     pixels = Pixels([to_image(np.random.default_rng(row).uniform(0, 255, (SIDE, SIDE))) for row in range(6)])
     pixels.stats.modes[2] += FIRST_OF_SEVERAL
     (finding,) = [each for each in audit(catalog_of(["train"] * 6), pixels) if each.kind == "pages"]
-    assert finding.text == "pages: 1 file with several pages or frames, of which the first is used: 2.png"
+    assert finding.text == "pages: 1 file with several pages or frames; only the first is used: 2.png"
     assert finding.groups == [[2]]
 
 

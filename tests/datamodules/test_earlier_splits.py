@@ -92,7 +92,7 @@ def test_a_few_new_images_go_by_their_hash_since_their_class_is_in_every_split(r
     places = [int.from_bytes(digest[:8]) / 2**64 for digest in digests]
     expected = ["train" if place < 0.6 else "val" if place < 0.8 else "test" for place in places]
     assert [catalog.splits[row] for row in new] == expected
-    assert "lacked the class" not in caplog.text
+    assert "had no image of the class" not in caplog.text
 
 
 @pytest.mark.parametrize(("listed", "now"), [("./{}", "{}"), ("{}", "./{}"), (".//{}", "./{}")])

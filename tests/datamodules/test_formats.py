@@ -447,8 +447,8 @@ def test_a_tiff_that_cannot_be_read_has_its_reason(tmp_path, caplog):
     (tmp_path / "webp.tif").write_bytes(_with_compression((tmp_path / "photo.tif").read_bytes(), 50001))
     for name, reason in (
         ("complex", "a TIFF of 1 x 64 bits of complex64, which are not gray values"),
-        ("spectral", "a TIFF of 7 x 32 bits, and an image may have at most 4 channels"),
-        ("satellite", "a TIFF of 13 x 8 bits, and an image may have at most 4 channels"),
+        ("spectral", "a TIFF of 7 x 32 bits, but an image may have at most 4 channels"),
+        ("satellite", "a TIFF of 13 x 8 bits, but an image may have at most 4 channels"),
         ("lab", "a TIFF of 3 x 16 bits of cielab; convert it to gray or RGB"),
         ("cut", "corrupted IFD structure"), ("lzw", r'compressed by LZW.*pip install -e "\.\[tiff\]"'),
         ("webp", r'compressed by WEBP.*pip install -e "\.\[tiff\]"'),
@@ -529,7 +529,7 @@ def test_an_opened_image_is_what_its_file_is(tmp_path, name):
     if name == "a.tif":
         with Image.open(io.BytesIO((tmp_path / name).read_bytes())) as image:
             image.load()
-            with pytest.raises(UserError, match="decoded to 8 bits already; give its path or its array"):
+            with pytest.raises(UserError, match="already decoded to 8 bits; give its path or its array"):
                 decode_pixels(image)
 
 

@@ -211,7 +211,7 @@ def test_what_a_killed_builder_has_read_and_saved_is_not_read_again(
     for one, other in zip(continued, whole, strict=True):
         assert all(np.array_equal(one[row], other[row]) for row in range(6))
         assert one.stats.fingerprints == other.stats.fingerprints and one.stats.errors == other.stats.errors
-        assert "no known image format" in one.stats.errors[0] and one.stats.modes == ["", *5 * ["RGB"]]
+        assert "not a known image format" in one.stats.errors[0] and one.stats.modes == ["", *5 * ["RGB"]]
     assert np.array_equal(continued[0].stats.thumbnails, whole[0].stats.thumbnails)
     assert not [place for place in (tmp_path / "cache").iterdir() if ".building-" in place.name]
 
@@ -280,7 +280,7 @@ def test_a_jpeg_that_is_damaged_in_the_cache_ends_the_run_with_what_to_remove(fi
     packed = open_pixel_cache(files, Look(32, jpeg_quality=95), tmp_path / "cache")
     path = packed.path.parent / "jpeg-0000.bin"
     path.write_bytes(bytes(path.stat().st_size))
-    with pytest.raises(UserError, match=f"the JPEG of image 3 cannot be read.; remove {tmp_path / 'cache'},"):
+    with pytest.raises(UserError, match=f"the JPEG of image 3 cannot be read.; remove all of {tmp_path / 'cache'},"):
         open_pixel_cache(files, Look(32, jpeg_quality=95), tmp_path / "cache")[3]
 
 

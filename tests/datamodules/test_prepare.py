@@ -276,7 +276,7 @@ def test_more_folds_than_images_of_a_class_are_named(tmp_path):
     """Four of blue are enough for the splits and for three folds, but at least one is in test."""
     root = make_images(tmp_path / "data", {"blue": 4, "red": 30}, size=32)
     with pytest.raises(
-        UserError, match=r"val split has no image of class blue.*datamodule\.folds=4: needs so many images"
+        UserError, match=r"val split has no image of class blue.*datamodule\.folds=4: needs that many images"
     ):
         for fold in range(4):
             prepared(read_source(ImageFolder(root=root)), tmp_path, folds=4, fold=fold)
@@ -296,7 +296,7 @@ def test_no_val_is_split_off_train_where_folds_make_it(tmp_path, caplog):
     caplog.set_level("INFO")
     catalog, _ = prepared(read_source(ImageFolder(root=root)), tmp_path, folds=3, fold=0)
     assert len(catalog.rows("val")) == 6 and catalog.splits_from == "given by the source"
-    assert "fold 0 of 0 to 2 is validation" in caplog.text and "split off" not in caplog.text
+    assert "fold 0 of 0 to 2 is validation" in caplog.text and "becomes val" not in caplog.text
 
 
 def test_more_folds_than_images(root, tmp_path):
@@ -358,7 +358,7 @@ def test_without_a_training_image_the_split_is_named(tmp_path):
 def test_files_none_of_which_can_be_read_are_refused_also_where_these_are_skipped(root, tmp_path):
     for file in root.glob("*/*/*.png"):
         file.write_bytes(b"no image")
-    with pytest.raises(UserError, match="36 of 36 files cannot be read, so that no image is left"):
+    with pytest.raises(UserError, match="36 of 36 files cannot be read, so no image is left"):
         prepared(read_source(ImageFolder(root=root)), tmp_path, on_unreadable="skip")
 
 
@@ -366,7 +366,7 @@ def test_select_on_test_has_no_val_split_and_logs_it(root, tmp_path, caplog):
     catalog, _ = prepared(read_source(ImageFolder(root=root)), tmp_path, select_on="test")
     assert [len(catalog.rows(split)) for split in ("train", "val", "test")] == [12, 0, 12]
     assert set(catalog.excluded.values()) == {"datamodule.select_on=test has no val split"}
-    assert "its test accuracy is too high; 12 val images are not used" in caplog.text
+    assert "the test accuracy is too high; 12 val images are not used" in caplog.text
 
 
 def test_select_on_test_splits_nothing_off_for_val(tmp_path):
@@ -379,11 +379,11 @@ def test_select_on_test_splits_nothing_off_for_val(tmp_path):
     assert (train + test, val) == (20, 0) and 2 <= test <= 9
 
 
-@pytest.mark.parametrize(("rules", "reason"), [({}, "there is none"), ({"folds": 2, "fold": 0}, "keeps it closed")])
+@pytest.mark.parametrize(("rules", "reason"), [({}, "there is none"), ({"folds": 2, "fold": 0}, "must not use it")])
 def test_select_on_test_needs_a_test_split(tmp_path, rules, reason):
     splits = ("train", "val") if not rules else ("train", "val", "test")
     root = make_images(tmp_path / "data", {f"{s}/{c}": 6 for s in splits for c in ("blue", "red")})
-    with pytest.raises(UserError, match=f"select_on=test needs a test split, and .*{reason}"):
+    with pytest.raises(UserError, match=f"select_on=test needs a test split, but .*{reason}"):
         prepared(read_source(ImageFolder(root=root)), tmp_path, select_on="test", **rules)
 
 

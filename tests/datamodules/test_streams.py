@@ -83,7 +83,7 @@ def test_val_and_test_are_rows_of_the_catalog_and_train_is_none(opened):
     assert [data.n_images(split) for split in ("train", "val", "test")] == [N_TRAIN, 12, 9]
     assert len(data.catalog) == 21 and (data.catalog.splits != "train").all()
     assert [finding.kind for finding in data.findings] == ["streamed"]
-    with pytest.raises(UserError, match="is streamed, and all training images are needed as files"):
+    with pytest.raises(UserError, match="is streamed, but this needs all training images as files"):
         data.rows("train")
     assert data.fingerprint() != data.fingerprint("val", "test")
 
@@ -121,7 +121,7 @@ def test_a_pass_resumes_after_any_batch_with_the_very_images_that_would_have_com
         resumed.load_state_dict(state)
         assert same(list(resumed), straight[done:])
     other = opened("seed=3").train_dataloader()
-    with pytest.raises(UserError, match="and this command has other images or another order"):
+    with pytest.raises(UserError, match="but this command has other images or another order"):
         other.load_state_dict(state)
 
 

@@ -158,17 +158,17 @@ def test_noise_and_what_is_nested_get_tensors(image):
 
 
 @pytest.mark.parametrize(("transforms", "message"), [
-    ([v2.Identity(), v2.Resize(32)], r"\[1\] \(torchvision.transforms.v2.Resize\): gives \(3, 32, 32\) uint8; an image of 48"),
-    ([v2.Resize(32), v2.RandomHorizontalFlip()], r"\[0\] \(torchvision.transforms.v2.Resize\): gives \(3, 32, 32\)"),
-    ([v2.Grayscale()], r"\[0\] \(.*Grayscale\): gives \(1, 48, 48\) uint8"),
-    ([v2.ToDtype(torch.float32, scale=True)], r"\[0\] \(.*ToDtype\): gives \(3, 48, 48\) float32"),
-    ([v2.Compose([v2.ToDtype(torch.float32)])], r"\[0\] \(.*Compose\): gives \(3, 48, 48\) float32"),
+    ([v2.Identity(), v2.Resize(32)], r"\[1\] \(torchvision.transforms.v2.Resize\): returns \(3, 32, 32\) uint8; an image of"),
+    ([v2.Resize(32), v2.RandomHorizontalFlip()], r"\[0\] \(torchvision.transforms.v2.Resize\): returns \(3, 32, 32\)"),
+    ([v2.Grayscale()], r"\[0\] \(.*Grayscale\): returns \(1, 48, 48\) uint8"),
+    ([v2.ToDtype(torch.float32, scale=True)], r"\[0\] \(.*ToDtype\): returns \(3, 48, 48\) float32"),
+    ([v2.Compose([v2.ToDtype(torch.float32)])], r"\[0\] \(.*Compose\): returns \(3, 48, 48\) float32"),
     ([v2.ToImage(), v2.Normalize([0.5] * 3, [0.5] * 3)], r"\[1\] \(.*Normalize\): raised TypeError: Input tensor should be"),
-    ([v2.FiveCrop(24)], r"\[0\] \(.*FiveCrop\): gives a tuple"),
-    ([lambda image: None], r"\[0\] \(.*<lambda>\): gives None"),
-    ([np.asarray], r"\[0\] \(numpy.asarray\): gives a ndarray"),
-    ([lambda image: image.convert("I")], r"\[0\] \(.*<lambda>\): gives \(1, 48, 48\) of Pillow's mode I;"),
-    ([v2.Identity(), Fails(0.5)], r"\[1\] \(.*_list.Fails\): raised KeyError: 'no such\\ncolor' \(given Pillow's"),
+    ([v2.FiveCrop(24)], r"\[0\] \(.*FiveCrop\): returns a tuple"),
+    ([lambda image: None], r"\[0\] \(.*<lambda>\): returns None"),
+    ([np.asarray], r"\[0\] \(numpy.asarray\): returns a ndarray"),
+    ([lambda image: image.convert("I")], r"\[0\] \(.*<lambda>\): returns \(1, 48, 48\) of Pillow's mode I;"),
+    ([v2.Identity(), Fails(0.5)], r"\[1\] \(.*_list.Fails\): raised KeyError: 'no such\\ncolor' \(given a Pillow image"),
 ], ids=lambda value: "" if isinstance(value, str) else type(value[-1]).__name__)  # fmt: skip
 def test_what_gives_no_image_of_the_size_is_named_before_training(transforms, message):
     with pytest.raises(UserError, match=r"^augmentation\.transforms" + message) as caught:

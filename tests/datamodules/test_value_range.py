@@ -136,7 +136,9 @@ def test_images_of_8_and_of_more_bits_in_one_data_set_are_found(tmp_path, caplog
         "bit depth: 9 images of more than 8 bits per channel (9 of 18 of class b, 0 of 18 of class a) and 27 of 8: "
     )
     assert (
-        "of more than 8 bits are " in finding.text and "test/b/00.png" in finding.text and finding.text in caplog.text
+        "those of more than 8 bits: " in finding.text
+        and "test/b/00.png" in finding.text
+        and finding.text in caplog.text
     )
 
 
@@ -286,7 +288,7 @@ def test_one_overexposed_training_image_does_not_take_the_levels_of_the_others(t
 
     data = prepared(make(tmp_path / "one", values), tmp_path)
     assert data.value_range == ValueRange(0, 4095)
-    assert "levels are used by 1 image of more than 8 bits" in caplog.text and "train/a/03.png" in caplog.text
+    assert "few levels: 1 image of more than 8 bits" in caplog.text and "train/a/03.png" in caplog.text
 
 
 def test_deep_images_in_val_and_test_only_are_as_predict_sees_them(tmp_path, caplog):
@@ -302,9 +304,7 @@ def test_deep_images_in_val_and_test_only_are_as_predict_sees_them(tmp_path, cap
         assert np.array_equal(data.pixel_cache[row], seen) and seen.max() == 16
     assert "few levels" in caplog.text
     floats = make(tmp_path / "floats", lambda split, *_: RAMP.astype(np.uint8 if split == "train" else np.float32))
-    with pytest.raises(
-        UserError, match=r"24 images cannot be scaled as the training images are; convert them, or give"
-    ):
+    with pytest.raises(UserError, match=r"24 images cannot be scaled like the training images; convert them, or give"):
         prepared(floats, tmp_path, on_leak="drop")
 
 

@@ -20,7 +20,7 @@ from engine.state import STATE
 
 
 @pytest.mark.parametrize(("script", "instead"), [
-    ("predict.py", "out=DIR"), ("demo.py", "format.cache=DIR"), ("train.py", "hydra.run.dir=DIR, of a sweep "),
+    ("predict.py", "out=DIR"), ("demo.py", "format.cache=DIR"), ("train.py", "hydra.run.dir=DIR (for a sweep, "),
 ])  # fmt: skip
 def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, instead):
     monkeypatch.setattr(STATE, "command", ["python", script])
@@ -126,8 +126,8 @@ def test_a_folder_that_cannot_be_made_names_the_setting_of_the_caches_too(monkey
     with pytest.raises(FileNotFoundError) as error:
         Path("/proc/nowhere").mkdir()
     assert user_message(error.value) == (
-        "/proc/nowhere: cannot be created; write elsewhere: hydra.run.dir=DIR, of a sweep hydra.sweep.dir=DIR, of the caches "
-        "datamodule.cache=DIR"
+        "/proc/nowhere: cannot be created; write elsewhere: hydra.run.dir=DIR (for a sweep, hydra.sweep.dir=DIR; for the "
+        "caches, datamodule.cache=DIR)"
     )
 
 
@@ -138,7 +138,7 @@ def test_a_file_in_the_place_of_a_folder_is_named(in_process, tmp_path, argument
     status, _, error = in_process(train_script, *(each.format(file) for each in arguments))
     assert (status, file.read_text()) == (1, "kept") and error.count("\n") == 1
     assert error.startswith(
-        f"ERROR: {file}: is a file, not a folder; write elsewhere: hydra.run.dir=DIR, of a sweep "
+        f"ERROR: {file}: is a file, not a folder; write elsewhere: hydra.run.dir=DIR (for a sweep, "
     ), error
 
 

@@ -253,7 +253,7 @@ BAD = [  # file of the page, what is replaced in it, and the message
      "        if self.training:\n            self.seen = self.seen.new_zeros(len(self.seen) + len(x), 3)\n",
      r"model.network=my_package.networks.Tiny: its seen had the shape \(0, 3\) before training and has \(\d+, 3\) now"),
     ("losses.py", "    def forward", "    def get_extra_state(self):\n        return {}\n\n    def forward",
-     "loss: its _extra_state is no tensor, so that its checkpoints could not be loaded"),
+     "loss: its _extra_state is not a tensor, so its checkpoints could not be loaded"),
     ("callbacks.py", "    def on_train_epoch_end", "    def on_save_checkpoint(self, trainer, pl_module, checkpoint):\n"
      "        checkpoint['kept'] = Path('x')\n\n    def on_train_epoch_end",
      "a callback: its on_save_checkpoint, at 'kept', gives .*, which a checkpoint cannot hold"),

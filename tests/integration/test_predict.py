@@ -214,7 +214,7 @@ def test_unreadable_files_are_rows_and_are_counted_in_the_error(predict, checkpo
     status, out, err = predict(f"ckpt={checkpoint}", f"images={tmp_path}/images", f"out={tmp_path}/out.csv")
     rows = {Path(row["path"]).name: row for row in read_csv(tmp_path / "out.csv")}
     assert status == 1 and len(rows) == 11
-    assert "no known image format" in rows["letter.jpg"]["error"] and rows["cut.png"]["error"]
+    assert "not a known image format" in rows["letter.jpg"]["error"] and rows["cut.png"]["error"]
     assert rows["letter.jpg"]["predicted"] == rows["letter.jpg"]["p_ants"] == rows["letter.jpg"]["abstained"] == ""
     assert err.startswith("ERROR: 2 of 11 images could not be read (the first: ") and len(err.splitlines()) == 1
     assert "not read: 2" in out and f"Predictions: {tmp_path}/out.csv" in out

@@ -93,7 +93,7 @@ def test_training_prediction_and_export_see_the_same(train, in_process, fine, tm
     assert again.record.data.preprocessing.mean == ran.record.data.preprocessing.mean
     refused = train(*settings, "model.normalization=imagenet", f"hydra.run.dir={tmp_path / 'no'}", root=fine)
     assert refused.status == 1 and refused.err.count("\n") == 1 and not (tmp_path / "no").exists()
-    assert "is not model.normalization=imagenet; leave model.normalization out" in refused.err
+    assert "is not model.normalization=imagenet; remove model.normalization" in refused.err
     longer = train(f"ckpt_path={ran.folder}/checkpoints/last.ckpt", "trainer.max_epochs=2", small=False, to=ran.folder)
     assert longer.status == 0, longer.err
     assert longer.record.data.preprocessing == ran.record.data.preprocessing

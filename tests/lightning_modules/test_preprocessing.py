@@ -87,7 +87,7 @@ def test_a_checkpoint_keeps_its_own(tmp_path):
         assert (found.mean, found.std, found.interpolation, found.image_size) == ([0.1, 0.2, 0.3], STD, "bicubic", 48)
     for given in ({"normalization": "imagenet"}, {"normalization": [0.1, 0.2]}, {"interpolation": "bilinear"}):
         with pytest.raises(
-            UserError, match=rf"^ckpt_path={path}: was trained with .*leave model\.{next(iter(given))} out$"
+            UserError, match=rf"^ckpt_path={path}: was trained with .*remove model\.{next(iter(given))}$"
         ):
             decide(path, **given)
     usual = str(make_checkpoint(tmp_path / "b.ckpt"))

@@ -63,7 +63,7 @@ NAMES = "torchvision.transforms.v2"
     (f"[{{_target_:{NAMES}.RandomAply}}]", ["augmentation.transforms[0]._target_", "did you mean RandomApply"]),
     (f"[{{_target_:{NAMES}.RandomHorizontalFlip,p:3}}]", ["augmentation.transforms[0].p=3.0: `p` should be"]),
     (f"[{{_target_:{NAMES}.Identity}},{{_target_:{NAMES}.Resize,size:8}}]",
-     [f"augmentation.transforms[1] ({NAMES}.Resize): gives (3, 8, 8) uint8; an image of 32 x 32"]),
+     [f"augmentation.transforms[1] ({NAMES}.Resize): returns (3, 8, 8) uint8; an image of 32 x 32"]),
     ("[{_target_:tests.datamodules.test_transform_list.Fails,share:1}]",
      ["augmentation.transforms[0] (tests.datamodules.test_transform_list.Fails): raised KeyError"]),
 ])  # fmt: skip

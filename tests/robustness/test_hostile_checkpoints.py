@@ -86,9 +86,9 @@ def test_what_would_run_when_it_is_unpickled_is_named_and_does_not(base, tmp_pat
 
 def test_files_that_are_no_archives(base, tmp_path, canary):
     (tmp_path / "evil.ckpt").write_bytes(pickle.dumps(Payload(os.system, f"touch {canary}")))
-    refused(tmp_path / "evil.ckpt", "not an archive of torch")
+    refused(tmp_path / "evil.ckpt", "not a torch archive")
     torch.save(Payload(os.system, f"touch {canary}"), tmp_path / "evil.ckpt", _use_new_zipfile_serialization=False)
-    refused(tmp_path / "evil.ckpt", "not an archive of torch")
+    refused(tmp_path / "evil.ckpt", "not a torch archive")
 
     with pytest.raises(UserError, match=r"evil\.ckpt: not a weights file .*system"):
         load_initial_weights(torch.nn.Linear(2, 2), str(tmp_path / "evil.ckpt"), backbone=None, download_to=tmp_path)
@@ -106,7 +106,7 @@ def test_files_that_are_no_archives(base, tmp_path, canary):
     ("hyper_parameters.network", {"network": "truncated", "backbone": "vgg16", "keep": 3,
      "head": {"hidden_dims": [10**12], "dropout": [0.1, 0.1]}}, ["network.head", "65,536"]),
     ("hyper_parameters.network", {"network": "simple_cnn", "image_size": 16, "dropout": [[[[1]]]]}, ["network.dropout"]),
-    ("state_dict.network.features.block1.0.weight", torch.zeros(1).expand(32, 3, 3, 3), ["of fewer numbers"]),
+    ("state_dict.network.features.block1.0.weight", torch.zeros(1).expand(32, 3, 3, 3), ["from fewer numbers"]),
     ("state_dict.network.features.block1.0.weight", torch.zeros(32, 3, 5, 5), ["fit the network", "(32, 3, 5, 5)"]),
     ("state_dict.network.features.block1.0.weight", torch.zeros(32, 3, 3, 3).to_sparse(), ["not a checkpoint"]),
     ("state_dict.network.features.block1.0.weight", torch.zeros(32, 3, 3, 3, dtype=torch.complex64), ["fit the network"]),
@@ -153,7 +153,7 @@ def test_archives_that_unfold_in_memory(base, tmp_path):
         zipfile.ZIP_DEFLATED,
     )
     assert big.stat().st_size < 2**20
-    refused(big, "is packed")
+    refused(big, "is compressed")
     refused(
         rewritten(base, tmp_path / "evil.ckpt", lambda name, data: data[:16] if "data/0" in name else data),
         "record size",
@@ -235,7 +235,7 @@ def test_safetensors_files_that_are_none(tmp_path, content, words):
     ({"network": '{"network": "os.system"}'}, ["cannot be built here"]), ({"schema": "99"}, ["has schema 99"]),
     ({"network": "{" * 50_000}, ["without network"]), ({"decision": "[]"}, ["its decision"]),
     ({"fit": '"stretch"'}, ["its fit"]), ({"range": "[1]"}, ["its range"]),
-    ({"w": torch.zeros(2)}, ["w is not in it"]), ({"features.block1.0.weight": None}, ["is missing"]),
+    ({"w": torch.zeros(2)}, ["the network has no w"]), ({"features.block1.0.weight": None}, ["is missing"]),
     ({"features.block1.0.weight": torch.zeros(32, 3, 5, 5)}, ["(32, 3, 5, 5)"]),
     ({"features.block1.0.weight": torch.zeros(32, 3, 3, 3, dtype=torch.int64)}, ["torch.int64"]),
 ])  # fmt: skip

@@ -200,7 +200,7 @@ def test_loggers_that_a_file_has_chosen_are_known_by_their_names(tmp_path, saved
     ("datamodule: {source: {_target_: datamodules.sources.torchvision_dataset.TorchvisionDataset, arguments: {size: 9}}}",
      "datamodule.source.arguments.size is '9'"),
     ("augmentation: {_target_: datamodules.transform_list.TransformList, transforms: [{_target_: "
-     "torchvision.transforms.v2.Resize, size: [60000, 60000]}]}", "augmentation.transforms.0.size.0 is 60000, and 4,096"),
+     "torchvision.transforms.v2.Resize, size: [60000, 60000]}]}", "augmentation.transforms.0.size.0 is 60000, but at most 4"),
 ])  # fmt: skip
 def test_a_saved_configuration_reads_and_fetches_only_what_the_user_s_own_names(tmp_path, change, words):
     run = saved(tmp_path / "run", "")
@@ -254,8 +254,8 @@ DOUBLED = "\n".join(f'a{n}: "${{a{n + 1}}}${{a{n + 1}}}"' for n in range(40)) + 
     ('a: "${project:${oc.env:SECRET}}"', ["a is", "reaches outside"]),
     ("logger: {csv: {_target_: lightning.pytorch.loggers.CSVLogger}}", ["logger.csv is", "elsewhere", "logger=..."]),
     ("a: {_target_: lightning.pytorch.callbacks.ModelCheckpoint, filename: ../../x}", ["a.filename", "could write"]),
-    ("a: {1: 2}", ["a.1", "no plain name"]),
-    ("'a b': 2", ["no plain name"]),
+    ("a: {1: 2}", ["a.1", "not a plain name"]),
+    ("'a b': 2", ["not a plain name"]),
     ("model: 5", ["model is '5'"]),
     ("seed: 1\nmodel: [1]\n", ["model is"]),
     ("callbacks: null", ["model is"]),

@@ -122,7 +122,7 @@ def test_a_run_among_the_images_is_refused(train, two_colors, tmp_path):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["datamodule.folds=3"],
-     "missing: add datamodule.fold=0 (up to 2), or for all of them -m 'datamodule.fold=range(0,3)'"),
+     "the number of the fold that is val: add datamodule.fold=0 (up to 2), or for all of them -m 'datamodule.fold=range(0,3)'"),
     (["datamodule.folds=1", "datamodule.fold=0"], "datamodule.folds=1: use 2 or more, up to the number of images"),
 ])  # fmt: skip
 def test_impossible_folds_are_refused_before_an_image_is_read(train, tmp_path, arguments, message):

@@ -63,14 +63,14 @@ ROWS = [{"path": "a b.png", "label": "x"}, {"path": "c.png", "label": "y"}]
     (b"path;label\na b.png;x\nc.png;y\n", "delimited by semicolons"),
     (b"sep=;\r\npath;label\r\na b.png;x\r\nc.png;y\r\n", "delimited by semicolons"),
     (b"path|label\n\na b.png|x\nc.png|y\n", "delimited by bars"),
-    (b'path, label\na b.png, x\nc.png, "y"\n', "blanks after delimiters left out"),
-    (b"path,label\na b.png, x\nc.png,y \n", "blanks around values left out (2 times)"),
+    (b'path, label\na b.png, x\nc.png, "y"\n', "spaces after delimiters removed"),
+    (b"path,label\na b.png, x\nc.png,y \n", "spaces around values removed (2 times)"),
     (b"Path, LABEL \na b.png,x\nc.png,y\n",
-     "blanks after delimiters left out; column 'Path' as path; column 'LABEL ' as label"),
-    (b",path,label\n0,a b.png,x\n1,c.png,y\n", "column without a name left out"),
-    (b"Unnamed: 0,path,label\n0,a b.png,x\n1,c.png,y\n", "column 'Unnamed: 0' left out"),
+     "spaces after delimiters removed; column 'Path' as path; column 'LABEL ' as label"),
+    (b",path,label\n0,a b.png,x\n1,c.png,y\n", "column without a name skipped"),
+    (b"Unnamed: 0,path,label\n0,a b.png,x\n1,c.png,y\n", "column 'Unnamed: 0' skipped"),
     (b"path,label,,\na b.png,x,,\n,,,\nc.png,y,,\n,,,\n",
-     "column without a name left out (2 times); line without a value left out (2 times)"),
+     "column without a name skipped (2 times); line without a value skipped (2 times)"),
 ], ids=str)  # fmt: skip
 def test_tables_of_spreadsheets_and_programs_are_read(tmp_path, content, notes):
     table = OwnTable(write(tmp_path, content), ("path", "label"), ("split",))
@@ -81,8 +81,8 @@ def test_tables_of_spreadsheets_and_programs_are_read(tmp_path, content, notes):
 @pytest.mark.parametrize(("content", "words"), [
     (b"file,class\na,b\n",
      "line 1: column path, label is missing; found file, class; rename the column file to path and class to label"),
-    (b"id,cat,dog\na,1,0\n", "rename the column id to path, and add label, one value an image: the name of the column with"),
-    (b"path,cat,dog\na,1.0,0.0\n", "add label, in each line the name of the column with the 1, one of cat, dog"),
+    (b"id,cat,dog\na,1,0\n", "rename the column id to path, and add label, one value per image: the name of the column with"),
+    (b"path,cat,dog\na,1.0,0.0\n", "add label with, in each line, the name of the column with the 1, one of cat, dog"),
     (b"sep=;\npath;cat;dog\na;1;0\n", "line 2: .*the column with the 1, one of cat, dog"),
     (b"# made by hand\npath,label\na,b\n", "line 1: .*remove the lines that begin with #"),
     (b"#path,label\na,b\n", "line 1: .*and the # before the names of the columns"),

@@ -38,7 +38,7 @@ def test_splits_under_another_name_are_not_drawn_without_a_warning(root, caplog,
     catalog = read_source(CsvTable(table=write(root, text)))
     assert any(catalog.splits) == (column == "split")
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    text = f"datamodule.table={root / 'table.csv'}: the column {column!r} holds splits and decides none"
+    text = f"datamodule.table={root / 'table.csv'}: the column {column!r} holds splits, but is not used as the split"
     assert [warning.startswith(text) for warning in warnings] == [True] * warned
 
 
@@ -148,7 +148,7 @@ def test_a_file_that_lies_elsewhere_is_hinted_at(root, path, advice):
     ("images/000.png,a\nimages/001.png,nan\n", r"line 3: has no label \(found nan\); add one, or remove the line"),
     ("images/000.png,a\nimages/001.png,<NA>\n", r"line 3: has no label"),
     ("images/000.png,a\n'images/001.png',b\n", "line 3: values are in single quotes; write them in double quotes or in none"),
-    ("images/000.png,a\nimages/000.png,b\n", "is already in line 2, and labeled 'a' there, 'b' here; keep one of the two"),
+    ("images/000.png,a\nimages/000.png,b\n", "is already in line 2, where it is labeled 'a', here 'b'; keep one of the two"),
 ])  # fmt: skip
 def test_labels_that_contradict_are_refused(root, rows, message):
     with pytest.raises(UserError, match=message):

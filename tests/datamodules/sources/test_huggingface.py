@@ -96,11 +96,11 @@ def test_columns_that_would_count_in_a_table_are_named(tmp_path, caplog):
     data = typed().add_column("Split", ["train", "test"] * 3).add_column("group", list("aabbcc"))
     data.save_to_disk(tmp_path / "one")
     assert set(opened(tmp_path, tmp_path / "one").splits) == {""}
-    assert "columns that are not used, unlike those of a table (datamodule.table): Split and group" in caplog.text
+    assert "columns are ignored; only a table (datamodule.table) can use them: Split and group" in caplog.text
     caplog.clear()
     datasets.DatasetDict({"train": data.remove_columns("group"), "test": typed()}).save_to_disk(tmp_path / "two")
     opened(tmp_path, tmp_path / "two")
-    assert "not used" not in caplog.text  # its splits are
+    assert "ignored" not in caplog.text  # its splits are used
 
 
 def test_splits_names_and_missing_labels_of_a_saved_data_set(tmp_path, caplog):
@@ -136,8 +136,8 @@ def test_columns_that_are_not_clear_are_asked_for(tmp_path):
 @pytest.mark.parametrize(("column", "words"), [
     ({"label": "labels"}, r"source.label=labels: holds List\(Value\('int64'\)\); a label is one text or number for each image"),
     ({"label": "image"}, r"source.label=image: holds Image\(.*; a label is one"),
-    ({"image": "images"}, r"source.image=images: holds (List|Sequence)\(.*Image\(.*, which is not one image a row \(.*\)"),
-    ({"image": "size"}, r"source.image=size: holds Value\('int64'\), which is not one image a row \(.*int64"),
+    ({"image": "images"}, r"source.image=images: holds (List|Sequence)\(.*Image\(.*, which is not one image per row \(.*\)"),
+    ({"image": "size"}, r"source.image=size: holds Value\('int64'\), which is not one image per row \(.*int64"),
 ])  # fmt: skip
 def test_a_column_of_something_else_is_named(tmp_path, column, words):
     """Several labels an image, several images a row, numbers."""

@@ -174,7 +174,7 @@ def test_a_class_folder_that_is_no_utf8_is_a_class_of_a_name_that_can_be_written
     catalog = read_source(ImageFolder(root=make_images(tmp_path, {"blue": 2, "red\udce9": 2}, size=8)))
     assert catalog.classes == ["blue", r"red\xe9"] and catalog.labels.tolist() == [0, 0, 1, 1]
     assert all(Path(file).is_file() for file in catalog.files)
-    assert r"the class is called red\xe9; for" in caplog.text
+    assert r"the class is called red\xe9; to change" in caplog.text
 
 
 def test_classes_of_folders_stay_classes_and_are_mentioned(tmp_path, caplog):

@@ -88,9 +88,7 @@ def test_names_and_classes_that_are_found(tmp_path, chunks):
 
 
 def test_chunks_of_two_splits_are_refused(tmp_path, chunks):
-    with pytest.raises(
-        UserError, match=r"source\.val=.*train belongs to train, too; give each split shards of its own"
-    ):
+    with pytest.raises(UserError, match=r"source\.val=.*train also belongs to train; give each split its own shards"):
         read_source(opened(tmp_path, chunks, val=f"{chunks}/val/../train/"))
 
 

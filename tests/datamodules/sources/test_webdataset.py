@@ -89,7 +89,7 @@ def test_that_fewer_images_are_there_than_stated_is_reported(tmp_path, tars, cap
     shards = opened(tmp_path, tars).shards("train")
     assert len(list(islice(shards.read(Share(), seed=1, epoch=0, skip=0), 34))) == 34 and not caplog.text
     assert len(list(islice(shards.read(Share(), seed=1, epoch=0, skip=30), 10))) == 10
-    assert "holds 34 images, and more are stated" in caplog.text
+    assert "holds 34 images, fewer than stated" in caplog.text
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -123,7 +123,7 @@ def test_numbers_are_in_their_order_and_labels_may_be_in_json(tmp_path, png):
 @pytest.mark.parametrize(("sample", "words"), [
     ({"cls": b"a"}, r"000001: has no image \(jpg, jpeg, png, webp\)"),
     ({"png": b"x"}, r"000001: has no label \(cls, json\)"),
-    ({"v1.png": b"x", "v1.cls": b"a"}, r"has no image \(.*\); names end at their first dot, .* is v1\.png"),
+    ({"v1.png": b"x", "v1.cls": b"a"}, r"has no image \(.*\); suffixes start at the first dot, .* suffix v1\.png"),
     ({"png": b"x", "cls": b" "}, "its label is ''"),
     ({"png": b"x", "cls": b"\xff"}, "its label is malformed"),
     ({"png": b"x", "json": b"{"}, "its label is malformed"),
@@ -160,8 +160,8 @@ def test_more_images_than_stated_are_reported_once(tmp_path, tars, caplog, state
     for epoch in range(2):
         sampler.set_epoch(epoch)
         assert len(list(sampler)) == stated
-    shown = [message for message in caplog.messages if f"more than the {stated} images that are stated" in message]
-    assert len(shown) == (stated < 34) and not any("more are stated" in message for message in caplog.messages)
+    shown = [message for message in caplog.messages if f"more than the stated {stated} images" in message]
+    assert len(shown) == (stated < 34) and not any("fewer than stated" in message for message in caplog.messages)
 
 
 def test_part_of_an_epoch_says_nothing_of_the_number_of_images(tmp_path, tars, caplog):
@@ -196,7 +196,7 @@ def test_a_shard_that_was_cut_off_between_two_images_is_not_taken_as_whole(tmp_p
         read_source(opened(tmp_path, tars, **settings))
     shard.write_bytes(Path(source).read_bytes()[:third])
     read_source(opened(tmp_path, tars, **settings))
-    assert "1 shard without the end of a tar file, so that images may be missing" in caplog.text
+    assert "1 shard without the end of a tar file, so images may be missing" in caplog.text
     caplog.clear()
     shard.write_bytes(Path(source).read_bytes())
     read_source(opened(tmp_path, tars, **settings))
@@ -226,7 +226,7 @@ def test_shards_of_two_splits_are_refused(tmp_path, tars):
     link.symlink_to(tars / "train" / "001.tar")
     for settings in ({"val": str(link)}, {"test": f"{tars}/val/00*.tar"}, {"val": f"{tars}/train"}):
         with pytest.raises(
-            UserError, match=r"source\.(val|test)=.*00.\.tar belongs to (train|val), too; give each split"
+            UserError, match=r"source\.(val|test)=.*00.\.tar also belongs to (train|val); give each split"
         ):
             read_source(opened(tmp_path, tars, **settings))
 

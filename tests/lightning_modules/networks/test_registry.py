@@ -48,7 +48,7 @@ def test_shufflenet_mod_is_the_study_s_network():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"network": "resnet_of_mine"}, "no such network; one of your own has its full name, .*; allowed: .*truncated"),
+        ({"network": "resnet_of_mine"}, "no such network; name your own as .*; allowed: .*truncated"),
         ({"keep": 0}, "model.keep=0.*use 1 to 7"),
         ({"keep": 8}, "model.keep=8.*use 1 to 7"),
         ({"keep": 7}, "cannot cut shufflenet_v2_x0_5 after fc"),
