@@ -77,7 +77,7 @@ def test_the_user_s_own_classes_from_training_to_the_report(own, cells, train, i
 
     last, best = (first.folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
     without = train(f"ckpt_path={last}", "trainer.max_epochs=3", small=False)
-    assert without.status == 1 and "from a folder of its own; add it: --config-dir=DIR" in without.err, without.err
+    assert without.status == 1 and "from your own configuration files; add --config-dir=DIR" in without.err, without.err
     resumed = train(mine, f"ckpt_path={last}", "trainer.max_epochs=3", small=False, to=first.folder)
     assert resumed.status == 0, resumed.err
     assert len((first.folder / "weight_norms.txt").read_text().splitlines()) == 3
