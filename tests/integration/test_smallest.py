@@ -147,7 +147,7 @@ def test_a_run_of_the_race_is_an_ordinary_run(found):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["limits.macs=10"], "limits: 3 candidates but none below the limits"),
+        (["limits.macs=10"], "limits: none of 3 candidates is within the limits"),
         pytest.param(["good_enough=1"], "good_enough=1: use a difference", marks=pytest.mark.thorough),
         (["datamodule.folds=100"], "datamodule.folds=100: use 2 or more, up to the 72 images"),
         pytest.param(["candidates.weights.shufflenet_v2_x0_5=missing.pth"], "missing.pth", marks=pytest.mark.thorough),
@@ -237,7 +237,7 @@ def test_a_damaged_decision_is_named(found, command, tmp_path, name):
         plan[name]["decision"]["decision"] = damaged
         (copy / "plan.json").write_text(json.dumps(plan))
         status, _, err = run_script(smallest, *typed, f"hydra.run.dir={copy}")
-        assert status == 1 and f"plan.json: what was decided for '{name}' is damaged; delete this file" in err, (
+        assert status == 1 and f"plan.json: the decision '{name}' is damaged; delete this file" in err, (
             damaged,
             err,
         )

@@ -110,7 +110,7 @@ def test_smallest_refuses_a_stream(in_process, settings, tmp_path):
     import smallest
 
     status, _, err = in_process(smallest, *settings, f"hydra.run.dir={tmp_path / 'out'}")
-    assert status == 1 and "streams its training images, and smallest.py computes features of all of them" in err
+    assert status == 1 and "streams its training images, but smallest.py computes features of all of them" in err
     assert not (tmp_path / "out").exists()
 
 
