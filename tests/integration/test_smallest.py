@@ -255,8 +255,8 @@ def test_what_a_folder_holds_stays_where_a_command_is_refused(found, command, im
     for arguments, path, content, message in (
         (["good_enough=0.2"], changed, kept, "good_enough=0.3, now 0.2"),
         (["budget.minutes=0.51"], changed, kept, "no network can be trained"),
-        ([], changed, (images / "val" / "right" / "000.png").read_bytes(), "images, labels, splits or weights"),
-        ([], weights, of_weights + b"changed", "files of weights that have changed since"),
+        ([], changed, (images / "val" / "right" / "000.png").read_bytes(), "images, labels, splits or image weights"),
+        ([], weights, of_weights + b"changed", "weights files that have changed since"),
     ):
         keys = {each.partition("=")[0] for each in arguments}
         typed = [each for each in command if each.partition("=")[0] not in keys]
@@ -294,7 +294,7 @@ def test_a_folder_of_weights_that_has_changed_is_of_another_search(command, weig
     own = ("hydra.run.dir=", "budget.minutes=", "candidates.cuts=", "candidates.weights.")
     typed = [each for each in command if not each.startswith(own)]
     typed += [f"hydra.run.dir={tmp_path / 'out'}", "budget.minutes=0.51", f"{own[-1]}shufflenet_v2_x0_5={tmp_path}"]
-    for further, message in ((b"", "no network"), (b"changed", "files of weights that have changed since")):
+    for further, message in ((b"", "no network"), (b"changed", "weights files that have changed since")):
         file.write_bytes(file.read_bytes() + further)
         status, _, err = run_script(smallest, *typed, "candidates.cuts={shufflenet_v2_x0_5: [maxpool]}")
         assert status == 1 and message in err, err

@@ -198,7 +198,7 @@ def test_packaged_weights_count_as_pretrained(config, monkeypatch):
         ({"weights": {"squeezenet1_1": "imagenet"}}, "candidates.weights.squeezenet1_1=imagenet: the pretrained weights"),
         ({"weights": None}, "candidates.weights=null: weights are chosen per backbone"),
         ({"weights": {"resnet18": "own.pth"}}, "candidates.weights.resnet18: is not one of candidates.backbones"),
-        ({"weights": {}}, "no pretrained weights of squeezenet1_1 on this machine"),
+        ({"weights": {}}, "this machine has no pretrained weights of squeezenet1_1"),
         ({"limits": {"mac": 1e6}}, "limits.mac: no such cost; did you mean macs"),
         ({"limits": {"macs": 0}}, "limits.macs=0: use a number above 0"),
         ({"limits": {"macs": -1}}, "limits.macs=-1: use a number above 0"),
