@@ -34,5 +34,5 @@ def check_packages() -> None:
     for package in ("optuna", "sklearn"):
         if importlib.util.find_spec(package) is None:
             raise UserError(
-                f'smallest.py needs {package}, which is not installed: pip install -e ".[smallest]" (".[samples]" includes it)'
+                f'smallest.py needs {package}, which is not installed: pip install -e ".[smallest]" ("[samples]" includes it)'
             )
