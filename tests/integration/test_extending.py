@@ -223,7 +223,7 @@ BAD = [  # file of the page, what is replaced in it, and the message
      "model.network=my_package.networks.Tiny: its logits do not depend on its weights in training"),
     ("callbacks.py", "    def on_train_epoch_end", "    def state_dict(self):\n        return {'kept': Path('x')}\n\n"
      "    def on_train_epoch_end", "the callback WeightNorms: its state_dict gives .*, which a checkpoint cannot hold"),
-    ("losses.py", "class PolyLoss(nn.Module)", "class PolyLoss", "loss=my_package.losses.PolyLoss: is no torch.nn.Module"),
+    ("losses.py", "class PolyLoss(nn.Module)", "class PolyLoss", "loss=my_package.losses.PolyLoss: is not a torch.nn.Module"),
     ("metrics.py", "probabilities: np.ndarray) -> float:", "probabilities, other) -> float:",
      r"metrics.kappa=my_package.metrics.kappa: is given labels \(n,\) and probabilities \(n, K\): missing a required"),
     ("data.py", "def images(self):", "def images(self):\n        return None\n\n    def other(self):",
@@ -235,7 +235,7 @@ BAD = [  # file of the page, what is replaced in it, and the message
     ("networks.py", "    def __init__", "    __hash__ = None\n\n    def __init__",
      r"model.network=my_package.networks.Tiny: cannot be hashed, as torch needs it; use @dataclass\(eq=False\)"),
     ("losses.py", "    def __init__", "    __hash__ = None\n\n    def __init__",
-     "loss=my_package.losses.PolyLoss: cannot be hashed, as torch needs it"),
+     "loss=my_package.losses.PolyLoss: cannot be hashed, which torch requires"),
     ("optimizers.py", "def step(self, closure):", "def step(self):",
      "optimizer=my_package.optimizers.SignMomentum: its step needs the argument closure"),
     ("optimizers.py", "loss = closure()", "loss = None",

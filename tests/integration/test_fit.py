@@ -68,12 +68,12 @@ def test_a_checkpoint_of_another_fit_or_size_is_refused(train, sides, tmp_path):
     settings = [*SIMPLE_CNN, "stages=[test]", f"ckpt_path={moved}", f"hydra.run.dir={place}"]
     other = train(*settings, root=sides)
     assert other.status == 1 and other.err == (
-        f"ERROR: ckpt_path={moved}: was trained with datamodule.fit=pad, and here it is squash; give datamodule.fit=pad\n"
+        f"ERROR: ckpt_path={moved}: was trained with datamodule.fit=pad, not squash; use datamodule.fit=pad\n"
     )
     other = train(*settings, "datamodule.fit=pad", "model.image_size=24", root=sides)
     assert (
         other.status == 1
-        and "trained with model.image_size=16, and here it is 24; give model.image_size=16" in other.err
+        and "trained with model.image_size=16, not 24; use model.image_size=16" in other.err
     )
     same = train(*settings, "datamodule.fit=pad", root=sides, to=place)
     assert same.status == 0 and same.record.test.accuracy == again.record.test.accuracy, same.err
