@@ -59,7 +59,7 @@ def test_a_damaged_best_checkpoint_is_named_before_anything_is_trained(train, ma
     made.best_checkpoint.write_bytes(made.best_checkpoint.read_bytes()[:1000])
     ran = train(f"ckpt_path={made.last_checkpoint}", "trainer.max_epochs=3", small=False, to=made.path)
     assert ran.status == 1 and "epoch 3/3" not in ran.out
-    assert f"{made.best_checkpoint} beside it is damaged; copy it once more, or remove it" in ran.err
+    assert f"{made.best_checkpoint} next to it is damaged; copy it again, or remove it" in ran.err
     made.best_checkpoint.unlink()
     ran = train(f"ckpt_path={made.last_checkpoint}", "trainer.max_epochs=3", small=False, to=made.path)
     assert ran.status == 0 and made.best_checkpoint.is_file(), ran.err

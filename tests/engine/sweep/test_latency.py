@@ -14,7 +14,7 @@ from engine.sweep.progress import SweepProgress
 from tests.support.fake_runs import change_record
 from tests.support.helpers import SIMPLE_CNN
 
-LATER = "latency: at the end of the sweep, when nothing trains"
+LATER = "latency: measured at the end of the sweep, when nothing trains"
 
 
 @pytest.fixture
