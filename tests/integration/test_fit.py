@@ -81,7 +81,7 @@ def test_a_checkpoint_of_another_fit_or_size_is_refused(train, sides, tmp_path):
     student = train(*SIMPLE_CNN, "stages=[fit]", f"teacher={moved}", "datamodule.fit=crop", root=sides)
     assert (
         student.status == 1
-        and "was trained with datamodule.fit=pad, and this run has crop; use a teacher" in student.err
+        and "was trained with datamodule.fit=pad, but this run has crop; use a teacher" in student.err
     )
     squashed = train(*SIMPLE_CNN, "stages=[fit]", "trainer.max_epochs=1", root=sides)
     assert [text for text in squashed.record.run.warnings if text.startswith("half of the images are 2 times as long")]

@@ -142,7 +142,7 @@ def test_a_timer_and_a_checkpoint_of_lightning_s_own(train, monkeypatch):
     assert re.search(over, ran.out)
     assert {path.stem for path in (ran.folder / "checkpoints").iterdir()} == {"best", "last", "mine"}
     resumed = train(f"ckpt_path={ran.folder / 'checkpoints' / 'last.ckpt'}", own, small=False, to=ran.folder)
-    assert resumed.status == 1 and re.search(rf"{over}; this has ended the training before", resumed.err), resumed.err
+    assert resumed.status == 1 and re.search(rf"{over}; this has ended the training already", resumed.err), resumed.err
 
 
 def test_what_lightning_s_callbacks_refuse_later_is_named(train, monkeypatch):
