@@ -114,7 +114,7 @@ def _of_launcher(error: RuntimeError) -> str | None:
             "a worker process was killed, usually for lack of memory; rerun the same command to resume; "
             "a smaller hydra.launcher.n_jobs needs less"
         )
-    if type(error).__name__ == "FailedJobError":  # of submitit
+    if type(error).__name__ == "FailedJobError":  # raised by submitit
         settings = "hydra.launcher.gpus_per_node=null, .mem_gb, .cpus_per_task, .partition"
         return f"SLURM rejected the jobs: {' '.join(text.split())[-300:]}; these settings request resources: {settings}"
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 BEAT_S = 5.0
 LOOK_S = 1.0
-SILENT_S = 60.0  # without a heartbeat, from which on a process counts as dead; the thread beats while images are read, too
+SILENT_S = 60.0  # without a heartbeat, a process counts as dead after this time; the thread beats even while images are read
 
 
 def beat(store, rank: int, name: str) -> None:

@@ -57,7 +57,7 @@ def list_backbones() -> list[str]:
     return [
         *Table.of(titles, [cells for _, cells in sorted(rows)], texts=2).as_text(),
         "",
-        "Parameters and MACs (thop) count all blocks before the pooling, and a head for two classes.",
+        "Parameters and MACs (thop) include all blocks before the pooling and a head for two classes.",
         more,
         "Show its cuts: python train.py --networks NAME",
         f"Train one:     {CUT.format('NAME', 'CUT')}",

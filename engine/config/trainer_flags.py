@@ -85,7 +85,7 @@ def refusal(name: str) -> str | None:
 
 
 def check_trainer(trainer: dict) -> dict:
-    """Refuse values that Lightning accepts but misinterprets, and flags that this project does not support.
+    """Refuse values that Lightning accepts without doing what they say, and flags that this project does not support.
 
     Returns:
         The settings, except those that are null or otherwise change nothing.

@@ -239,7 +239,7 @@ class Screen:
     def _line(self, result: PassResult) -> str:
         done, probes = result.done, result.probes
         best = max(probes, key=lambda cut: probes[cut].value, default=None)
-        found = "no cut gives only finite features"
+        found = "every cut has features that are not finite"
         if best is not None:
             each = probes[best]
             interval = "" if each.low is None else f" ({rounded_down(each.low)} to {rounded_up(each.high)})"
