@@ -64,7 +64,7 @@ REFUSED = {
     "num_sanity_val_steps": Refused(
         (None, 0), "validation comes after each epoch; to check first that a whole run works: debug=fast"
     ),
-    "enable_model_summary": Refused((None,), "every run with stages=[cost] writes it to summary.txt in its folder"),
+    "enable_model_summary": Refused((None,), "the stage cost writes it to summary.txt in the run's folder; for nothing else: stages=[cost]"),
     "logger": Refused((None,), "loggers have a group: logger=none for none, logger=csv, logger='[tensorboard,csv]'"),
     "callbacks": Refused((None,), "callbacks have a group: callbacks=early_stopping, +callbacks.NAME._target_=CLASS"),
     "default_root_dir": Refused((None,), "a run writes everything to one folder: hydra.run.dir=DIR"),
