@@ -37,7 +37,7 @@ class EpochLogger(L.Callback):
             f"{stage}/{name}": value for stage, each in pl_module.results.items() for name, value in each.items()
         }
         row = {"epoch": trainer.current_epoch + 1}
-        row |= {name: results.get(name) for name in METRIC_COLUMNS[1:-1]}  # an epoch without validation has no val values
+        row |= {name: results.get(name) for name in METRIC_COLUMNS[1:-1]}  # no val without validation
         if "val" in pl_module.results:  # set by callbacks/epoch_scores.py; otherwise of an earlier epoch
             row |= {
                 name: float(trainer.callback_metrics[name])

@@ -255,4 +255,4 @@ def head_features(trainer, pl_module, head) -> tuple[Tensor, Tensor, Tensor | No
 def unaugmented_batches(trainer, pl_module) -> Iterator[dict[str, Tensor]]:
     """Yield batches of normalized training images on the device, unaugmented and the same in every process."""
     for batch in trainer.datamodule.unaugmented_train_dataloader():
-        yield trainer.strategy.batch_to_device(batch, pl_module.device)  # calls the data module's hook, which normalizes
+        yield trainer.strategy.batch_to_device(batch, pl_module.device)  # the data module's hook normalizes

@@ -36,7 +36,7 @@ class OptunaPruning(L.Callback):
             if row["epoch"] in self._values or row.get(self.monitor) is None:  # reported already, or not validated
                 continue
             self._values[row["epoch"]] = row[self.monitor]
-            with contextlib.suppress(UpdateFinishedTrialError):  # marked as failed, without heartbeats; the run continues
+            with contextlib.suppress(UpdateFinishedTrialError):  # failed for lack of heartbeats; the run continues
                 self._trial.report(row[self.monitor], step=row["epoch"])
         epoch = rows[-1]["epoch"]
         if epoch == trainer.max_epochs or epoch not in self._values:

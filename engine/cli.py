@@ -107,8 +107,8 @@ def run_cli(main: Callable[[], None]) -> None:
         if len(STATE.failed) == 1 and not STATE.failed[0].in_sweep:
             raise STATE.failed[0].error
     except StopRequested as stopped:
-        if not STATE.process.is_first:  # with another status, the launcher would kill the first process before it shows this
-            sys.exit(0)
+        if not STATE.process.is_first:
+            sys.exit(0)  # with another status, the launcher would kill the first process before it shows this
         print(f"stopped by {stopped}{stopped.next_step}", file=sys.stderr)
         sys.exit(128 + stopped.number)
     except KeyboardInterrupt:
@@ -141,7 +141,9 @@ def _check_folders() -> None:
     except FileNotFoundError as error:
         raise UserError("the current folder was removed; change to another one: cd DIR") from error
     if not CONF.is_dir():
-        raise UserError(f"{CONF}: no such folder; pip install without -e does not copy it; run in a clone: pip install -e .")
+        raise UserError(
+            f"{CONF}: no such folder; pip install without -e does not copy it; run in a clone: pip install -e ."
+        )
 
 
 @contextlib.contextmanager
@@ -218,7 +220,9 @@ def complete_overrides(arguments: list[str]) -> list[str]:
             f"{values['hydra.run.dir'].input_line}: {script} has no run folder; choose where it writes with {PLACES[script]}"
         )
     if "hydra.run.dir" in values and set(MULTIRUN) & set(flags):
-        raise UserError(f"{values['hydra.run.dir'].input_line}: is for a single run; for a sweep use hydra.sweep.dir=DIR")
+        raise UserError(
+            f"{values['hydra.run.dir'].input_line}: is for a single run; for a sweep use hydra.sweep.dir=DIR"
+        )
     for key, override in values.items():
         _check_choice(key, override)
     added = []

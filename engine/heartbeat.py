@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 BEAT_S = 5.0
 LOOK_S = 1.0
-SILENT_S = 60.0  # without a heartbeat, a process counts as dead after this time; the thread beats even while images are read
+SILENT_S = 60.0  # time without a heartbeat until a process counts as dead; it beats even while it reads images
 
 
 def beat(store, rank: int, name: str) -> None:

@@ -29,7 +29,7 @@ ANSWER_S = 10.0  # time for another process to name the error that ended it
 SEEN_S = 60.0  # until a file is visible on another node: network file systems cache for a while that it was missing
 POLL_S = 0.1
 SHOWN_EVERY_S = 20.0
-FAILED, FAILED_ELSEWHERE, STOPPED = "failed", "failed elsewhere", "stopped"  # keys, set by: the first process, another one, any
+FAILED, FAILED_ELSEWHERE, STOPPED = "failed", "failed elsewhere", "stopped"  # keys of the first, another, any process
 SHOWN = "shown"  # key: another process has shown its error itself
 
 
@@ -144,7 +144,7 @@ def trainer_settings(process: Process, trainer: Mapping) -> dict:
     here = process.world_size // process.nodes
     if here * process.nodes != process.world_size:
         raise UserError(
-            f"{process.launcher} has started {process.world_size} processes on {process.nodes} nodes; start the same number on each"
+            f"{process.launcher} has started {process.world_size} processes on {process.nodes} nodes; start as many on each"
         )
     devices = trainer.get("devices")
     asked = len(devices) if isinstance(devices, list | tuple) else int(devices) if str(devices).isdigit() else None
@@ -360,7 +360,9 @@ def _find_store(process: Process):
             others = range(1, process.world_size) if process.is_first else ()
             while missing := [rank for rank in others if not has_beaten(shared, rank)]:
                 if time.monotonic() > end:
-                    raise RuntimeError(f"process {', '.join(map(str, missing))} did not connect within {CONNECT_S:.0f} s")
+                    raise RuntimeError(
+                        f"process {', '.join(map(str, missing))} did not connect within {CONNECT_S:.0f} s"
+                    )
                 time.sleep(POLL_S)
         except RuntimeError as error:
             reason = str(error).splitlines()[0][:200]

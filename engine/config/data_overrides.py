@@ -19,7 +19,7 @@ SOURCES = {
     "datamodule.root": "image_folder",
 }  # fmt: skip
 PATHS = ("datamodule.root", "datamodule.table", "datamodule.splits")
-RANGE = re.compile(r"(\+*datamodule\.range)=([^,\[\]{}()\s]+,[^,\[\]{}()\s]+)")  # Hydra would take it for two values of a sweep
+RANGE = re.compile(r"(\+*datamodule\.range)=([^,\[\]{}()\s]+,[^,\[\]{}()\s]+)")  # two values of a sweep, to Hydra
 GROUP = CONF / "datamodule"
 
 

@@ -54,9 +54,7 @@ REFUSED = {
         (None, 1.0),
         "training predicts nothing; python predict.py ckpt=FILE images=... takes the images that you name",
     ),
-    "enable_autolog_hparams": Refused(
-        (None, True), "a run logs its settings itself; for no logger: logger=none"
-    ),
+    "enable_autolog_hparams": Refused((None, True), "a run logs its settings itself; for no logger: logger=none"),
     "model_registry": Refused((None,), "checkpoints are kept in the run's folder: hydra.run.dir=DIR"),
     "num_nodes": Refused(
         (None, 1), f"the launcher decides it: {on_nodes()}; for several GPUs of this machine: trainer=ddp"
@@ -64,7 +62,9 @@ REFUSED = {
     "num_sanity_val_steps": Refused(
         (None, 0), "validation comes after each epoch; to check first that a whole run works: debug=fast"
     ),
-    "enable_model_summary": Refused((None,), "the stage cost writes it to summary.txt in the run's folder; for nothing else: stages=[cost]"),
+    "enable_model_summary": Refused(
+        (None,), "the stage cost writes it to summary.txt in the run's folder; for nothing else: stages=[cost]"
+    ),
     "logger": Refused((None,), "loggers have a group: logger=none for none, logger=csv, logger='[tensorboard,csv]'"),
     "callbacks": Refused((None,), "callbacks have a group: callbacks=early_stopping, +callbacks.NAME._target_=CLASS"),
     "default_root_dir": Refused((None,), "a run writes everything to one folder: hydra.run.dir=DIR"),
@@ -73,7 +73,8 @@ REFUSED = {
         "a run has its own plugins, for its checkpoints; for precision and strategy: trainer.precision, trainer.strategy",
     ),
     "use_distributed_sampler": Refused(
-        (None,), "the loader itself divides the images among the processes, each once; for another order: datamodule.sampler"
+        (None,),
+        "the loader itself divides the images among the processes, each once; for another order: datamodule.sampler",
     ),
 }
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")

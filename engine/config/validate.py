@@ -183,7 +183,7 @@ def _check_fused(values: dict) -> None:
 def _check_schedule(values: dict) -> None:
     scheduler, trainer = values.get("scheduler"), values["trainer"]
     epochs = scheduler.get("epochs") if isinstance(scheduler, dict) else None
-    by_steps = trainer.get("max_steps") or trainer.get("max_time")  # a schedule then follows these instead of the epochs
+    by_steps = trainer.get("max_steps") or trainer.get("max_time")  # a schedule follows these before the epochs
     if type(epochs) is int and 1 <= epochs < trainer["max_epochs"] and not by_steps and "fit" in values["stages"]:
         raise UserError(
             f"scheduler.epochs={epochs}: ends before trainer.max_epochs={trainer['max_epochs']}, so the learning rate "
@@ -281,23 +281,27 @@ def check_logits(config: DictConfig, network: nn.Module, k: int) -> None:
             "get_extra_state"
         )
     if complex_ones := [each for each, value in state.items() if value.is_complex()]:
-        raise UserError(f"{name}: has complex weights ({complex_ones[0]}), which a checkpoint cannot hold; use real ones")
+        raise UserError(
+            f"{name}: has complex weights ({complex_ones[0]}), which a checkpoint cannot hold; use real ones"
+        )
     for count, images in ((1, "one image"), (2, "two images")):
         try:
             logits = network.eval()(torch.zeros(count, 3, size, size))
         except Exception as error:
             packages = {str(frame.f_globals.get("__name__")).split(".")[0] for frame, _ in walk_tb(error.__traceback__)}
             if packages <= OURS | LIBRARIES:  # torch layers whose shapes do not fit each other
-                raise UserError(f"{name}: does not take an image of {size} x {size}: {' '.join(str(error).split())}") from error
+                raise UserError(
+                    f"{name}: does not take an image of {size} x {size}: {' '.join(str(error).split())}"
+                ) from error
             raise
         network.train(was_training)
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         if shape != (count, k):
-            raise UserError(f"{name}: gives {shape} for {images}; it must give logits ({count}, classes): ({count}, {k})")
-        if logits.dtype != torch.float32:  # with other types, losses are inexact and exports fail
             raise UserError(
-                f"{name}: gives logits of {logits.dtype}, not torch.float32; end its forward with .float()"
+                f"{name}: gives {shape} for {images}; it must give logits ({count}, classes): ({count}, {k})"
             )
+        if logits.dtype != torch.float32:  # with other types, losses are inexact and exports fail
+            raise UserError(f"{name}: gives logits of {logits.dtype}, not torch.float32; end its forward with .float()")
 
 
 def _try_optimizer(config: DictConfig) -> None:

@@ -76,7 +76,7 @@ def all_callbacks(config: DictConfig, record: RunRecord, further: Sequence[L.Cal
         *([FreezeBackbone(epochs=config.model.freeze)] if config.model.freeze else []),
         *(callback for callback in configured.values() if not isinstance(callback, kinds)),
         *([EpochScores(monitored=monitored)] if monitored else []),
-        CudaGraphs(enabled=config.trainer.get("cuda_graphs", "auto")),  # after all callbacks that change a batch or the network
+        CudaGraphs(enabled=config.trainer.get("cuda_graphs", "auto")),  # after all that change batches or the network
         Throughput(started_s=STATE.started_s),
         EpochLogger(),
         PredictionWriter(),

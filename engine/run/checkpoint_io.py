@@ -93,7 +93,7 @@ def _check_states(checkpoint: dict) -> None:
     with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as place:  # a full disk shows later
         file = Path(place, "state")
         for name, state in states.items():
-            if _is_plain(state):  # nearly always; writing and reading an optimizer's state takes a twentieth of a short job
+            if _is_plain(state):  # nearly always; torch.save and load of an optimizer's take a twentieth of a short job
                 continue
             try:
                 torch.save(state, file)

@@ -95,7 +95,9 @@ def _run_locked(
             config, changed = resume_config(config, job.overrides, job.folder)
             strategy = config.trainer.strategy  # with a checkpoint, its run's strategy
             if process_of_run(strategy, in_sweep=job.in_sweep).is_launched != process.is_launched:
-                raise UserError(f"ckpt_path={config.ckpt_path}: its run has trainer.strategy={strategy}; add that setting")
+                raise UserError(
+                    f"ckpt_path={config.ckpt_path}: its run has trainer.strategy={strategy}; add that setting"
+                )
             record.describe(OmegaConf.to_container(config, resolve=False), job.choices)
             if not process.is_first and RESUME_FROM in os.environ:
                 config.ckpt_path = os.environ[RESUME_FROM] or None
@@ -280,7 +282,7 @@ def _skip(job: Job) -> UserError | None:
 
 def _finish(record: RunRecord, ckpt_path: str | None) -> None:
     """Complete the record and, if anything was measured, write the model card."""
-    from reports.model_card import write_card  # late: scipy; imported first, since record and card should be written together
+    from reports.model_card import write_card  # late: scipy; but not between writing record and card
 
     record.finish()
     if record.writes and (record.val or record.test):

@@ -148,7 +148,7 @@ def compare_images(record: RunRecord, catalog: Catalog, fingerprints: Sequence[s
         here = dict(zip(catalog.paths, catalog.splits, strict=True))
         gone = [path for path in splits if path not in here]
         other = sum(here.get(path, split) != split for path, split in splits.items())
-        listed_ones = "" if len(catalog.rows("train")) else "of val and test "  # streamed training images are not listed
+        listed_ones = "" if len(catalog.rows("train")) else "of val and test "  # streamed ones are not listed
         new = len(here.keys() - splits.keys())
         counts.append(f"{listed_ones}{new:,} new, {len(gone):,} gone, {other:,} in another split")
         of_rows = [1.0] * len(catalog) if catalog.weights is None else catalog.weights.tolist()

@@ -80,9 +80,7 @@ def report_search(settings: SearchSettings, study: optuna.Study, folder: Path, *
     )
     counts += [f"{n_elsewhere} of them in another folder"] if n_elsewhere else []
     selection = "best" if len(settings.objectives) == 1 else "front"
-    title = (
-        f"{settings.name}: {plural(len(trials), 'trial')} of one run each, among which the {selection} was selected"
-    )
+    title = f"{settings.name}: {plural(len(trials), 'trial')} of one run each, among which the {selection} was selected"
     page = _write_page(settings, [here], here, title) if here.is_dir() else "no page"
     lines = [f"{plural(len(trials), 'trial')} ({', '.join(counts)}): {page}", f"Search: {folder}"]
     selected = selected_trials(settings, study) if is_over else []

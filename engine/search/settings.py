@@ -48,7 +48,7 @@ class SearchSettings:
     n_retrain: int
     n_startup_trials: int
     seed: int
-    pruning: dict[str, int] | None  # settings of Optuna's MedianPruner; None where no objective is measured after each epoch
+    pruning: dict[str, int] | None  # for Optuna's MedianPruner; None: no objective is measured after each epoch
     storage: str | None
 
     @property

@@ -50,9 +50,7 @@ def measure_latencies(sweep: SweepProgress) -> None:
         except Exception as error:  # a user's own network failed; its run is recorded and complete
             log.exception("%s: no latency: %r", name, error)
     if n_flagged:
-        print(
-            f"{n_flagged:,} of them are unreliable; to repeat them, rerun the same command when the machine is idle"
-        )
+        print(f"{n_flagged:,} of them are unreliable; to repeat them, rerun the same command when the machine is idle")
 
 
 def deploy_rest(sweep: SweepProgress, name: str | None, register: Sequence[str]) -> None:

@@ -60,7 +60,9 @@ def check_single_run(config: DictConfig) -> None:
             "which makes it a sweep"
         )
     if "good_enough" in typed:
-        raise UserError("good_enough: is for the page of a sweep: add -m, or use python report.py runs=DIR good_enough=...")
+        raise UserError(
+            "good_enough: is for the page of a sweep: add -m, or use python report.py runs=DIR good_enough=..."
+        )
 
 
 def complete_sweep(config: DictConfig) -> str:

@@ -155,9 +155,7 @@ def test_another_teacher_than_the_training_began_with_is_warned_of(tmp_path, cap
         record = RunRecord(model=ModelInfo(teacher_digest=now), data=DataInfo())
         record.previous = RunRecord(status="running", model=ModelInfo(teacher_digest=before))
         check_teacher(str(path), record)
-        assert ("is not the file with which this training began" in caplog.text) == (
-            before == "0" * 16 != now
-        )
+        assert ("is not the file with which this training began" in caplog.text) == (before == "0" * 16 != now)
 
 
 def test_a_wrong_teacher_is_refused_in_one_line(tmp_path):

@@ -138,4 +138,6 @@ def test_training_into_a_closed_pipe_and_a_full_log_reaches_its_end(tmp_path):
     record = RunRecord.read(folder)
     assert (process.returncode, errors, record.status) == (0, b"", "finished")
     warnings = " ".join(record.run.warnings)
-    assert "could not write to the screen (Broken pipe)" in warnings and "train.log (No space left on device)" in warnings
+    assert (
+        "could not write to the screen (Broken pipe)" in warnings and "train.log (No space left on device)" in warnings
+    )

@@ -87,7 +87,7 @@ def test_tasks_of_srun_with_one_process_or_with_jobs_of_a_sweep_are_runs_of_thei
         (TORCHRUN, lambda: trainer_settings(process_of_run("ddp"), {"devices": 4}),
          "trainer.devices=4: torchrun has started 2 processes on each node; use trainer.devices=auto"),
         (SRUN | {"SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_NUM_NODES": "2"},
-         lambda: trainer_settings(process_of_run("ddp"), {}), "3 processes on 2 nodes; start the same number on each"),
+         lambda: trainer_settings(process_of_run("ddp"), {}), "3 processes on 2 nodes; start as many on each"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_the_launcher_is_refused(monkeypatch, environment, ask, message):

@@ -71,10 +71,7 @@ def test_a_checkpoint_of_another_fit_or_size_is_refused(train, sides, tmp_path):
         f"ERROR: ckpt_path={moved}: was trained with datamodule.fit=pad, not squash; use datamodule.fit=pad\n"
     )
     other = train(*settings, "datamodule.fit=pad", "model.image_size=24", root=sides)
-    assert (
-        other.status == 1
-        and "trained with model.image_size=16, not 24; use model.image_size=16" in other.err
-    )
+    assert other.status == 1 and "trained with model.image_size=16, not 24; use model.image_size=16" in other.err
     same = train(*settings, "datamodule.fit=pad", root=sides, to=place)
     assert same.status == 0 and same.record.test.accuracy == again.record.test.accuracy, same.err
 

@@ -187,9 +187,7 @@ def test_a_damaged_checkpoint_of_the_chosen_run_is_not_handed_out(found, command
     typed = [each for each in command if not each.startswith("hydra.run.dir")]
     status, _, err = run_script(smallest, *typed, f"hydra.run.dir={copy}")
     assert status == 1 and "checkpoints/best.ckpt: " in err and len(err.strip().splitlines()) == 1, err
-    assert (
-        "or cut off), so best.ckpt cannot be made from it; delete the folders of its run in runs and test" in err
-    )
+    assert "or cut off), so best.ckpt cannot be made from it; delete the folders of its run in runs and test" in err
     assert (copy / "best.ckpt").read_bytes() == (found[0] / "best.ckpt").read_bytes()
 
 

@@ -80,7 +80,10 @@ def test_a_loss_that_weighs_classes_gets_their_counts(train, settings, tmp_path)
     ran = train(*settings, *SMALL, "loss=weighted_cross_entropy", "debug=fast", f"datamodule.cache={tmp_path / 'cache'}",
                 *NOT_DRAWN, small=False)  # fmt: skip
     assert ran.status == 0, ran.err
-    assert "limited to 8 of 34 train, 8 of 12 val, 8 of 9 test images, for train the first in each epoch's stream" in ran.out
+    assert (
+        "limited to 8 of 34 train, 8 of 12 val, 8 of 9 test images, for train the first in each epoch's stream"
+        in ran.out
+    )
 
 
 @pytest.mark.parametrize(("setting", "words"), [

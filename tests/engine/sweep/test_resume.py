@@ -115,5 +115,6 @@ def test_a_sweep_typed_again_names_finished_runs_that_began_with_other_weights(t
     again = sweep("1", value=0.2)
     assert "job: already finished, skipping" in again
     assert (
-        f"{setting}={file}: this file has changed since 1 finished run of this sweep, skipped now, began with it: job." in again
+        f"{setting}={file}: this file has changed since 1 finished run of this sweep, skipped now, began with it: job."
+        in again
     )
