@@ -99,4 +99,4 @@ class CudaGraphs(L.Callback):
                 raise
             self._possible = False
             reason = str(error).splitlines()[0]
-            log.warning("CUDA graphs: not used, since a training step cannot be captured (%s)", reason)
+            log.warning("CUDA graphs: not used, since the step of a batch cannot be captured (%s)", reason)

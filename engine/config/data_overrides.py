@@ -104,7 +104,7 @@ def _check_root(given: dict[str, Override], source: str | None) -> None:
     if not re.search(r"^root:", file.read_text(encoding="utf-8"), re.MULTILINE):
         line = given["datamodule.root"].input_line
         raise UserError(
-            f"{line}: datamodule={source} has its own images and takes no root; for your images: datamodule=image_folder "
+            f"{line}: datamodule={source} brings its own images and takes no root; for your images: datamodule=image_folder "
             f"{line.lstrip('+')}"
         )
 

@@ -48,7 +48,7 @@ def wait_for_all(launcher: DictConfig) -> None:
     """
     if "joblib" in launcher._target_:
         if launcher.n_jobs == 0:
-            raise UserError("hydra.launcher.n_jobs=0: use the number of jobs to run at a time, or -1 for one per core")
+            raise UserError("hydra.launcher.n_jobs=0: use how many jobs run at a time, or -1 for one per core")
         from engine.sweep import joblib_workers  # late: an extra
 
         joblib_workers.register()

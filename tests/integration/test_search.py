@@ -367,7 +367,7 @@ def test_a_killed_trial_resumes_and_nothing_finished_runs_twice(search, base_ove
         (["name=a/b"], "name=a/b: use letters"),
         (["seeds=[]"], "seeds=[]: give at least one"),
         (["seeds=[1,-1]"], "seeds=[1, -1]: use whole numbers from 0 to 4294967295"),
-        (["seeds=[1,1]"], "none twice"),
+        (["seeds=[1,1]"], "each only once"),
         (["good_enough=0"], "good_enough=0: use a difference in accuracy above 0"),
         (["pruning={n_startup_trials:-1}"], "pruning={'n_startup_trials': -1"),
         (["+trails=3"], "trails: no such key; did you mean n_trials"),
