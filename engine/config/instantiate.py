@@ -85,7 +85,7 @@ def missing_package(key: str, error: ImportError) -> UserError:
     package = next((name for name in EXTRAS if re.search(rf"\b{name}\b", f"{error.name} {text}")), None)
     if package is None:
         return UserError(f"{key}: {text}")
-    return UserError(f'{key}: needs the package {package}: pip install -e ".[{EXTRAS[package]}]"')
+    return UserError(f'{key}: needs the package {package}; pip install -e ".[{EXTRAS[package]}]"')
 
 
 def is_about_settings(error: BaseException) -> bool:

@@ -165,7 +165,7 @@ def _check(config: DictConfig, configured: dict[str, L.Callback]) -> None:
 def _doubled(node: DictConfig, one: L.Callback, other_node: DictConfig, other: L.Callback) -> str | None:
     """Return why two callbacks are duplicates, or None."""
     if node == other_node:
-        return "are identical"
+        return "are the same"
     for kind in (BestCheckpoint, LastCheckpoint, ProgressBar):
         if isinstance(one, kind) and isinstance(other, kind):
             return f"a run has only one {kind.__name__}"
