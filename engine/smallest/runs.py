@@ -212,7 +212,7 @@ def read_outcomes(runs: Runs, keys: Iterable[RunKey], split: str) -> Outcomes | 
                 raise
             found = str(error).partition("; run the stage test")[0]  # drops the advice for a run that the user started
             raise UserError(
-                f"{found}; delete the folder {folder.path} and rerun the same command, which creates it"
+                f"{found}; delete the folder {folder.path}, then rerun the same command, which creates it"
             ) from error
         lines = zip(table.paths, table.labels.tolist(), table.correct.tolist(), strict=True)
         tables.append(sorted((path, label, groups.get(path, ""), right) for path, label, right in lines))

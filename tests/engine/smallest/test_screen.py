@@ -287,7 +287,7 @@ def test_the_minutes_that_are_named_by_hand(screened, monkeypatch):
     least = (6 + 420 * 1.2) / 0.35 / 60
     assert 24.2 < least < 24.3
     with pytest.raises(
-        UserError, match=r"takes about 7 min.* has 35% of the budget; use budget\.minutes=24\.3 or more"
+        UserError, match=r"takes about 7 min.* gets 35% of the budget; use budget\.minutes=24\.3 or more"
     ):
         screened(left=15.0, minutes=1)
 
