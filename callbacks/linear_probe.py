@@ -53,7 +53,7 @@ class LinearProbe(L.Callback):
         if not 0 < lr < math.inf:
             raise UserError(f"callbacks.linear_probe.lr={lr}: use a number above 0")
         if weight_decay != "auto" and not (isinstance(weight_decay, int | float) and 0 <= weight_decay < math.inf):
-            raise UserError(f"callbacks.linear_probe.weight_decay={weight_decay}: use 0 or more, or auto")
+            raise UserError(f"callbacks.linear_probe.weight_decay={weight_decay}: use a number of 0 or more, or auto")
         self.enabled = steps > 0
         self.steps = steps
         self.lr = lr
