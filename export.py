@@ -11,7 +11,7 @@ from engine import cli
 def main(config: DictConfig) -> None:
     with cli.keep_error("export", config), stop_immediately():
         from engine.config.instantiate import instantiate
-        from inference.export.export import run  # late: help and errors of the command line come without torch
+        from inference.export.export import run  # late: help and command-line errors need no torch
 
         run(config, lambda: instantiate(config, "format"))
 

@@ -9,7 +9,7 @@ from engine import cli
 @hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="report")
 def main(config: DictConfig) -> None:
     with cli.keep_error("report", config):
-        from reports.report import run  # late: help and errors of the command line come without scipy
+        from reports.report import run  # late: help and command-line errors need no scipy
 
         run(config)
 

@@ -19,7 +19,7 @@ def main(config: DictConfig) -> None:
         if importlib.util.find_spec("optuna") is None:
             raise UserError('search.py needs Optuna, which is not installed: pip install -e ".[search]"')
         with Progress("starting"):
-            from engine.search.search import run_search  # late: help and errors of the command line need no Optuna
+            from engine.search.search import run_search  # late: help and command-line errors need no Optuna
 
         run_search(config, Path(HydraConfig.get().runtime.output_dir), run)
 

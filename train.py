@@ -17,7 +17,7 @@ def main(config: DictConfig) -> None:
 
 def run(config: DictConfig, record: RunRecord, callbacks: Sequence = ()) -> None:
     with Progress("starting"):
-        from engine.run.stages import train_and_test  # late: help and errors of the command line come without torch
+        from engine.run.stages import train_and_test  # late: help and command-line errors need no torch
 
     train_and_test(config, record, callbacks)
 

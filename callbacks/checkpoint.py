@@ -20,16 +20,16 @@ MOST = 1_000_000_000  # steps or minutes between two checkpoints; a timedelta ho
 
 
 class SingleFileCheckpoint(ModelCheckpoint):
-    """Keep one checkpoint of a fixed name in the run's own folder.
+    """Keep one checkpoint with a fixed name in the run's own folder.
 
-    Lightning takes file names from the checkpoint that it resumes from, and removes files by them: where the run lay before,
-    or wherever an untrusted checkpoint points. This class ignores them and looks for the file in the run's folder, into
-    which it copies that beside the checkpoint where it is another one.
+    When Lightning resumes, it takes file names from the checkpoint and removes these files, in the run's former folder or
+    wherever an untrusted checkpoint points. This class ignores the names and looks for the file in the run's folder. If the run
+    resumes from a checkpoint in another folder, the file is copied from there.
     """
 
     def on_load_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
-        self._beside, self._copies = Path(trainer.ckpt_path).parent, trainer.is_global_zero  # unknown before, in setup
+        self._beside, self._copies = Path(trainer.ckpt_path).parent, trainer.is_global_zero  # not known in setup yet
 
     def load_state_dict(self, state_dict: dict) -> None:
         score = state_dict["best_model_score"]
@@ -37,14 +37,14 @@ class SingleFileCheckpoint(ModelCheckpoint):
             raise UserError(f"best_model_score of {self.filename}.ckpt is not a single number")
         found = self._find(copy=score is not None)
         if score is not None and not found:
-            log.warning("%s.ckpt is missing: the best of the coming epochs replaces it", self.filename)
+            log.warning("%s.ckpt is missing: the best of the remaining epochs replaces it", self.filename)
         score = score if found else None
         own = dict.fromkeys(("best_model_path", "kth_best_model_path", "last_model_path"), found)
         own |= {"best_k_models": {} if score is None else {found: score}, "best_model_score": score}
         super().load_state_dict({**state_dict, **own, "dirpath": self.dirpath})
 
     def _find(self, copy: bool) -> str:
-        """Return the path of the file in the run's folder, or nothing where there is none and none to copy."""
+        """Return the path of the file in the run's folder, copied if needed; empty if there is none."""
         own = Path(self.dirpath, f"{self.filename}.ckpt")
         if own.is_file():
             return str(own)
@@ -60,14 +60,14 @@ class SingleFileCheckpoint(ModelCheckpoint):
 class BestCheckpoint(SingleFileCheckpoint):
     """Keep the epoch with the best `monitor` as best.ckpt.
 
-    Of epochs with equally many correct validation images, which are common where these are few, the one with the lowest
-    validation loss is kept, and of equal losses the earliest. The earliest of all is mostly one that has learned less.
+    With few validation images, several epochs often have equally many correct ones. The one with the lowest validation loss is
+    kept, and of equal losses the earliest; keeping the earliest of all would usually keep one that has learned less.
 
     Args:
         monitor: metric of the validation images; f1 and auroc are means over the classes.
-        select_after_fraction: share of the epochs, or of the time limit, before the choice starts over; until then the best
-            so far is kept. Where the learning rate falls to zero the last epochs are the good ones, and few images cannot
-            tell which is better.
+        select_after_fraction: share of the epochs, or of the time limit, after which the choice starts over; until then, the
+            best so far is kept. Where the learning rate falls to zero, the last epochs are the good ones, and few images cannot
+            tell which of all epochs is better.
     """
 
     def __init__(
@@ -83,8 +83,8 @@ class BestCheckpoint(SingleFileCheckpoint):
         self.select_after_fraction = select_after_fraction
         self.best_loss: float | None = None  # val/loss of best.ckpt; None: unknown, as in checkpoints of older versions
         self.best_epoch: int | None = None  # from 0; None: there is none, or it is unknown, as in older versions
-        self.started_over = False  # whether best.ckpt is of an epoch after this share
-        self._restored = False  # from a checkpoint that was chosen by the same monitor
+        self.started_over = False  # whether best.ckpt is of an epoch after select_after_fraction
+        self._restored = False  # whether the state is from a checkpoint chosen by the same monitor
         super().__init__(
             filename="best",
             monitor=monitor,
@@ -97,17 +97,17 @@ class BestCheckpoint(SingleFileCheckpoint):
         super().on_train_start(trainer, pl_module)
         if trainer.global_step > 0 and not self._restored:
             log.warning(
-                "callbacks.best_checkpoint.monitor=%s: the checkpoint has no best epoch by it, so the best to come "
-                "replaces best.ckpt", self.monitor,
+                "callbacks.best_checkpoint.monitor=%s: the checkpoint has no best epoch by this metric, so the "
+                "best of the remaining epochs replaces best.ckpt", self.monitor,
             )  # fmt: skip
-        # The epochs or the time may be others than before
+        # The number of epochs or the time limit may have changed
         late = (time_share(trainer) or 0) > self.select_after_fraction
         epoch = trainer.current_epoch - 1 if self.best_epoch is None else self.best_epoch
         start = epochs_in(trainer, self.select_after_fraction)
         self.started_over = epoch >= start or (self.started_over and late)
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
-        if "val" in pl_module.results:  # else its metric is of an earlier epoch
+        if "val" in pl_module.results:  # otherwise the metric is of an earlier epoch
             super().on_train_epoch_end(trainer, pl_module)
 
     def check_monitor_top_k(self, trainer, current: Tensor | None = None) -> bool:
@@ -141,11 +141,11 @@ class BestCheckpoint(SingleFileCheckpoint):
 
 
 class LastCheckpoint(SingleFileCheckpoint):
-    """Keep everything that resuming needs as last.ckpt, after each epoch. It comes after BestCheckpoint, whose state it holds.
+    """Keep everything needed to resume as last.ckpt, after each epoch. It comes after BestCheckpoint, to store its state.
 
     Args:
-        every_n_train_steps: also after so many optimizer steps; None: never.
-        every_n_minutes: also after so many minutes, within an epoch; None: never.
+        every_n_train_steps: also save after this many optimizer steps; None: never.
+        every_n_minutes: also save within an epoch, after this many minutes; None: never.
     """
 
     def __init__(self, *, every_n_train_steps: int | None = None, every_n_minutes: float | None = None):
@@ -155,7 +155,7 @@ class LastCheckpoint(SingleFileCheckpoint):
                     f"callbacks.last_checkpoint.{name}={value}: use more than 0, up to {MOST:,}, or null for never"
                 )
         super().__init__(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-        # Set here, since ModelCheckpoint's constructor takes one of its triggers, and each epoch is one
+        # Set here, since ModelCheckpoint's constructor accepts only one trigger, and the end of each epoch is one
         self._every_n_train_steps = every_n_train_steps or 0
         self._train_time_interval = None if every_n_minutes is None else timedelta(minutes=every_n_minutes)
         self.before_save: Callable[[], None] | None = None

@@ -9,15 +9,15 @@ import numpy as np
 from callbacks.image_logger import save_figure
 from common.image_grid import encode_png, rows_of_images
 
-SHOWN = 6  # images a row
+SHOWN = 6  # images per row
 MOST_CLASSES = 8
 MOST_SUSPICIONS = 12
-MOST_HARMLESS = 3  # duplicates within a split
-LAST: dict[bytes, bytes] = {}  # the sheet that was drawn last, by what it shows
+MOST_HARMLESS = 3  # groups of duplicates within a split, which do no harm
+LAST: dict[bytes, bytes] = {}  # the sheet that was drawn last, keyed by its content
 
 
 class ContactSheet(L.Callback):
-    """Draw the contact sheet when training starts, into the run's folder and TensorBoard."""
+    """Draw the contact sheet when training starts, for the run's folder and the loggers."""
 
     def on_train_start(self, trainer, pl_module) -> None:
         if trainer.current_epoch == 0 and trainer.is_global_zero:
@@ -26,7 +26,7 @@ class ContactSheet(L.Callback):
 
 
 def _draw(rows: list) -> bytes:
-    """Draw rows of images as a PNG; the same rows as those of the job before in a sweep only once."""
+    """Draw rows of images as a PNG; reuse the PNG of the sweep's previous job if its rows are the same."""
     content = hashlib.blake2b()
     for heading, images in rows:
         content.update(repr((heading, [(image.shape, title) for image, title in images])).encode())
@@ -40,7 +40,7 @@ def _draw(rows: list) -> bytes:
 
 
 def _class_rows(data) -> list:
-    """Make a titled row of images for each class and split, of the first classes."""
+    """Make a titled row of images for each split of each of the first classes."""
     rows_shown, catalog = [], data.catalog
     for label, name in enumerate(catalog.classes[:MOST_CLASSES]):
         for split in ("train", "val", "test"):
@@ -54,7 +54,7 @@ def _class_rows(data) -> list:
 
 
 def _suspicious_rows(data) -> list:
-    """Make a titled row of images for each group that the audit found, of the first groups."""
+    """Make a titled row of images for each of the first groups that the audit found."""
     rows_shown, catalog = [], data.catalog
     for finding in data.findings:
         harmless = finding.kind.endswith("duplicate") and not finding.leak

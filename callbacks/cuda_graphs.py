@@ -16,21 +16,21 @@ KNOWN = {"lightning_modules", "torch", "torchmetrics", "torchvision", "timm"}  #
 
 
 class CudaGraphs(L.Callback):
-    """Capture the step of a full batch in training and in evaluation, and replay it until what it depends on changes.
+    """Capture the step of a full batch, in training and in evaluation, and replay it until anything it depends on changes.
 
-    A batch of another size and the optimizer run as without. After progressive resizing has changed the size of the images, or
-    layers were frozen or released, the step is captured again.
+    Batches of another size and the optimizer run without a graph. The step is captured again after progressive resizing has
+    changed the image size, or layers were frozen or unfrozen.
 
     Args:
-        enabled: true, false, or auto: for networks and losses of this project, torchvision and timm. What a module does in
-            Python (a counter, a choice by random.random()) stays as it was in the captured step, so that a network of the
-            user's own is not captured unasked.
+        enabled: true, false or auto. auto captures only networks and losses of this project, torchvision and timm: a replay
+            repeats what a module's Python code did in the captured step (a counter, a choice by random.random()), which may be
+            wrong for a user's own network.
     """
 
     def __init__(self, *, enabled: bool | Literal["auto"]):
         self.enabled = enabled
         self._possible = False
-        self._is_current = False  # whether what is captured was compared with the classifier in this pass over a split
+        self._is_current = False  # whether the capture was compared with the classifier in this pass over a split
 
     def setup(self, trainer, pl_module, stage: str) -> None:
         if not self._on_gpu(trainer):
@@ -38,7 +38,7 @@ class CudaGraphs(L.Callback):
         reason = self._reason_against(trainer, pl_module)
         self._possible = reason is None
         if reason and stage == "fit":
-            log.info("CUDA graphs: not used with %s, so that every kernel is launched by itself", reason)
+            log.info("CUDA graphs: not used with %s, so every kernel is launched separately", reason)
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
         self._is_current = False
@@ -63,12 +63,12 @@ class CudaGraphs(L.Callback):
         return trainer.strategy.root_device.type == "cuda"
 
     def _reason_against(self, trainer, pl_module) -> str | None:
-        """Return what keeps steps from being captured, or None."""
+        """Return what prevents steps from being captured, or None."""
         if self.enabled is False:
             return "trainer.cuda_graphs=false"
         if trainer.world_size > 1:
             return "several processes"
-        if trainer.accumulate_grad_batches > 1:  # a replay overwrites the gradients of the batch before
+        if trainer.accumulate_grad_batches > 1:  # a replay overwrites the gradients of the previous batch
             return f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}"
         precision = trainer.precision_plugin
         if isinstance(precision, MixedPrecision) and precision.scaler is not None:  # the loss is scaled after the step
@@ -81,7 +81,7 @@ class CudaGraphs(L.Callback):
         return None
 
     def _capture(self, trainer, pl_module, batch: dict, name: str, kind: type, context: Callable) -> None:
-        """Have the classifier's attribute `name` replay this batch if it is a full one."""
+        """Make the classifier's attribute `name` replay this batch, if it is a full one."""
         if not self._possible or len(batch["labels"]) < trainer.datamodule.batch_size:
             return
         captured = getattr(pl_module, name)
@@ -89,7 +89,7 @@ class CudaGraphs(L.Callback):
         if fits and (self._is_current or captured.captured_of == state_of(pl_module)):
             self._is_current = True
             return
-        setattr(pl_module, name, None)  # frees its memory before the next one takes some
+        setattr(pl_module, name, None)  # frees its memory before the next capture needs some
         del captured
         try:
             setattr(pl_module, name, kind(pl_module, batch, context))

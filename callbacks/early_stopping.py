@@ -1,4 +1,4 @@
-"""Early stopping that knows in which direction a metric improves."""
+"""Early stopping that knows in which direction each metric improves."""
 
 import math
 from typing import Literal
@@ -10,18 +10,18 @@ from lightning_modules.optim import direction
 
 
 class EarlyStopping(LightningEarlyStopping):
-    """End the training where `monitor` has not improved for some epochs.
+    """Stop training when `monitor` has not improved for `patience` epochs.
 
     Args:
-        monitor: metric of the epochs; a loss improves downward, all others upward.
+        monitor: metric of each epoch; a loss improves downward, all others upward.
         patience: epochs without an improvement.
-        min_delta: what counts as one.
-        mode: min or max, of a metric of the user's own; None: as of `monitor`.
+        min_delta: smallest change that counts as an improvement.
+        mode: min or max, for a user's own metric; None: as known for `monitor`.
     """
 
     def __init__(self, *, monitor: str, patience: int, min_delta: float = 0, mode: Literal["min", "max"] | None = None):
         if patience < 0:
             raise UserError(f"callbacks.early_stopping.patience={patience}: use 0 or more")
         if not 0 <= min_delta < math.inf:
-            raise UserError(f"callbacks.early_stopping.min_delta={min_delta}: use a number from 0")
+            raise UserError(f"callbacks.early_stopping.min_delta={min_delta}: use 0 or more")
         super().__init__(monitor=monitor, mode=mode or direction(monitor), patience=patience, min_delta=min_delta)

@@ -1,4 +1,4 @@
-"""The moving average of the weights, as one switch."""
+"""A moving average of the weights that one setting turns on."""
 
 from lightning.pytorch.callbacks import WeightAveraging
 
@@ -6,15 +6,15 @@ from lightning_modules.weight_averaging import WarmedUpEMA
 
 
 class EMA(WeightAveraging):
-    """Validate, keep and test an exponential moving average of the weights in place of the last ones.
+    """Validate, keep and test an exponential moving average of the weights instead of the latest weights.
 
-    Mean and variance of the batch norms are averaged as the weights are; callbacks/recalibrate_batch_norm.py, which comes after
-    it, measures those of the averaged weights. A checkpoint holds both, four numbers a weight instead of three with Adam: it is
-    a third larger.
+    Mean and variance of the batch norms are averaged like the weights; callbacks/recalibrate_batch_norm.py, which comes after
+    this callback, measures them again for the averaged weights. A checkpoint holds both sets of weights, with Adam four numbers
+    per weight instead of three, so it is a third larger.
 
     Args:
-        enabled: whether there is one.
-        decay: in the end; over fewer steps at first, as of WarmedUpEMA.
+        enabled: whether to average.
+        decay: final decay; WarmedUpEMA averages over fewer steps at first.
     """
 
     def __init__(self, *, enabled: bool, decay: float):

@@ -16,15 +16,15 @@ log = logging.getLogger(__name__)
 
 
 class EpochLogger(L.Callback):
-    """Log one row an epoch, counted from 1. The rows are part of every checkpoint, so that none is lost or doubled."""
+    """Log one row per epoch, counted from 1. Every checkpoint contains the rows, so that none is lost or repeated."""
 
     def __init__(self):
         self.rows: list[dict[str, float]] = []
         self._started_s = 0.0
 
     def on_train_start(self, trainer, pl_module) -> None:
-        self._started_s = time.perf_counter()  # of an epoch that is resumed in the middle
-        for logger in trainer.loggers:  # of a resumed run: TensorBoard adds to what is there, another one starts over
+        self._started_s = time.perf_counter()  # for an epoch that resumes in the middle
+        for logger in trainer.loggers:  # in a resumed run, TensorBoard adds to its file, and other loggers start over
             if trainer.is_global_zero and not isinstance(logger, TensorBoardLogger):
                 for row in self.rows:
                     self._log_row(logger, row)
@@ -37,15 +37,15 @@ class EpochLogger(L.Callback):
             f"{stage}/{name}": value for stage, each in pl_module.results.items() for name, value in each.items()
         }
         row = {"epoch": trainer.current_epoch + 1}
-        row |= {name: results.get(name) for name in METRIC_COLUMNS[1:-1]}  # none of val in an epoch without validation
-        if "val" in pl_module.results:  # of callbacks/epoch_scores.py, else of an earlier epoch
+        row |= {name: results.get(name) for name in METRIC_COLUMNS[1:-1]}  # no val without validation
+        if "val" in pl_module.results:  # set by callbacks/epoch_scores.py; otherwise of an earlier epoch
             row |= {
                 name: float(trainer.callback_metrics[name])
                 for name in SCORE_COLUMNS
                 if name in trainer.callback_metrics
             }
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
-        # Also where an epoch is trained again, from a checkpoint that a callback of the user's has written within it
+        # Replaces the row if an epoch is retrained from a checkpoint that a user's callback wrote within it
         self.rows = [*(each for each in self.rows if each["epoch"] < row["epoch"]), row]
         if not trainer.is_global_zero:
             return
@@ -82,7 +82,7 @@ class EpochLogger(L.Callback):
         )
 
     def _log_row(self, logger: Logger, row: dict[str, float]) -> None:
-        names = {"lr": "train/lr"}  # TensorBoard opens the first two groups of charts: train and val
+        names = {"lr": "train/lr"}  # TensorBoard opens the first two groups of charts, train and val
         known = {names.get(name, name): value for name, value in row.items() if name != "epoch" and value is not None}
         logger.log_metrics(known, step=row["epoch"])
 

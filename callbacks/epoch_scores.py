@@ -1,4 +1,4 @@
-"""Balanced accuracy, F1 and AUROC of each epoch's validation, where something monitors them."""
+"""Balanced accuracy, F1 and AUROC of each epoch's validation, if a setting monitors them."""
 
 import logging
 from collections import Counter
@@ -16,17 +16,17 @@ log = logging.getLogger(__name__)
 
 
 class EpochScores(L.Callback):
-    """Log the scores that are monitored, computed from all images at once as those of the record are.
+    """Log the monitored scores, computed from all images at once, like those of the record.
 
-    Each is a mean over the classes that have images in the validation split.
+    Each score is a mean over the classes that have images in the validation split.
 
     Args:
-        monitored: the key that names it, by score: val/balanced_accuracy, val/f1 or val/auroc.
+        monitored: score (val/balanced_accuracy, val/f1 or val/auroc) -> the key that monitors it.
     """
 
     def __init__(self, *, monitored: dict[str, str]):
         self.monitored = monitored
-        self._outputs: list[tuple[torch.Tensor, ...]] = []  # of a batch: rows (B,), logits and probabilities (B, K)
+        self._outputs: list[tuple[torch.Tensor, ...]] = []  # per batch: rows (B,), logits and probabilities (B, K)
 
     def setup(self, trainer, pl_module, stage: str) -> None:
         if stage == "fit":
@@ -49,21 +49,21 @@ class EpochScores(L.Callback):
             pl_module.log(name, value, logger=False, batch_size=1, sync_dist=True)
 
     def _check(self, labels: np.ndarray, classes: list[str], split: str) -> None:
-        """Refuse what is undefined on these images, and name the classes without images or with a single one.
+        """Refuse scores that are undefined on these images; warn of classes without images or with a single one.
 
         Raises:
-            UserError: all images are of one class.
+            UserError: all images have the same class.
         """
         score, key = next(iter(self.monitored.items()))
         counts = Counter(labels.tolist())
         if len(counts) < 2:
             raise UserError(
-                f"{key}={score}: all images of {split} are of one class ({classes[labels[0]]}), of which it means nothing; "
+                f"{key}={score}: all images of {split} are of one class ({classes[labels[0]]}), so it means nothing; "
                 f"use {key}=val/loss, or more images"
             )
         absent, single = ([classes[k] for k in range(len(classes)) if counts[k] == n] for n in (0, 1))
         if absent:
-            log.warning("%s=%s: %s has no images of %s, so that it is of the other classes only",
+            log.warning("%s=%s: %s has no images of %s, so it covers only the other classes",
                         key, score, split, join_words(absent, 8))  # fmt: skip
         if single:
             log.warning("%s=%s: %s has one image of %s, which counts as much as all of another class; val/loss is steadier",
@@ -72,7 +72,7 @@ class EpochScores(L.Callback):
 
 def _score(name: str, labels: np.ndarray, probabilities: np.ndarray, logits: np.ndarray) -> float:
     if not np.isfinite(logits).all():
-        return float("nan")  # which TerminateOnNaN and the search know how to end
+        return float("nan")  # TerminateOnNaN or the search then ends the run
     if name == "val/auroc":
         return macro_auroc(labels, probabilities, logits)
     confusion = count_confusion(labels, probabilities.argmax(axis=1), probabilities.shape[1])

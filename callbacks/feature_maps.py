@@ -1,4 +1,4 @@
-"""Draw what a network computes: feature maps of one image, and the order that channel shuffle makes."""
+"""Draw what a network computes: feature maps of one image, and the channel order after channel shuffle."""
 
 from functools import cache
 from pathlib import Path
@@ -12,13 +12,13 @@ from callbacks.image_logger import save_figure
 from common.image_grid import Titled, encode_png, rows_of_images
 from lightning_modules.networks.surgery import shuffle_order
 
-SHOWN = 8  # channels of each layer
+SHOWN = 8  # channels per layer
 
 
 class FeatureMaps(L.Callback):
-    """Draw feature_maps.png, and channel_shuffle.png where the network has one, of a test image, or of val without a test.
+    """Draw feature_maps.png for a test image, or a val image without a test, and channel_shuffle.png if the network has one.
 
-    The maps are those after the first and the last depthwise and pointwise convolution; of a network without depthwise
+    The maps are those after the first and the last depthwise and pointwise convolution; in a network without depthwise
     convolutions, after its first and last convolution.
 
     Args:
@@ -29,7 +29,7 @@ class FeatureMaps(L.Callback):
         self.enabled = enabled
 
     def on_validation_end(self, trainer, pl_module) -> None:
-        if trainer.state.fn == "validate":  # a pass over test, which not every run has, draws again
+        if trainer.state.fn == "validate":  # drawn on val, since not every run has a pass over test, which draws again
             self._draw(trainer, pl_module, "val")
 
     def on_test_end(self, trainer, pl_module) -> None:
@@ -57,14 +57,14 @@ class FeatureMaps(L.Callback):
 
 @cache
 def _draw_order(order: tuple[int, ...], groups: int) -> bytes:
-    """Draw the order once for all jobs of a sweep."""
+    """Draw the channel order, once for all jobs of a sweep."""
     from evaluation.figures import channel_order, figure_pixels  # late: nothing is drawn before the first step
 
     return encode_png(figure_pixels(channel_order(list(order), groups)))
 
 
 def most_varied(maps: np.ndarray) -> list[Titled]:
-    """Return the channels of (C, H, W) that vary most, each scaled from its own 1st to its own 99th percentile."""
+    """Return the channels of (C, H, W) that vary most, each scaled from its 1st to its 99th percentile."""
     spread = maps.reshape(len(maps), -1).std(axis=1)
     shown = []
     for channel in sorted(np.argsort(-spread, kind="stable")[:SHOWN]):
@@ -75,7 +75,7 @@ def most_varied(maps: np.ndarray) -> list[Titled]:
 
 
 def chosen_layers(network: nn.Module) -> dict[str, nn.Conv2d]:
-    """Return the convolutions to draw, by the title of their row."""
+    """Return the convolutions to draw, by row title."""
     convolutions = {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d)}
     depthwise = [name for name, layer in convolutions.items() if layer.groups == layer.in_channels > 1]
     pointwise = [name for name, layer in convolutions.items() if layer.kernel_size == (1, 1)]
@@ -89,7 +89,7 @@ def chosen_layers(network: nn.Module) -> dict[str, nn.Conv2d]:
 
 @torch.no_grad()
 def capture(network: nn.Module, image: torch.Tensor) -> dict[str, np.ndarray]:
-    """Return the output of each chosen layer, (C, H', W') floats by title, for the image (1, 3, H, W)."""
+    """Return the output of each chosen layer, floats (C, H', W') by title, for an image (1, 3, H, W)."""
     captured, handles = {}, []
     was_training = network.training
     try:

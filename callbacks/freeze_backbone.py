@@ -9,7 +9,7 @@ class FreezeBackbone(L.Callback):
     """Train only the head.
 
     Args:
-        epochs: after which the backbone is unfrozen; True keeps it frozen to the end.
+        epochs: number of epochs after which the backbone is unfrozen; True: it stays frozen.
     """
 
     def __init__(self, *, epochs: int | bool):

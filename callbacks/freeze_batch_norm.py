@@ -1,4 +1,4 @@
-"""Freeze the running statistics of pretrained batch norms, everywhere or where the images are like those of the weights."""
+"""Freeze the running statistics of pretrained batch norms, always or where the images resemble those of the weights."""
 
 import logging
 import math
@@ -16,41 +16,42 @@ from lightning_modules.networks.surgery import batch_norms, evaluating, has_trai
 
 log = logging.getLogger(__name__)
 
-IMAGES = 256  # of the training split that are compared with the statistics of the weights
-TINY = 1e-8  # a variance below this is that of a channel that is always the same
+IMAGES = 256  # of the training split, compared with the statistics of the weights
+TINY = 1e-8  # below this variance, a channel is constant
 
 
 class FreezeBatchNorm(L.Callback):
-    """Train with the mean and variance of a pretrained backbone instead of each batch's, and leave them as they are.
+    """Train with the mean and variance of a pretrained backbone instead of each batch's, without updating them.
 
-    A batch of sixteen estimates neither well, but on images of another kind the pretrained ones are wrong, and training with
-    them can fail. `auto` measures which is the case before the first step: each batch norm compares the mean and variance
-    of its input, over training images without augmentation, with those of the weights. Photographs are near those of
-    ImageNet, solar cells and drawings are not (docs/results.md, "The fast recipe"). Scale and shift of the batch norms learn
-    either way. Batch norms without pretrained statistics train as usual. A backbone that stays frozen keeps its own unmeasured.
+    A batch of sixteen images estimates neither well. But on images of another kind the pretrained statistics are wrong, and
+    training with them can fail. Before the first step, `auto` measures which is the case: for each batch norm, it compares the
+    mean and variance of the input, over training images without augmentation, with those of the weights. Photographs are close
+    to ImageNet; solar cells and drawings are not (docs/results.md, "The fast recipe"). Scale and shift of the batch norms learn
+    either way. Batch norms without pretrained statistics train as usual. A backbone that stays frozen keeps its statistics,
+    unmeasured.
 
     Args:
-        enabled: true, false, or auto: where the images differ by less than `similar_below`.
-        similar_below: the divergence of `statistics_shift`, in nats.
-        lr_factor: with auto, what the backbone's learning rate is multiplied by where the statistics are kept: weights that
-            change fast leave them behind.
+        enabled: true, false or auto: only if the images differ by less than `similar_below`.
+        similar_below: limit on the divergence of `statistics_shift`, in nats.
+        lr_factor: with auto, factor on the backbone's learning rate if the statistics are kept, since they no longer fit
+            weights that change fast.
     """
 
     def __init__(self, *, enabled: bool | Literal["auto"], similar_below: float = 0.05, lr_factor: float = 0.2):
         if enabled not in (True, False, "auto"):
             raise UserError(f"callbacks.freeze_batch_norm.enabled={enabled}: use true, false or auto")
         if not 0 <= similar_below < math.inf:
-            raise UserError(f"callbacks.freeze_batch_norm.similar_below={similar_below}: use a number from 0")
+            raise UserError(f"callbacks.freeze_batch_norm.similar_below={similar_below}: use 0 or more")
         if not 0 < lr_factor <= 1:
             raise UserError(f"callbacks.freeze_batch_norm.lr_factor={lr_factor}: use a number above 0 and up to 1")
         self.enabled = enabled
         self.similar_below = similar_below
         self.lr_factor = lr_factor
         self.frozen: list[str] | None = None  # names of the batch norms; part of every checkpoint
-        self.choice: BatchNormChoice | None = None  # of auto, likewise
+        self.choice: BatchNormChoice | None = None  # what auto has chosen; part of every checkpoint
 
     def setup(self, trainer, pl_module, stage: str) -> None:
-        self._names = set(batch_norms(pl_module.network))  # DDP may replace the modules themselves after this
+        self._names = set(batch_norms(pl_module.network))  # names, since DDP may replace the modules later
 
     def on_train_start(self, trainer, pl_module) -> None:
         if self.frozen is None:
@@ -80,7 +81,7 @@ class FreezeBatchNorm(L.Callback):
         )  # the same in all processes
         kept = shift < self.similar_below
         factor = self.lr_factor if kept else 1.0
-        result = f"stay, and the backbone's learning rate is multiplied by {factor:g}" if kept else "are learned"
+        result = f"are kept, and the backbone's learning rate is multiplied by {factor:g}" if kept else "are learned"
         log.info(
             "batch norms: the training images differ by %.3f from those of the weights (%s %g): their mean and variance %s",
             shift, "below" if kept else "at or above", self.similar_below, result,
@@ -91,7 +92,7 @@ class FreezeBatchNorm(L.Callback):
         return {"frozen": self.frozen, "choice": None if self.choice is None else vars(self.choice).copy()}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        frozen, choice = state_dict["frozen"], state_dict.get("choice")  # none in checkpoints of earlier versions
+        frozen, choice = state_dict["frozen"], state_dict.get("choice")  # absent in checkpoints of earlier versions
         if not isinstance(frozen, list) or not all(isinstance(name, str) and name in self._names for name in frozen):
             raise UserError("its frozen batch norms are not those of the network")
         if choice is not None and not _is_choice(choice):
@@ -101,15 +102,15 @@ class FreezeBatchNorm(L.Callback):
 
 @torch.no_grad()
 def statistics_shift(network: nn.Module, names: list[str], batches) -> float:
-    """Return how far the inputs of batch norms are from their running statistics, in nats; 0 where they are the same.
+    """Return how far the inputs of batch norms are from their running statistics, in nats; 0 where they agree.
 
-    For each channel the Kullback-Leibler divergence of the normal distribution with the running mean and variance from that
-    with the mean and variance over all images; its median over the channels, since single ones may hardly vary, and the mean
-    of that over the batch norms. The network is left in the mode that it had.
+    For each channel, take the Kullback-Leibler divergence of the normal distribution with the running mean and variance from
+    the one with the mean and variance over all images; then the median over the channels, since single channels may hardly
+    vary, and the mean over the batch norms. The network keeps its mode.
 
     Args:
-        names: of the batch norms, as in `batch_norms`.
-        batches: of normalized images (B, 3, H, W).
+        names: names of the batch norms, as in `batch_norms`.
+        batches: batches of normalized images (B, 3, H, W).
     """
     norms = {name: norm for name, norm in batch_norms(network).items() if name in names}
     sums: dict[str, list[Tensor]] = {}
@@ -141,12 +142,12 @@ def statistics_shift(network: nn.Module, names: list[str], batches) -> float:
 
 
 def _stays_frozen(trainer: L.Trainer) -> bool:
-    """Return whether the backbone is frozen to the end, statistics included, so that there is nothing to choose."""
+    """Return whether the backbone stays frozen, including its statistics, so that there is nothing to choose."""
     return any(isinstance(each, FreezeBackbone) and each.epochs is True for each in trainer.callbacks)
 
 
 def _is_choice(choice) -> bool:
-    """Return whether it is the content of a BatchNormChoice, as the file of a checkpoint may have any."""
+    """Return whether a value from a checkpoint, which may hold anything, is the content of a BatchNormChoice."""
     if (
         not isinstance(choice, dict)
         or set(choice) != {"shift", "kept", "lr_factor"}

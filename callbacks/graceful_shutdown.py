@@ -1,4 +1,4 @@
-"""On SIGINT, SIGTERM, SIGHUP or SLURM's SIGUSR1 save the state in the middle of an epoch and end the training."""
+"""On SIGINT, SIGTERM, SIGHUP or SLURM's SIGUSR1, save the state in the middle of an epoch and end the training."""
 
 import logging
 import signal
@@ -17,29 +17,29 @@ log = logging.getLogger(__name__)
 
 
 class GracefulShutdown(L.Callback):
-    """End the training after the step in which a signal arrived; a second signal ends it at once."""
+    """End the training after the step in which a signal arrives; a second signal ends it immediately."""
 
     def __init__(self):
         self._signal = 0
-        self.if_ended = ""  # what to do where a callback has ended the training before; empty: only say so
-        self.has_changed = False  # whether a run that resumes has other settings, perhaps to train longer
+        self.if_ended = ""  # advice if a callback has ended the training already, for an error; empty: only log it
+        self.has_changed = False  # whether a resumed run has other settings, perhaps to train longer
 
     def on_fit_start(self, trainer, pl_module) -> None:
         for ending in ended_by(trainer):
             if self.if_ended:
                 raise UserError(
-                    f"{ending}; this has ended the training before, and nothing is left to train; {self.if_ended}"
+                    f"{ending}; this has ended the training already, so nothing is left to train; {self.if_ended}"
                 )
             log.log(
                 logging.WARNING if self.has_changed else logging.INFO,
-                "a callback has ended this training before (%s): nothing more is trained; to train longer, remove it: "
+                "a callback has ended this training already (%s), so nothing is trained; to train longer, remove it: "
                 "++callbacks.NAME=null",
                 ending,
             )
             trainer.should_stop = True
 
     def on_train_start(self, trainer, pl_module) -> None:
-        # Not earlier: Lightning installs handlers of its own before, and restores the usual ones at the end
+        # Not earlier, since Lightning installs its own handlers first; it restores the usual ones at the end
         for number in stop_signals():
             signal.signal(number, self._on_signal)
 
@@ -49,7 +49,7 @@ class GracefulShutdown(L.Callback):
             raise StopRequested(number)
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
-        # Of the next epoch: last.ckpt of the one before is written
+        # The previous epoch's last.ckpt is written at this point
         if number := self._received(trainer):
             raise StopRequested(number)
 
@@ -67,7 +67,7 @@ class GracefulShutdown(L.Callback):
         log.warning("%s: stopping after this step; a second signal stops at once", signal.Signals(number).name)
 
     def _received(self, trainer) -> int:
-        """Return the signal that this process or another one of the run received; 0 for none."""
+        """Return the signal that any process of the run received; 0: none."""
         if trainer.world_size == 1:
             return self._signal
         number = torch.tensor(self._signal, device=trainer.strategy.root_device)
@@ -75,7 +75,7 @@ class GracefulShutdown(L.Callback):
 
 
 def ended_by(trainer) -> list[str]:
-    """Return why each callback has ended the training, which Lightning logs on a level that is off."""
+    """Return why callbacks have ended the training; Lightning logs this at a level that is off."""
     reasons = [
         f"early stopping: {early.stopping_reason_message}"
         for early in trainer.early_stopping_callbacks

@@ -21,16 +21,16 @@ SHOWN = 16  # images of the batch
 
 
 class ImageLogger(L.Callback):
-    """Log the first training batch when training starts and the confusion matrix of each pass over val or test."""
+    """Log the first training batch when training starts, and the confusion matrix after each pass over val or test."""
 
     def on_train_start(self, trainer, pl_module) -> None:
         if trainer.current_epoch or not trainer.is_global_zero or not takes_images(trainer):
             return
         loader = trainer.train_dataloader
         sampler = copy(loader.sampler)
-        sampler.skip = 0  # the loader's own may resume in the middle of an epoch
+        sampler.skip = 0  # a resumed loader may start in the middle of an epoch
         first = list(islice(sampler, min(SHOWN, loader.batch_size)))
-        batch = loader.dataset.__getitems__(first)  # not a second loader, which would start its workers for one batch
+        batch = loader.dataset.__getitems__(first)  # a second loader would start its workers for one batch
         batch = trainer.datamodule.on_after_batch_transfer(batch, 0)
         mean, std = (torch.tensor(pl_module.hparams[name]).view(3, 1, 1) for name in ("mean", "std"))
         pixels = (batch["pixels"].cpu() * std + mean).clamp(0, 1)  # (B, 3, H, W), back to visible colors
@@ -57,7 +57,7 @@ class ImageLogger(L.Callback):
 
 
 def takes_images(trainer) -> bool:
-    """Return whether any logger of the run takes images."""
+    """Return whether any of the run's loggers takes images."""
     return any(
         isinstance(logger, MLFlowLogger | TensorBoardLogger) or callable(getattr(logger, "log_image", None))
         for logger in trainer.loggers
@@ -65,20 +65,20 @@ def takes_images(trainer) -> bool:
 
 
 def log_image(trainer, name: str, png: bytes) -> None:
-    """Log an image to every logger of the run that takes images, at the current epoch."""
+    """Log an image, at the current epoch, to each of the run's loggers that takes images."""
     for logger in trainer.loggers:
         if isinstance(logger, MLFlowLogger):
             logger.experiment.log_image(logger.run_id, _pixels(png), artifact_file=f"{name}.png")
-        elif callable(getattr(logger, "log_image", None)):  # WandbLogger, and what follows its example
+        elif callable(getattr(logger, "log_image", None)):  # WandbLogger, and loggers with the same method
             logger.log_image(key=name, images=[_pixels(png)], step=trainer.current_epoch)
         elif isinstance(logger, TensorBoardLogger):
             from tensorboard.compat.proto.summary_pb2 import Summary  # late: a run may have no TensorBoard
 
             with Image.open(io.BytesIO(png)) as image:
                 width, height = image.size
-            # add_image of the writer would draw and encode the same pixels again
+            # The writer's add_image would decode and encode the pixels again
             encoded = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
-            # In one group after those of charts, train and val: of all groups TensorBoard opens the first two
+            # In one group after the charts of train and val, since TensorBoard opens the first two groups
             value = Summary.Value(tag=f"visuals/{name}", image=encoded)
             logger.experiment._get_file_writer().add_summary(Summary(value=[value]), trainer.current_epoch)
 

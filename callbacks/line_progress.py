@@ -1,4 +1,4 @@
-"""Show how far an epoch, a validation or a test is: by a bar in a terminal, by lines elsewhere."""
+"""Show the progress of an epoch, a validation or a test: a bar in a terminal, lines elsewhere."""
 
 import logging
 import math
@@ -12,12 +12,12 @@ log = logging.getLogger(__name__)
 
 
 def name_epoch(trainer) -> str:
-    """Return `epoch 3/12`, counted from 1 as all of the screen and metrics.csv do."""
+    """Return `epoch 3/12`, counted from 1 as everywhere on the screen and in metrics.csv."""
     return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
 
 
 class EpochBar(TQDMProgressBar):
-    """Name the epoch on Lightning's bar as the log does, and leave no bar behind."""
+    """Name the epoch on Lightning's bar as in the log, and leave no bar behind."""
 
     def __init__(self):
         super().__init__(leave=False)
@@ -31,7 +31,7 @@ class EpochBar(TQDMProgressBar):
 
 
 class LineProgress(L.Callback):
-    """Show a line soon after the start of a training, so that it is known how fast it is, and then one a minute.
+    """Show a line soon after training starts, which tells its speed, and then one per minute.
 
     Args:
         is_shown: False where a bar shows the same.
@@ -41,7 +41,7 @@ class LineProgress(L.Callback):
         self.is_shown = is_shown
         self._progress: Progress | None = None
         self._fits = False
-        self._images = 0  # of the epoch, the validation or the test
+        self._images = 0  # number in the epoch, the validation or the test
 
     def setup(self, trainer, pl_module, stage: str) -> None:
         self._end()

@@ -1,4 +1,4 @@
-"""Linear probing before fine-tuning: the head learns first, on features that are computed once."""
+"""Linear probing before fine-tuning: train the head first, on features that are computed once."""
 
 import copy
 import logging
@@ -17,33 +17,34 @@ from lightning_modules.networks.surgery import batch_norms, evaluating, find_hea
 
 log = logging.getLogger(__name__)
 
-IMAGES = 1024  # of the training split, by which batch norms are measured
-DECAYS = (20.0, 5.0, 1.0, 0.2)  # that `auto` tries
-USUAL = 5.0  # that of recipe=fast, where no part can show which one is best
+IMAGES = 1024  # of the training split, to measure batch norms
+DECAYS = (20.0, 5.0, 1.0, 0.2)  # tried by `auto`
+USUAL = 5.0  # the decay of recipe=fast, if the parts cannot show which is best
 PARTS = 3  # of the training images, to choose the decay
-MUCH, ENOUGH = 2e7, 1000  # images x features x classes, and images, from which on one part of so many has to do
+# Above MUCH / (features x classes) images, though never below ENOUGH, only so many are used, and one part is held out
+MUCH, ENOUGH = 2e7, 1000
 
 
 class LinearProbe(L.Callback):
-    """Train only the head before the first step, on the backbone's features of the images without augmentation.
+    """Train only the head before the first step, on the backbone's features of images without augmentation.
 
-    The gradients of a random head then do not distort a pretrained backbone (LP-FT: Kumar et al. 2022, arXiv:2202.10054), at
-    the cost of one forward pass. All features are one batch, and standardized while the head learns: the features
-    of the study's network have a standard deviation of 0.02, which a small learning rate takes dozens of epochs to make
-    up for. A head that cannot take that into its weights, since it normalizes features itself, learns on them as they are.
-    AdamW. The head's dropout is off from then on: it would remove a feature's mean with it, which is several times
-    its deviation.
+    Then the gradients of a random head do not distort a pretrained backbone (LP-FT: Kumar et al. 2022, arXiv:2202.10054); the
+    cost is one forward pass. All features are one batch, standardized while the head learns with AdamW: the features of the
+    study's network have a standard deviation of 0.02, for which a small learning rate would need dozens of epochs. Afterwards
+    the standardization is folded into the head's weights. A head that normalizes features itself cannot be changed this way,
+    and learns on the features as they are. From then on the head's dropout is off: with a feature it would also remove the
+    feature's mean, which is several times its deviation.
 
-    Batch norms that learn their mean and variance take those of their batches from the first step on. Where these are of
-    other images than the weights', the head would have learned on other features than it is then given: they are measured
-    on the training images before. That of FreezeBatchNorm, which decides, comes first.
+    Batch norms that learn their mean and variance use those of their batches from the first step on. On images unlike those of
+    the weights, the head would then get other features than it has learned on, so mean and variance are measured on the
+    training images first. FreezeBatchNorm, which decides whether they are learned, comes before this callback.
 
     Args:
-        steps: of the optimizer; 0 for none.
-        lr: its learning rate.
-        weight_decay: its decay. A head that fits a few hundred images perfectly magnifies every change of the backbone.
-            `auto`, for one that stays as it is: of DECAYS that with the smallest loss on parts of the training images that the
-            head has not seen, of classes that it has.
+        steps: optimizer steps; 0: no probe.
+        lr: learning rate.
+        weight_decay: weight decay. A head that fits a few hundred images perfectly magnifies every change of the backbone.
+            `auto`, for a backbone that stays frozen, takes the one of DECAYS with the smallest loss on parts of the training
+            images that the head has not seen, counting only classes that it has seen.
     """
 
     def __init__(self, *, steps: int, lr: float, weight_decay: float | str):
@@ -52,25 +53,25 @@ class LinearProbe(L.Callback):
         if not 0 < lr < math.inf:
             raise UserError(f"callbacks.linear_probe.lr={lr}: use a number above 0")
         if weight_decay != "auto" and not (isinstance(weight_decay, int | float) and 0 <= weight_decay < math.inf):
-            raise UserError(f"callbacks.linear_probe.weight_decay={weight_decay}: use a number from 0, or auto")
+            raise UserError(f"callbacks.linear_probe.weight_decay={weight_decay}: use a number of 0 or more, or auto")
         self.enabled = steps > 0
         self.steps = steps
         self.lr = lr
         self.weight_decay = weight_decay
-        self.done = False  # part of every checkpoint: where it was skipped, the dropout stays
+        self.done = False  # part of every checkpoint; if the probe was skipped, the dropout stays
 
     def on_train_start(self, trainer, pl_module) -> None:
         head = find_head(pl_module.network)
         if head is None:
             raise UserError(
-                "callbacks.linear_probe: it is not known where the head of this network begins; use "
+                "callbacks.linear_probe: it is unknown where the head of this network begins; use "
                 "callbacks.linear_probe.steps=0"
             )
         if trainer.global_step > 0:  # resumed
             if self.done:
                 disable_dropout(head)
             return
-        norms = batch_norms(pl_module.network).values()  # also of a file, which may be of an untrained network
+        norms = batch_norms(pl_module.network).values()  # also from a file, which may hold an untrained network
         if not pl_module.pretrained or (norms and not any(map(has_trained_statistics, norms))):
             log.warning("callbacks.linear_probe: skipped, since the backbone is not pretrained")
             return
@@ -98,9 +99,9 @@ class LinearProbe(L.Callback):
     def _train(
         self, trainer, pl_module, head, features: Tensor, labels: Tensor, weights: Tensor | None
     ) -> tuple[float, float]:
-        """Train the head; return the loss after it, and the weight decay."""
+        """Train the head; return the final loss and the weight decay."""
         mean, scale = standardization(features)
-        if not can_fold(head, features, mean, scale):  # one of the user's own, which learns on features as they are
+        if not can_fold(head, features, mean, scale):  # a user's own head learns on the features as they are
             mean = scale = None
         else:
             features = (features - mean) / scale
@@ -126,7 +127,7 @@ class LinearProbe(L.Callback):
         return loss.item()
 
     def _choose_decay(self, pl_module, head, images: tuple[Tensor, Tensor, Tensor], parts: np.ndarray) -> float:
-        """Return the decay with the smallest loss of parts that were held out; a tie: the stronger one."""
+        """Return the decay with the smallest loss on held-out parts; the stronger one in a tie."""
         features, labels, weights = images
         most = max(ENOUGH, int(MUCH / (features[0].numel() * (int(labels.max()) + 1))))
         n_parts = PARTS if len(labels) <= most else 1
@@ -137,7 +138,7 @@ class LinearProbe(L.Callback):
         held_out = []
         for part in range(n_parts):
             others = torch.from_numpy(parts == part).to(labels.device)
-            # Of a class that the other parts do not have, the loss only says how sure a head is
+            # For a class that is missing in the other parts, the loss only shows how confident a head is
             known = others & torch.isin(labels, labels[~others])
             if known.any():
                 held_out.append((others, known))
@@ -152,14 +153,14 @@ class LinearProbe(L.Callback):
                 with torch.no_grad():
                     losses = pl_module.loss(copied.eval()(features[known]).flatten(1), labels[known])
                     loss += float((losses * weights[known]).sum())
-            if not loss < best:  # it has one minimum
+            if not loss < best:  # the loss has a single minimum
                 break
             best, chosen = loss, decay
         return chosen
 
 
 def parts_of(datamodule, labels: np.ndarray) -> np.ndarray:
-    """Return the part of each training image, (N,) from 0, with about as many of each class; a group is never divided."""
+    """Return the part of each training image, (N,) from 0; classes are spread evenly, and no group is divided."""
     groups = None
     if not datamodule.stream:
         groups = group_numbers([datamodule.catalog.groups[row] for row in np.sort(datamodule.rows("train"))])
@@ -180,9 +181,9 @@ def disable_dropout(head: nn.Module) -> None:
 
 
 def standardization(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean (C,) of features (N, C), and one scale for all: one for each would blow up those that hardly vary.
+    """Return the mean (C,) of features (N, C), and one scale for all, since scales per feature would magnify constant ones.
 
-    Of maps (N, C, h, w) the mean is (C, 1, 1).
+    For maps (N, C, h, w), the mean is (C, 1, 1).
     """
     all_but_channels = [0, *range(2, features.ndim)]
     deviation = features.std(all_but_channels).mean()
@@ -190,10 +191,10 @@ def standardization(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def first_linear(head: nn.Module) -> nn.Linear | nn.Conv2d:
-    """Return the head's first linear layer, or a convolution that is one at each position (SqueezeNet's).
+    """Return the head's first linear layer, or the convolution that acts as one at each position (SqueezeNet).
 
     Raises:
-        UserError: it has none.
+        UserError: the head has none.
     """
     for module in head.modules():
         if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)):
@@ -205,16 +206,16 @@ def first_linear(head: nn.Module) -> nn.Linear | nn.Conv2d:
 
 @torch.no_grad()
 def fold_standardization(linear: nn.Linear | nn.Conv2d, mean: Tensor, scale: Tensor) -> None:
-    """Change the layer so that it maps features as it mapped standardized ones."""
+    """Change a layer trained on standardized features so that it gives the same output for the original ones."""
     linear.weight /= scale
     linear.bias -= linear.weight.flatten(1) @ mean.flatten()
 
 
 @torch.no_grad()
 def can_fold(head: nn.Module, features: Tensor, mean: Tensor, scale: Tensor) -> bool:
-    """Return whether a head can be changed to map features as it maps standardized ones.
+    """Return whether standardization can be folded into a head's first linear layer.
 
-    Not where its layer has no bias, or where features come to the layer otherwise than they are, as normalized.
+    It cannot if the layer has no bias, or if the head changes the features before this layer, for example by normalizing them.
     """
     if first_linear(head).bias is None:
         return False
@@ -227,14 +228,14 @@ def can_fold(head: nn.Module, features: Tensor, mean: Tensor, scale: Tensor) -> 
 
 @torch.no_grad()
 def head_features(trainer, pl_module, head) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the head's input (N, ...), labels (N,) and, where there are, weights (N,) of all training images.
+    """Return the head's input (N, ...), labels (N,) and, if any, weights (N,) of all training images.
 
-    The network is in evaluation mode.
+    The network must be in evaluation mode.
     """
     seen = []
 
     def keep(_, inputs) -> None:
-        maps = inputs[0].dim() == 4  # of a head that pools itself: 2 x 2 positions of it are enough to begin with
+        maps = inputs[0].dim() == 4  # the head pools itself: 2 x 2 positions are enough for a start
         seen.append(nn.functional.adaptive_avg_pool2d(inputs[0], 2) if maps else inputs[0])
 
     hook = head.register_forward_pre_hook(keep)
@@ -252,6 +253,6 @@ def head_features(trainer, pl_module, head) -> tuple[Tensor, Tensor, Tensor | No
 
 
 def unaugmented_batches(trainer, pl_module) -> Iterator[dict[str, Tensor]]:
-    """Yield batches of normalized training images on the device, without augmentation, the same in every process."""
+    """Yield batches of normalized training images on the device, unaugmented and the same in every process."""
     for batch in trainer.datamodule.unaugmented_train_dataloader():
-        yield trainer.strategy.batch_to_device(batch, pl_module.device)  # with the data module's hook, which normalizes
+        yield trainer.strategy.batch_to_device(batch, pl_module.device)  # the data module's hook normalizes

@@ -16,12 +16,12 @@ from common.text import plural
 
 
 class OptunaPruning(L.Callback):
-    """Report a metric of every epoch to the trial, and raise TrialPruned where the study's pruner decides so.
+    """Report a metric of every epoch to the trial, and raise TrialPruned if the study's pruner says so.
 
-    A trial that resumes reports the earlier epochs from the rows in its checkpoint.
+    A resumed trial reports earlier epochs from the rows in its checkpoint.
 
     Args:
-        trial: that is running.
+        trial: the running trial.
         monitor: a metric of metrics.csv.
     """
 
@@ -33,10 +33,10 @@ class OptunaPruning(L.Callback):
     def on_train_epoch_end(self, trainer, pl_module) -> None:
         rows = next(callback for callback in trainer.callbacks if isinstance(callback, EpochLogger)).rows
         for row in rows:
-            if row["epoch"] in self._values or row.get(self.monitor) is None:  # reported, or not validated
+            if row["epoch"] in self._values or row.get(self.monitor) is None:  # reported already, or not validated
                 continue
             self._values[row["epoch"]] = row[self.monitor]
-            with contextlib.suppress(UpdateFinishedTrialError):  # its heartbeats had stopped; the run completes
+            with contextlib.suppress(UpdateFinishedTrialError):  # failed for lack of heartbeats; the run continues
                 self._trial.report(row[self.monitor], step=row["epoch"])
         epoch = rows[-1]["epoch"]
         if epoch == trainer.max_epochs or epoch not in self._values:
@@ -64,10 +64,10 @@ class OptunaPruning(L.Callback):
 
 
 class RacePruning(OptunaPruning):
-    """Name the best of all at the same epoch where a study's pruner weighs accuracy and cost.
+    """Pruning for a study that weighs accuracy and cost; the reason names the best value of all at the same epoch.
 
     Args:
-        best: takes the study and an epoch, and returns the best value after it.
+        best: takes the study and an epoch, and returns the best value after that epoch.
     """
 
     def __init__(self, *, trial: optuna.Trial, monitor: str, best: Callable[[optuna.Study, int], float]):

@@ -1,4 +1,4 @@
-"""Collect the predictions of val and test and write predictions.csv and predictions_val.csv."""
+"""Collect the predictions on val and test, and write predictions_val.csv and predictions.csv."""
 
 from pathlib import Path
 
@@ -12,11 +12,11 @@ from evaluation.intervals import group_numbers
 
 
 class PredictionWriter(L.Callback):
-    """Collect what the network says of val or test outside of training, and write a row an image, each once."""
+    """Collect the network's predictions on val or test outside of training, and write one row per image."""
 
     def __init__(self):
         self.predictions: dict[str, Predictions] = {}  # by split, in the order of the catalog
-        self._outputs: list[tuple[torch.Tensor, ...]] = []  # of a batch: rows (B,), logits and probabilities (B, K)
+        self._outputs: list[tuple[torch.Tensor, ...]] = []  # per batch: rows (B,), logits and probabilities (B, K)
 
     def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         if trainer.state.fn == "validate":
@@ -56,7 +56,7 @@ class PredictionWriter(L.Callback):
 
 
 def in_catalog_order(trainer, batches: list[tuple[torch.Tensor, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Join the rows, logits and probabilities of the batches of all processes: (n,), (n, K), (n, K), floats in float64."""
+    """Join the batches of all processes: rows (n,), logits and probabilities (n, K) in float64, sorted as in the catalog."""
     rows, logits, probabilities = (torch.cat(each) for each in zip(*batches, strict=True))
     parts = [(rows.numpy(), logits.double().numpy(), probabilities.double().numpy())]
     if trainer.world_size > 1:

@@ -1,4 +1,4 @@
-"""Train on smaller images first: most of the training at a fraction of the cost."""
+"""Train on smaller images first, so that most of the training costs a fraction."""
 
 import logging
 
@@ -12,14 +12,14 @@ log = logging.getLogger(__name__)
 
 
 class ProgressiveResizing(L.Callback):
-    """Train on smaller images at first and in full size at the end; val and test are always in full size.
+    """Train on smaller images at first and on full size at the end; val and test always use full size.
 
-    A step costs as the square of the side. Howard 2018, the fast.ai entry to DAWNBench (progressive resizing); Tan & Le 2021,
-    arXiv:2104.00298, section 4.
+    The cost of a step grows with the square of the side. Howard 2018, the fast.ai entry to DAWNBench (progressive resizing);
+    Tan & Le 2021, arXiv:2104.00298, section 4.
 
     Args:
         initial_scale: side of the smaller images, as a share of the image size.
-        epoch_fraction: share of the epochs that see them, rounded down to whole epochs, or of the time limit, if it has one.
+        epoch_fraction: share of the epochs that use them, rounded down to whole epochs; or of the time limit, if there is one.
     """
 
     def __init__(self, *, initial_scale: float, epoch_fraction: float):
@@ -50,6 +50,6 @@ class ProgressiveResizing(L.Callback):
     def on_train_end(self, trainer, pl_module) -> None:
         if self.epoch_fraction < 1 and trainer.datamodule.train_size < trainer.datamodule.image_size:
             log.warning(
-                "callbacks.progressive_resizing: the training ended before it came to images in full size, which those of val "
-                "and test have; use a smaller callbacks.progressive_resizing.epoch_fraction"
+                "callbacks.progressive_resizing: the training ended before it used images in full size, as val and test "
+                "do; use a smaller callbacks.progressive_resizing.epoch_fraction"
             )

@@ -12,25 +12,25 @@ from lightning_modules.networks.surgery import batch_norms
 
 log = logging.getLogger(__name__)
 
-SMALLEST_BATCH = 64  # images: nothing is kept for a gradient, and a larger batch is closer to how a network is used
+SMALLEST_BATCH = 64  # images; memory allows it without gradients, and a larger batch is closer to a network's use
 
 
 class RecalibrateBatchNorm(L.Callback):
-    """Replace the running mean and variance of the batch norms by those of the weights that are validated.
+    """Before validation, replace the batch norms' running mean and variance with those for the current weights.
 
-    Running statistics are of the last steps: of few images where batches are small, and of weights that are gone where these
-    still change much. Validation jumps with them from epoch to epoch. Here they are averaged over batches of training images
-    instead (PreciseBN: Wu & Johnson 2021, arXiv:2105.07576, section 3; torch.optim.swa_utils.update_bn), forward passes only.
+    Running statistics come from the last steps: from few images if batches are small, and from outdated weights while these
+    still change much. They make validation jump from epoch to epoch. Here they are averaged over batches of training images
+    instead (PreciseBN: Wu & Johnson 2021, arXiv:2105.07576, section 3; torch.optim.swa_utils.update_bn), in forward passes.
 
-    Training does not see them: a batch norm that trains takes the statistics of its batch. They stay in the network as the
-    running statistics with which the next epoch begins, so that a checkpoint holds all there is. Batch norms that do not
-    learn their statistics, as with freeze_batch_norm, keep them.
+    This does not affect training, in which a batch norm uses the statistics of its batch. The new statistics stay in the
+    network as the running statistics of the next epoch, so a checkpoint is complete. Batch norms that do not learn their
+    statistics, as with freeze_batch_norm, keep them.
 
     Args:
         enabled: whether to do it.
-        images: of the training split, at most; the same ones in each epoch, in random order.
-        after_fraction: share of the epochs, or of the time limit, before the first epoch that is validated so.
-        augmented: whether the images are augmented, which those of validation are not.
+        images: at most this many of the training split; the same in each epoch, in random order.
+        after_fraction: share of the epochs, or of the time limit, before the first epoch that is validated this way.
+        augmented: whether to augment these images, although validation images are not augmented.
     """
 
     def __init__(self, *, enabled: bool, images: int, after_fraction: float, augmented: bool):
@@ -44,14 +44,14 @@ class RecalibrateBatchNorm(L.Callback):
         self.images = images
         self.after_fraction = after_fraction
         self.augmented = augmented
-        self._norms: list[nn.Module] | None = None  # that learn their statistics in this epoch
+        self._norms: list[nn.Module] | None = None  # those that learn their statistics in this epoch
         self._warned = False
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
         self._norms = None
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        if self._norms is None:  # all callbacks have frozen what they freeze
+        if self._norms is None:  # by now, all callbacks have frozen what they freeze
             norms = batch_norms(pl_module.network).values()
             self._norms = [norm for norm in norms if norm.training and norm.running_mean is not None]
             if not self._norms and not self._warned:
@@ -73,9 +73,9 @@ class RecalibrateBatchNorm(L.Callback):
 
 @torch.no_grad()
 def replace_statistics(trainer, pl_module, norms: list[nn.Module], *, images: int, augmented: bool = False) -> None:
-    """Replace the running mean and variance of batch norms by their mean over batches of training images.
+    """Replace the running mean and variance of batch norms with their mean over batches of training images.
 
-    The norms are in evaluation mode afterwards; all others stay in theirs.
+    Afterwards these norms are in evaluation mode; all other modules keep theirs.
     """
     data = trainer.datamodule
     size = max(data.batch_size, SMALLEST_BATCH)
@@ -87,7 +87,7 @@ def replace_statistics(trainer, pl_module, norms: list[nn.Module], *, images: in
         norm.train()
     try:
         for number, batch in enumerate(batches):
-            if number and len(batch["labels"]) < size:  # would count as much as a whole one
+            if number and len(batch["labels"]) < size:  # a partial batch would count as much as a full one
                 break
             pl_module(trainer.strategy.batch_to_device(batch, pl_module.device)["pixels"])
     finally:

@@ -1,12 +1,12 @@
-"""Resume in the middle of an epoch with batches of another size."""
+"""Resume in the middle of an epoch, also with another batch size."""
 
 import lightning as L
 
 
 class ResumeInEpoch(L.Callback):
-    """Set Lightning's count of the batches that are done to that of batches of this size.
+    """Convert Lightning's count of finished batches to the current batch size.
 
-    A checkpoint counts images (datamodules/loader.py) and Lightning counts batches, by which it knows the last one.
+    A checkpoint counts images (datamodules/loader.py); Lightning counts batches, to recognize the last one.
     """
 
     def on_train_start(self, trainer, pl_module) -> None:

@@ -1,4 +1,4 @@
-"""Show how far the runs of smallest.py are, and end one that would not fit into the budget."""
+"""Show the progress of smallest.py's runs, and stop a run when the budget is used up."""
 
 from collections.abc import Callable
 
@@ -6,15 +6,15 @@ import lightning as L
 
 from common.errors import TrialPruned
 
-USED_UP = "the budget is used up"  # the reason of a run that has ended early
+USED_UP = "the budget is used up"  # the recorded reason of a run that has ended early
 
 
 class RunProgress(L.Callback):
-    """Report epoch and share of it after each batch, and end the run where its time is over.
+    """Report the progress after each batch, and stop the run when its time is over.
 
     Args:
-        show: takes the epochs that are done, as 3.5 for the middle of the fourth, and all epochs.
-        is_over: whether the run has to end.
+        show: takes the finished epochs (3.5 in the middle of the fourth) and the number of epochs.
+        is_over: returns whether the run has to stop.
     """
 
     def __init__(self, *, show: Callable[[float, int], None], is_over: Callable[[], bool]):

@@ -11,7 +11,7 @@ from common.run_folder import RunFolder
 from common.text import join_words
 from lightning_modules.epoch_end import ends_epoch
 
-EVERY_ON_DEVICE = 50  # steps: reading a number waits for the device
+EVERY_ON_DEVICE = 50  # steps between checks, since reading a value waits for the device
 
 
 class DivergedError(UserError):
@@ -19,16 +19,16 @@ class DivergedError(UserError):
 
 
 class TerminateOnNaN(L.Callback):
-    """Check the loss after each step; on a GPU now and then the sum over the last steps.
+    """Check the loss after each step; on a GPU, the sum over the last steps from time to time.
 
     Raises:
-        DivergedError: NaN or infinite; names step, learning rate and images.
+        DivergedError: the loss is NaN or infinite; names step, learning rate and images.
     """
 
     def __init__(self):
         self._sum: torch.Tensor | None = None
         self._since = 0  # first step of the sum
-        self._images: torch.Tensor | list[str] = []  # rows of the last batch, or where its images are streamed from
+        self._images: torch.Tensor | list[str] = []  # rows of the last batch; for streamed images, their places
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         loss, step = outputs["loss"].detach(), trainer.global_step
@@ -40,12 +40,12 @@ class TerminateOnNaN(L.Callback):
             self._check(trainer)
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
-        if self._sum is not None:  # stopped by a callback that comes after this one
+        if self._sum is not None:  # unchecked steps remain if a later callback has stopped the epoch
             self._check(trainer)
 
     def _check(self, trainer) -> None:
         value, step = self._sum, trainer.global_step
-        if trainer.world_size > 1:  # all processes end in the same step: one that continued would wait for the others
+        if trainer.world_size > 1:  # all processes end in the same step; otherwise one would wait for the others
             value = trainer.strategy.reduce(value.clone(), reduce_op="sum")
         if not torch.isfinite(value):
             names = self._names(trainer)
@@ -70,6 +70,6 @@ class TerminateOnNaN(L.Callback):
         kept = RunFolder(Path(trainer.default_root_dir)).last_checkpoint.is_file()
         return (
             f"the loss is {value} at {where} (epoch {trainer.current_epoch + 1}, learning rate {lr:g}). Try a smaller "
-            f"optimizer.lr or trainer.gradient_clip_val=1{'; last.ckpt and best.ckpt are from before' if kept else ''}. "
+            f"optimizer.lr or trainer.gradient_clip_val=1{'; last.ckpt and best.ckpt are from earlier' if kept else ''}. "
             f"Images of {'this step' if self._since == step else 'the last step'}: {images}"
         )

@@ -12,15 +12,15 @@ from common.processor_time import CoreUse, CoreWatch
 from common.run_record import EpochSpeed
 from lightning_modules.epoch_end import ends_epoch
 
-LARGEST_RATIO = 3.0  # of p95 to p50 of the steps on a processor, above which an epoch is flagged
-FEWEST_STEPS = 20  # of which a p95 is not the slowest one
-SHORTEST_S = 1.0  # an epoch that takes less is not judged: what the system does by itself is a large part of it
+LARGEST_RATIO = 3.0  # p95 over p50 of the steps on a processor, above which an epoch is flagged
+FEWEST_STEPS = 20  # with fewer, p95 is the slowest step
+SHORTEST_S = 1.0  # shorter epochs are not judged, since the system's own work is a large part of them
 
 
 class Throughput(L.Callback):
-    """Measure the seconds to the first optimizer step, and the images a second of the training part of each epoch.
+    """Measure the seconds to the first optimizer step, and the images per second in the training part of each epoch.
 
-    An epoch during which others used the cores that the training needs is flagged.
+    An epoch is flagged if other programs used the cores that the training needs.
 
     Args:
         started_s: `time.perf_counter()` when the process, or its job of a sweep, started.
@@ -32,11 +32,11 @@ class Throughput(L.Callback):
         self.epochs: list[EpochSpeed] = []
         self._epoch_started_s = 0.0
         self._images = 0
-        self._seconds = 0.0  # of the training part of the epoch so far
+        self._seconds = 0.0  # of the epoch's training part so far
         self._steps_s: list[float] = []
         self._step_started_s = 0.0
         self._watch: CoreWatch | None = None
-        self._used: CoreUse | None = None  # once the training part is over
+        self._used: CoreUse | None = None  # set when the training part is over
 
     def on_train_start(self, trainer, pl_module) -> None:
         self.on_train_epoch_start(trainer, pl_module)  # Lightning skips it where an epoch is resumed in the middle
@@ -81,7 +81,7 @@ class Throughput(L.Callback):
         )
 
     def measured(self) -> run_record.Throughput:
-        """Return the record's `throughput`; the rate excludes the first epoch, which warms up, and flagged ones if it can."""
+        """Return the record's `throughput`; its rate excludes the first epoch (warm-up) and, if possible, flagged epochs."""
         steady = run_record.undisturbed(self.epochs[1:])
         seconds = sum(epoch.seconds for epoch in steady)
         return run_record.Throughput(
@@ -94,12 +94,12 @@ class Throughput(L.Callback):
 
 
 def peak_memory_mib() -> dict[str, float]:
-    """Return the largest resident memory of the process, and of the GPU where there is one."""
+    """Return the peak resident memory of the process and, if there is a GPU, its peak memory; in MiB."""
     peaks = {}
     if sys.platform != "win32":
         import resource
 
-        unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB on Linux
+        unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes on macOS, KiB on Linux
         peaks["process"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
     if torch.cuda.is_available():
         peaks["gpu"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)

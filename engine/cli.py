@@ -62,14 +62,14 @@ PATHS = (
     "datamodule.cache", "ckpt", "images", "root", "runs", "out", "model.weights",
 )  # fmt: skip
 MULTIRUN = ("-m", "--multirun")
-# Of a sweep that is resumed: how and where its jobs run, what its page accepts and measures, where decoded images lie
+# What may change when a sweep resumes: how and where its jobs run, what its page accepts and measures, where the cache is
 MAY_DIFFER = re.compile(
     r"(hydra/launcher|hydra/jobs|hydra\.launcher\.[^=]+|good_enough|deploy|overview|datamodule\.(cache|cache_max_gib|gpu_cache_gib))="
 )
 TRACEBACK = "JUSTENOUGH_TRACEBACK"
 SMALLEST = "smallest.py"
 SEARCHES = OUTPUTS / "searches"
-# Of a search for the smallest network that is resumed: what it may take, and how its runs are spread
+# What may change when smallest.py resumes: its budget, and how its runs are spread over processes
 MAY_DIFFER_IN_SMALLEST = re.compile(r"(budget\.minutes|workers|storage)=")
 
 
@@ -81,9 +81,9 @@ def run_cli(main: Callable[[], None]) -> None:
     STATE.command, STATE.made_folders = ["python", script, *sys.argv[1:]], []
     STATE.process, is_of_lightning = Process(), TRACEBACK in os.environ and "LOCAL_RANK" in os.environ
     log_handlers.protect_screen()
-    # Of this command; the processes that it starts find Hydra's own variable set below
+    # What the user asked for; processes that this command starts find Hydra's variable already set by the next line
     wants_traceback = os.environ.setdefault(TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0")) == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise errors instead of printing them
     warnings.showwarning = log_handlers.log_python_warning
     try:
         _check_folders()
@@ -107,8 +107,8 @@ def run_cli(main: Callable[[], None]) -> None:
         if len(STATE.failed) == 1 and not STATE.failed[0].in_sweep:
             raise STATE.failed[0].error
     except StopRequested as stopped:
-        if not STATE.process.is_first:  # the first one shows it; another status would have it killed first
-            sys.exit(0)
+        if not STATE.process.is_first:
+            sys.exit(0)  # with another status, the launcher would kill the first process before it shows this
         print(f"stopped by {stopped}{stopped.next_step}", file=sys.stderr)
         sys.exit(128 + stopped.number)
     except KeyboardInterrupt:
@@ -116,7 +116,7 @@ def run_cli(main: Callable[[], None]) -> None:
         print("stopped" + resume_advice(STATE.command) * resumes, file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if not STATE.failed:  # otherwise the job has agreed
+        if not STATE.failed:  # a failed job has called agreed_error already
             error = agreed_error(STATE.process, error, user_message(error))
         if isinstance(error, FirstProcessFailed | ShownElsewhere):
             sys.exit(1)
@@ -141,23 +141,25 @@ def _check_folders() -> None:
     except FileNotFoundError as error:
         raise UserError("the current folder was removed; change to another one: cd DIR") from error
     if not CONF.is_dir():
-        raise UserError(f"{CONF}: no such folder, as after pip install without -e; in a clone: pip install -e .")
+        raise UserError(
+            f"{CONF}: no such folder; pip install without -e does not copy it; run in a clone: pip install -e ."
+        )
 
 
 @contextlib.contextmanager
 def keep_error(name: str, config: DictConfig) -> Iterator[None]:
-    """Keep what a root script's own work raises for `run_cli`: Hydra would print more around it."""
+    """Keep an error of the root script's own work for `run_cli`, since Hydra would print more around it."""
     try:
         yield
     except Exception as error:
-        folder = Path(HydraConfig.get().run.dir).absolute()  # made by Hydra, where it was not there; A/../B with its A
+        folder = Path(HydraConfig.get().run.dir).absolute()  # Hydra creates it; for A/../B also A
         STATE.made_folders += [folder, *(each for each in folder.parents if each.is_relative_to(SEARCHES))]
         STATE.failed = [FailedJob(name, component_error(error, config) or error, in_sweep=False)]
 
 
 def run_hydra_job(config: DictConfig, run: Callable[[DictConfig, RunRecord], None]) -> None:
-    """Run one job as Hydra starts it, single or in a sweep; an error is kept for `run_cli`, so that Hydra can finish."""
-    tune_process()  # of a process that a launcher has started
+    """Run the job that Hydra starts, single or in a sweep; keep its error for `run_cli`, so that Hydra can finish."""
+    tune_process()  # a process that a launcher has started did not pass through run_cli
     log_handlers.protect_screen()
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
@@ -187,15 +189,15 @@ def run_hydra_job(config: DictConfig, run: Callable[[DictConfig, RunRecord], Non
         STATE.failed.append(FailedJob(folder.name, error, in_sweep))
     if progress:
         log.info(progress.describe())
-    STATE.started_s = time.perf_counter()  # of the sweep's next job
+    STATE.started_s = time.perf_counter()  # the next job of the sweep starts its clock here
 
 
 def complete_overrides(arguments: list[str]) -> list[str]:
-    """Add where the run or the sweep is written and, with a checkpoint, the choices of its run, unless they are given.
+    """Add the folder of the run or sweep and, with a checkpoint, the choices of its run, unless the user gave them.
 
     Raises:
-        UserError: an argument for which Hydra has no message or another meaning, a checkpoint that does not exist or that this
-            version cannot read, or a folder with a finished run.
+        UserError: an argument that Hydra would misread or for which it has no message, a checkpoint that does not exist or
+            that this version cannot read, or a folder with a finished run.
     """
     flags, typed = split_flags(arguments)
     for argument in typed:
@@ -215,10 +217,12 @@ def complete_overrides(arguments: list[str]) -> list[str]:
     script = Path(sys.argv[0]).name
     if "hydra.run.dir" in values and script in PLACES:
         raise UserError(
-            f"{values['hydra.run.dir'].input_line}: {script} has no folder of a run; where it writes is {PLACES[script]}"
+            f"{values['hydra.run.dir'].input_line}: {script} has no run folder; choose where it writes with {PLACES[script]}"
         )
     if "hydra.run.dir" in values and set(MULTIRUN) & set(flags):
-        raise UserError(f"{values['hydra.run.dir'].input_line}: is of a single run; of a sweep: hydra.sweep.dir=DIR")
+        raise UserError(
+            f"{values['hydra.run.dir'].input_line}: is for a single run; for a sweep use hydra.sweep.dir=DIR"
+        )
     for key, override in values.items():
         _check_choice(key, override)
     added = []
@@ -239,11 +243,11 @@ def complete_overrides(arguments: list[str]) -> list[str]:
     ckpt_path = values["ckpt_path"].value() if "ckpt_path" in values else None
     if isinstance(ckpt_path, str) and not values["ckpt_path"].is_sweep_override():
         added = _of_checkpoint(Path(ckpt_path), values, added, bool(own_folders(arguments)))
-    return [*flags, *typed, *added]  # argparse does not find flags between overrides
+    return [*flags, *typed, *added]  # flags first: argparse does not find them between overrides
 
 
 def _check_flags(flags: list[str]) -> None:
-    """Raise UserError where a setting is typed as other programs take it: --epochs 3."""
+    """Raise UserError where a setting is typed as a flag, as in other programs: --epochs 3."""
     known = get_args_parser()._option_string_actions
     for flag in flags:
         name = flag.partition("=")[0]
@@ -258,20 +262,20 @@ def _check_flags(flags: list[str]) -> None:
 
 
 def _check_path(argument: str) -> None:
-    """Raise UserError where a path is empty, which would mean the current folder."""
+    """Raise UserError for an empty path, which would mean the current folder."""
     key, separator, value = argument.lstrip("+").partition("=")
     if key in PATHS and separator and not value.strip().strip("'\"").strip():
         raise UserError(f"{key}=: has no value (is a shell variable unset?); give a path, or leave {key} out")
 
 
 def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str], with_own: bool) -> list[str]:
-    """Return `added` with the folder and the choices of the run that a checkpoint lies in.
+    """Return `added` with the folder and the choices of the run that a checkpoint belongs to.
 
     Args:
-        with_own: whether a folder of the user's own configuration files is given.
+        with_own: whether the command names a folder of the user's own configuration files.
 
     Raises:
-        UserError: the run took a file from a folder that is not given now.
+        UserError: the run took a file from a folder that this command does not name.
     """
     run = run_to_resume(ckpt_path)
     if run is None:
@@ -282,19 +286,19 @@ def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str
         name = safe_name(read_saved_name(run, values))
         own = quote_override("hydra.run.dir", run.path)
         added.append(own if resumes else f'hydra.run.dir="${{new_run_dir:{name},${{trainer.strategy}}}}"')
-    choices = read_saved_choices(run).items()  # single settings on top then find the groups that they belong to
+    choices = read_saved_choices(run).items()  # with them, single settings on the command line find their groups
     chosen = [(group, name) for group, name in choices if group not in values]
     for group, name in chosen:
-        files = [CONF / group / f"{each}.yaml" for each in re.findall(r"[\w-]+", name)]  # of a list, several
+        files = [CONF / group / f"{each}.yaml" for each in re.findall(r"[\w-]+", name)]  # a list names several
         if not with_own and (CONF / group).is_dir() and not all(file.is_file() for file in files):
             raise UserError(
-                f"ckpt_path={ckpt_path}: its run took {group}={name} from a folder of its own; add it: --config-dir=DIR"
+                f"ckpt_path={ckpt_path}: its run took {group}={name} from your own configuration files; add --config-dir=DIR"
             )
     return [*(f"{group}={name}" for group, name in chosen), *added]
 
 
 def _check_choice(key: str, override: Override) -> None:
-    """Raise UserError where a group is given what is no name, as null, or a list that it does not take or with a name twice."""
+    """Raise UserError where a group gets no name (null), a list where it takes one name, or a name twice."""
     folder = CONF / key
     if not re.fullmatch(r"[\w/]+", key) or not folder.is_dir() or override.is_delete() or override.is_sweep_override():
         return
@@ -311,8 +315,8 @@ def _check_choice(key: str, override: Override) -> None:
 def sweep_name(arguments: list[str], overrides: list[Override]) -> str:
     """Name a sweep by its experiment or its swept keys, with a hash of the arguments: the same command, the same sweep.
 
-    An experiment without further arguments has no hash. What may differ when a sweep is resumed is no part of the name; nor is
-    `seeds` where the experiment has seeds, so that more of them are added to its runs.
+    An experiment without further arguments has no hash. The hash leaves out what may differ when a sweep resumes (MAY_DIFFER),
+    and `seeds` where the experiment has seeds, so that further seeds are added to the same sweep.
     """
     experiment = next((o for o in overrides if o.key_or_group == "experiment" and not o.is_sweep_override()), None)
     of_name = (*MULTIRUN, experiment.input_line) if experiment else ()
@@ -338,7 +342,7 @@ def smallest_name(arguments: list[str], values: dict[str, Override]) -> str:
 
 
 def safe_name(text: str) -> str:
-    """Return `text` in [A-Za-z0-9._-] and under 100 characters; with a hash where that loses something."""
+    """Return `text` in [A-Za-z0-9._-] and under 100 characters, with a hash where that changes it."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")
     lossless = re.fullmatch(r"[A-Za-z0-9._=,-]*", text)
     if lossless and safe and len(safe) <= LONGEST_NAME:
@@ -352,7 +356,7 @@ def _short_hash(texts: list[str]) -> str:
 
 
 def job_dir_name(overrides: list[str], same_in_all_jobs: list[str]) -> str:
-    """Name a sweep's job by what is swept, with the last word of each key: `batch_size-16_lr-0.1`."""
+    """Name a job by its swept values, with the last word of each key: `batch_size-16_lr-0.1`."""
     parts = []
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
@@ -363,7 +367,7 @@ def job_dir_name(overrides: list[str], same_in_all_jobs: list[str]) -> str:
 
 @functools.cache
 def new_run_dir(model: str, strategy: str = "auto") -> str:
-    """Return outputs/MODEL/DATE_TIME, which no other run of the same second gets; one for all processes of a run.
+    """Return outputs/MODEL/DATE_TIME: unique even for runs of the same second, and the same in all processes of a run.
 
     Args:
         strategy: `trainer.strategy`.
@@ -387,12 +391,12 @@ def _make_run_dir(model: str) -> str:
 
 
 def threads_of_job(jobs: int) -> int:
-    """Return each job's share of the cores where so many run at a time; -1: as many jobs as cores."""
+    """Return each job's share of the cores where `jobs` run at a time; -1: as many jobs as cores."""
     return max(1, len(own_cores()) // jobs) if jobs > 0 else 1
 
 
 def gpus_of_job() -> int:
-    """Return 1 where NVIDIA's driver shows a GPU, else 0; asked without torch."""
+    """Return 1 where NVIDIA's driver shows a GPU, else 0; without importing torch."""
     return int(any(Path("/proc/driver/nvidia/gpus").glob("*")))
 
 

@@ -36,11 +36,11 @@ from engine.flags import config_dir
 from engine.hints import CONF, NO_SETTINGS, keys_called, quoted, suggest, with_keys
 from engine.state import STATE
 
-LOST = "another process of this run has ended, and this one with it"
+LOST = "another process of this run has ended, so this one ended, too"
 LONGEST = 80  # characters of an argument that an error repeats
-# Of the commands that have no folder of a run: the setting that says where they write
+# Commands without a run folder -> the setting that says where they write
 PLACES = {"predict.py": "out=DIR", "export.py": "out=DIR", "report.py": "out=DIR", "demo.py": "format.cache=DIR"}
-LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # and their extras
+LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # -> the extra that installs it
 
 
 def user_message(error: BaseException) -> str | None:
@@ -59,7 +59,7 @@ def user_message(error: BaseException) -> str | None:
             return str(link)
         if isinstance(link, yaml.MarkedYAMLError) and link.problem_mark is not None:
             mark = link.problem_mark
-            return f"{mark.name}: line {mark.line + 1}: no YAML: {link.problem or link.context}"
+            return f"{mark.name}: line {mark.line + 1}: not valid YAML: {link.problem or link.context}"
         if isinstance(link, RuntimeError) and (message := _of_launcher(link) or _lost_process(link)):
             return message
         if isinstance(link, RuntimeError) and (
@@ -67,7 +67,7 @@ def user_message(error: BaseException) -> str | None:
         ):  # Python < 3.13
             return f"{loop[1]}: {DISK_ERRORS[errno.ELOOP]}".replace(ELSEWHERE, _elsewhere())
         if isinstance(link, OSError) and link.errno in DISK_ERRORS:
-            file = f"{link.filename}: " if link.filename else ""  # of an open file Python does not name it
+            file = f"{link.filename}: " if link.filename else ""  # Python gives no name for a file that is already open
             return f"{file}{DISK_ERRORS[link.errno]}".replace(ELSEWHERE, _elsewhere())
         if isinstance(link, OSError) and link.errno == errno.ENAMETOOLONG:
             return f"{link.filename}: this name is too long for the file system; use a shorter path"
@@ -79,13 +79,13 @@ def user_message(error: BaseException) -> str | None:
     for link in chain:
         if isinstance(link, ConfigAttributeError | ConfigKeyError | InterpolationKeyError):
             text = str(link).splitlines()[0]
-            referred = re.search(r"'(\w+\..+)'", text)  # which counts more than what refers to it
+            referred = re.search(r"'(\w+\..+)'", text)  # the key that is missing, rather than the key that refers to it
             if key := referred[1] if referred else link.full_key:
                 group = key.split(".")[0]
                 files = f"; compare your {group} with a file of conf/{group}" if (CONF / group).is_dir() else ""
                 return f"{key}: {text}{files}"
         if isinstance(link, InterpolationToMissingValueError):
-            key = str(link).splitlines()[0].rpartition(" ")[2]  # which the folder of the run is named by, as model.name
+            key = str(link).splitlines()[0].rpartition(" ")[2]  # such as model.name, which names the run folder
             return f"{key} has no value; give it one: {key}=VALUE"
         if isinstance(link, OmegaConfBaseException | HydraException) and not isinstance(link, InstantiationException):
             return str(link)
@@ -98,12 +98,12 @@ def _elsewhere() -> str:
 
 
 def _makes_a_folder(error: FileNotFoundError | FileExistsError) -> bool:
-    """Return whether it was raised while a folder was made, as in /proc, and not by reading what should be there."""
+    """Return whether creating a folder raised the error (as in /proc), rather than reading a file that should exist."""
     return traceback.extract_tb(error.__traceback__)[-1].name in ("mkdir", "makedirs")
 
 
 def _cause(error: BaseException) -> BaseException | None:
-    """Return the cause of an error, also where OmegaConf hides what one of this project's resolvers has raised."""
+    """Return the cause of an error, also where OmegaConf hides an error of one of this project's resolvers."""
     return error.__context__ if isinstance(error, InterpolationResolutionError) else error.__cause__
 
 
@@ -111,19 +111,19 @@ def _of_launcher(error: RuntimeError) -> str | None:
     text = str(error)
     if type(error).__name__ == "TerminatedWorkerError":
         return (
-            "a worker process was killed, mostly for lack of memory: rerun the same command to resume; "
+            "a worker process was killed, usually for lack of memory; rerun the same command to resume; "
             "a smaller hydra.launcher.n_jobs needs less"
         )
-    if type(error).__name__ == "FailedJobError":  # of submitit
+    if type(error).__name__ == "FailedJobError":  # raised by submitit
         settings = "hydra.launcher.gpus_per_node=null, .mem_gb, .cpus_per_task, .partition"
-        return f"SLURM does not take the jobs: {' '.join(text.split())[-300:]}; what they ask for: {settings}"
+        return f"SLURM rejected the jobs: {' '.join(text.split())[-300:]}; these settings request resources: {settings}"
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
         return f"out of memory: a smaller datamodule.batch_size or model.image_size needs less ({text.splitlines()[0]})"
     return None
 
 
 def _lost_process(error: RuntimeError) -> str | None:
-    """Shorten what torch.distributed's gloo and NCCL report at length."""
+    """Return one short message for a lost connection, which torch.distributed's gloo and NCCL report at length."""
     if re.search(r"Connection (closed|reset) by peer|ncclRemoteError|Broken pipe", str(error)):
         return LOST
     return None
@@ -190,7 +190,7 @@ def _no_such_choice(error: MissingConfigException) -> str:
             f"{top}: files are chosen by name, not by path: put {stem}.yaml into DIR/{top}, and use --config-dir=DIR "
             f"{top}={stem}"
         )
-    # Hydra gives none for one of several
+    # Hydra lists no options where one of several choices is unknown
     folders = [CONF, *([Path(own)] if (own := config_dir(_arguments())) else [])]
     options = error.options or sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
     return f"{group}={name}: no such choice; {did_you_mean(name, options)}" if group and options else str(error)
@@ -210,17 +210,17 @@ def _no_such_key(error: ConfigCompositionException) -> str:
     cause = error.__cause__
     is_own = "." not in (
         getattr(cause, "full_key", None) or key
-    )  # of search.py, not of its trials, which have that group
+    )  # a key of search.py itself, rather than of its trials, which have that group
     if _script() == "search.py" and is_own and key.split(".")[0] in {*groups} - {"hydra", "format", "candidates"}:
         typed = f"{key}={_value_of(key) or 'VALUE'}"
-        return f"{key}: is a setting of the trials; give it to them: 'base_overrides=\"{typed}\"'"
+        return f"{key}: is a setting of the trials; pass it to them: 'base_overrides=\"{typed}\"'"
     parent = getattr(cause, "parent_node", None)
     if isinstance(cause, OmegaConfBaseException) and parent is not None and hasattr(parent, "keys"):
         *above, last = (cause.full_key or key).split(".")
         keys = [k for k in parent if not str(k).startswith("_")]
         if above == ["trainer"] and (reason := refusal(last)):
             return f"{key}: {reason}"
-        typed = key if not above else last  # whole, where already its first word is not known: Trainer.max_epochs
+        typed = key if not above else last  # the whole key where its first word is unknown: Trainer.max_epochs
         elsewhere = keys_called(typed, parent._get_root())
         if elsewhere and not above:
             return f"{key}: no such key; {suggest(elsewhere, _value_of(key))} --help lists groups and keys"
@@ -234,6 +234,6 @@ def _no_such_key(error: ConfigCompositionException) -> str:
         return f"{key}: no such key{place}; {meant}{did_you_mean(last, keys)}{hint}"
     if "No match in the defaults list" in text or "Could not override" in text:
         if key in groups:
-            return f"{key}: is no setting of {_script()}; --help lists those that it has"
+            return f"{key}: is not a setting of {_script()}; --help lists its settings"
         return f"{key}: no such group or key; {did_you_mean(key, [*groups, 'stages', 'seed', 'ckpt_path'])}"
     return text.splitlines()[0]

@@ -1,4 +1,4 @@
-"""Tell Hydra's flags from overrides on a command line."""
+"""Separate Hydra's flags from overrides on a command line."""
 
 import itertools
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def config_dir(arguments: Sequence[str]) -> str | None:
-    """Return the folder of --config-dir, in which a user has further files of the groups; None without."""
+    """Return the folder of --config-dir, which holds a user's own files for the groups; None without the flag."""
     flags, _ = split_flags(arguments)
     for flag, value in itertools.zip_longest(flags, flags[1:]):
         name, _, joined = flag.partition("=")
@@ -36,17 +36,17 @@ def config_dir(arguments: Sequence[str]) -> str | None:
 
 
 def own_folders(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments that name folders of the user's own configuration files, in a form of one word each."""
+    """Return the arguments that name folders of the user's own configuration files, each as one word (--flag=DIR)."""
     further = config_dir(arguments)
     search_path = [argument for argument in arguments if argument.startswith("hydra.searchpath=")]
     return [*([f"--config-dir={further}"] if further else []), *search_path]
 
 
 def networks_asked_for(arguments: Sequence[str]) -> list[str] | None:
-    """Return the names after --networks, none of which means all; None without the flag.
+    """Return the names after --networks (an empty list means all backbones); None without the flag.
 
     Raises:
-        UserError: other arguments with it.
+        UserError: there are other arguments.
     """
     flags = [argument for argument in arguments if argument.partition("=")[0] == NETWORKS]
     if not flags:

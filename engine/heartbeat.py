@@ -1,4 +1,4 @@
-"""Signs of life of the processes of a run, in the store through which they speak: one that was killed leaves none."""
+"""Heartbeats of the processes of a run, in the store that they share: a killed process stops sending them."""
 
 import atexit
 import contextlib
@@ -9,16 +9,16 @@ from collections.abc import Iterable
 
 BEAT_S = 5.0
 LOOK_S = 1.0
-SILENT_S = 60.0  # without a sign of life; its thread beats while images are read too
+SILENT_S = 60.0  # time without a heartbeat until a process counts as dead; it beats even while it reads images
 
 
 def beat(store, rank: int, name: str) -> None:
-    """Write a sign of life of this process into the store every few seconds, from a thread, until the process ends."""
+    """Write a heartbeat of this process into the store every few seconds, from a thread, until the process ends."""
     stop, who = threading.Event(), f"{name} ({socket.gethostname()})"
 
     def write() -> None:
         count = 0
-        with contextlib.suppress(RuntimeError):  # the store is gone, with the first process or its launcher
+        with contextlib.suppress(RuntimeError):  # the store ended with the first process or its launcher
             while not stop.wait(BEAT_S if count else 0):
                 count += 1
                 store.set(_key(rank), f"{count} {who}")
@@ -26,7 +26,7 @@ def beat(store, rank: int, name: str) -> None:
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
 
-    def end() -> None:  # a thread within torch would abort Python's end
+    def end() -> None:  # a thread that is inside torch would crash Python at exit
         stop.set()
         thread.join(BEAT_S)
 
@@ -34,23 +34,23 @@ def beat(store, rank: int, name: str) -> None:
 
 
 def has_beaten(store, rank: int) -> bool:
-    """Return whether a process has given a sign of life."""
+    """Return whether a process has sent a heartbeat."""
     return store.check([_key(rank)])
 
 
 class Watch:
-    """Find a process that gives no signs of life any more.
+    """Find a process that no longer sends heartbeats.
 
-    Its silence is counted in looks of this process: clocks of nodes differ, and all of a job may be suspended for a while.
+    Silence is counted in checks by this process, since the clocks of nodes differ and a whole job may be suspended for a while.
     """
 
     def __init__(self, store):
         self._store, self._looked = store, 0.0
         self._last: dict[int, str] = {}
-        self._unchanged: dict[int, int] = {}  # looks in a row
+        self._unchanged: dict[int, int] = {}  # rank -> checks in a row without a new heartbeat
 
     def find_silent(self, ranks: Iterable[int]) -> str | None:
-        """Return which of these processes has been silent for too long, in words; it may be called as often as wanted."""
+        """Return the name of one of these processes that has been silent for too long, or None; may be called at any rate."""
         if time.monotonic() < self._looked + LOOK_S:
             return None
         self._looked = time.monotonic()

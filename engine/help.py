@@ -1,4 +1,4 @@
-"""Make the parts of --help that list groups and settings from conf/, new files included; conf/hydra/help has the rest."""
+"""Make the parts of --help that list groups and settings, from the files in conf/; conf/hydra/help has the rest."""
 
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -11,10 +11,10 @@ INDENT = "  "
 
 
 def help_groups(conf: Path, verb: str, further: str | None = None) -> str:
-    """List each folder of `conf` in the defaults of `verb` with its files, and a * at the one that it takes.
+    """List each group in the defaults of `verb` with its files, the default marked by *.
 
     Args:
-        further: the user's own folder of the same shape (--config-dir).
+        further: the user's own folder (--config-dir), laid out like `conf`.
     """
     defaults = {}
     for entry in yaml.safe_load((conf / f"{verb}.yaml").read_text(encoding="utf-8"))["defaults"]:
@@ -40,12 +40,12 @@ def help_groups(conf: Path, verb: str, further: str | None = None) -> str:
 
 
 def help_settings(conf: Path, verb: str) -> str:
-    """List the settings of `verb` with their values and comments, as its file has them."""
+    """List the settings of `verb` with values and comments, as they are in its file."""
     return _escape(_own_lines((conf / f"{verb}.yaml").read_text(encoding="utf-8")))
 
 
 def _own_lines(text: str) -> Iterator[str]:
-    """Yield the lines of a primary configuration between its defaults list and Hydra's own part."""
+    """Yield the lines of a primary configuration file between its defaults list and its hydra section."""
     inside = False
     for line in text.splitlines():
         if line.startswith("hydra:"):
@@ -60,5 +60,5 @@ def _files(folder: Path) -> list[str]:
 
 
 def _escape(lines: Iterable[str]) -> str:
-    """Join lines for string.Template, by which Hydra formats a help text."""
+    """Join lines, escaped for string.Template, with which Hydra formats a help text."""
     return "\n".join(INDENT + line for line in lines).replace("$", "$$")

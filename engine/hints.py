@@ -1,4 +1,4 @@
-"""What an argument that the command line does not know may mean: its key elsewhere, or the key that it is without."""
+"""Guess what an unknown argument means: the same key elsewhere in the configuration, or a key that was left out."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from engine.flags import split_flags
 
 CONF = PROJECT / "conf"
 
-# Words of other programs, for the last word of a key here
+# What other programs call a setting -> the last word of the key here
 ALIASES = {
     "epoch": "max_epochs", "epochs": "max_epochs", "n_epochs": "max_epochs", "num_epochs": "max_epochs", "steps": "max_steps",
     "learning_rate": "lr", "lr0": "lr", "base_lr": "lr", "wd": "weight_decay", "bs": "batch_size", "batch": "batch_size",
@@ -29,28 +29,28 @@ ALIASES = {
 }  # fmt: skip
 FOLDERS = dict.fromkeys(("out", "output", "output_dir", "out_dir", "save_dir", "run_dir", "log_dir"), "hydra.run.dir")
 SPLIT = (
-    "is no setting: images without folders train, val and test are split 60/20/20; folders, or a column split of a table, give "
-    "other parts: datamodule.table=FILE"
+    "is not a setting: images without folders train, val and test are split 60/20/20; for other parts, use such folders, or a "
+    "table with a column split: datamodule.table=FILE"
 )
-CLASSES = "is no setting: the classes are the folders of the images, or the labels of datamodule.table; leave it out"
-# What is no setting, or none any more, and what to do
+CLASSES = "is not a setting: the classes are the folders of the images, or the labels of datamodule.table; leave it out"
+# Names that are not settings, or no longer, and what to use instead
 NO_SETTINGS = {
     "train.py": dict.fromkeys(("split", "val_split", "test_split", "val_size"), SPLIT)
     | dict.fromkeys(("num_classes", "n_classes"), CLASSES),
     "demo.py": {
-        "share": "is no setting any more: demo.py sends nothing through other servers; python export.py format=web makes a "
+        "share": "is no longer a setting: demo.py sends nothing through other servers; python export.py format=web makes a "
         "folder for any static host",
-        "device": "is no setting any more: the browser computes, on its processor; leave it out",
+        "device": "is no longer a setting: the browser computes on its own processor; leave it out",
     },
 }
 POSITIONAL = {"search.py": "name", "export.py": "ckpt", "report.py": "runs", "demo.py": "ckpt"}
 
 
 def keys_called(name: str, config: DictConfig) -> list[str]:
-    """Return the keys of a composed configuration whose last word is this one, or what other programs call so.
+    """Return the keys of a composed configuration whose last word is `name`, or what other programs call `name`.
 
-    The outer ones first; where there is none of a group itself, also those of files that are not chosen, as `scheduler.patience
-    scheduler=plateau`.
+    Outer keys come first. Where no group itself has the key (GROUP.KEY), also return those of files that are not chosen, with
+    the file: `scheduler.patience scheduler=plateau`.
     """
     settings = OmegaConf.to_container(config, resolve=False)
     settings.pop("hydra", None)
@@ -68,7 +68,7 @@ def keys_called(name: str, config: DictConfig) -> list[str]:
 
 
 def _dotted(settings: dict) -> list[str]:
-    """Return every key, of a group too; not those that take the value of another key."""
+    """Return every dotted key, groups included, except keys that take the value of another key."""
     keys = [key for key, value in flatten(settings).items() if not str(value).startswith("${")]
     return list(dict.fromkeys([*settings, *(key for key in keys if not key.split(".")[-1].startswith("_"))]))
 
@@ -95,14 +95,14 @@ def suggest(keys: Iterable[str], value: str | None) -> str:
 
 
 def quoted(key: str, value: str) -> str:
-    """Return an argument in the two kinds of quotes with which shell and Hydra take the value as it is; a list by its items."""
+    """Return KEY=VALUE quoted for both the shell and Hydra, so that the value arrives as it is; a list item by item."""
     inner = re.fullmatch(r"\[(.*)\]", value)
     items = [item.strip() for item in inner[1].split(",")] if inner and not set("[]") & set(inner[1]) else None
     return typed_override(key, items or value)
 
 
 def with_keys(script: str, arguments: Sequence[str]) -> str:
-    """Return a command whose arguments without `=` have the keys that they probably mean."""
+    """Return the command with the probable key added to each argument without `=`."""
     flags, overrides = split_flags(arguments)
     completed = [each if "=" in each or each.startswith("~") else " ".join(_keyed(script, each)) for each in overrides]
     return " ".join(["python", script, *flags, *completed])

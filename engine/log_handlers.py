@@ -1,4 +1,4 @@
-"""Show the log on the screen as plain messages, with the level from warning on; write it to a file; collect warnings."""
+"""Show the log on the screen, write it to a file, and collect warnings."""
 
 import contextlib
 import logging
@@ -17,7 +17,7 @@ OF_FONT_CACHE = ("mkdir -p failed for path", "is not a writable directory", "cre
 
 
 class ScreenFormatter(logging.Formatter):
-    """Format information as `text`, the rest as `WARNING: text` and `ERROR: text`; behind a name where there is one."""
+    """Format information as `text`, and the rest as `WARNING: text` or `ERROR: text`; prefix `[name]` where it is set."""
 
     name = ""
 
@@ -32,7 +32,7 @@ class ScreenHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
-        # Not imported for this: help and errors have to be quick. Another thread may be importing it just now
+        # tqdm is not imported here, to keep help and errors fast; another thread may be importing it at this moment
         if (tqdm := getattr(sys.modules.get("tqdm"), "tqdm", None)) is not None:
             tqdm.write(text, file=sys.stdout)
         else:
@@ -41,9 +41,9 @@ class ScreenHandler(logging.Handler):
 
 
 class ProtectedStream:
-    """Write to a screen that may be closed or full: its end is logged, what follows is lost, and the command continues.
+    """Write to a screen that may be closed or full: log that once, discard later text, and let the command continue.
 
-    Letters that it cannot show are written as escapes.
+    Characters that the screen cannot show are written as escapes.
     """
 
     def __init__(self, stream):
@@ -70,19 +70,19 @@ class ProtectedStream:
         try:
             do(*arguments)
         except OSError as error:
-            with contextlib.suppress(OSError, ValueError):  # what was buffered goes there, too
+            with contextlib.suppress(OSError, ValueError):  # buffered text goes there, too
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, self._stream.fileno())
                 os.close(nowhere)
-            log.warning("the screen takes no more (%s); continuing without it", error.strerror)
+            log.warning("could not write to the screen (%s); continuing without it", error.strerror)
 
 
 def protect_screen() -> None:
-    """Keep a closed pipe or terminal, a full disk behind `>` and letters beyond the screen's encoding from ending a command."""
+    """Keep a closed pipe or terminal, a full disk behind `>` and characters the screen cannot encode from ending a command."""
     logging.getLogger("matplotlib").addFilter(_concerns_user)
     logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)
-    # Of a screen that was closed from the start (`2>&-`) a file that is opened later would take the number, and hold
-    # what libraries in C++ print
+    # Where a stream was closed from the start (`2>&-`), a file opened later would get its descriptor, and with it what C++
+    # libraries print
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(number)
@@ -96,12 +96,12 @@ def protect_screen() -> None:
 
 
 def _concerns_user(record: logging.LogRecord) -> bool:
-    """Return False for where matplotlib keeps its list of fonts if not in the home folder: the figures are the same."""
+    """Return False for messages on where matplotlib keeps its font cache, which changes no figure."""
     return not any(text in str(record.msg) for text in OF_FONT_CACHE)
 
 
 class LogFileHandler(logging.Handler):
-    """Append lines to a file, which the first one makes; what cannot be written is lost, and the run continues."""
+    """Append lines to a file, created with the first line; lines that cannot be written are lost, and the run continues."""
 
     def __init__(self, filename: str):
         super().__init__()
@@ -118,11 +118,11 @@ class LogFileHandler(logging.Handler):
             self._file.write(f"{self.format(record)}\n".encode(errors="backslashreplace"))
         except OSError as error:
             if not self._has_failed:
-                self._has_failed = True  # first: the warning comes here, too
+                self._has_failed = True  # set first: this handler gets the warning, too
                 log.warning("could not write %s (%s); continuing", self.path, error.strerror)
 
     def undo(self) -> None:
-        """Leave the file as it was, and write no more."""
+        """Restore the file as it was, and write no more."""
         with contextlib.suppress(OSError):
             if self._file is not None and self._size_before is None:
                 self.path.unlink()
@@ -138,14 +138,14 @@ class LogFileHandler(logging.Handler):
 
 
 def undo_log_file(path: Path) -> None:
-    """Take back what this command has written to a log."""
+    """Remove what this command has written to a log file."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, LogFileHandler) and handler.path and handler.path.absolute() == path.absolute():
             handler.undo()
 
 
 class WarningCollector(logging.Handler):
-    """Keep the warnings of a run, for its record."""
+    """Collect the warnings of a run for its record."""
 
     def __init__(self):
         super().__init__(level=logging.WARNING)
@@ -158,17 +158,17 @@ class WarningCollector(logging.Handler):
 
 
 def prefix_log_lines(name: str) -> None:
-    """Put a job's name before each line of this process, where other processes write to the same screen."""
+    """Prefix each screen line of this process with a job's name, since other processes write to the same screen."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler.formatter, ScreenFormatter):
             handler.formatter.name = name
 
 
 def log_python_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    """Log a warning in one line, in place of warnings.showwarning, so that it is on the screen and in the record."""
+    """Log a Python warning in one line, so that it reaches the screen and the record; replaces warnings.showwarning."""
     logging.getLogger("warnings").warning("%s (%s)", " ".join(str(message).split()), category.__name__)
 
 
 def silence_further_process(rank: int) -> None:
-    """Log nothing but errors in all processes of a run but the first."""
+    """Log errors only in all processes of a run except the first."""
     logging.disable(logging.WARNING if rank else logging.NOTSET)

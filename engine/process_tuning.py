@@ -1,4 +1,4 @@
-"""Change defaults of Python, the system and libraries that slow a process that trains down."""
+"""Change defaults of Python, the system and libraries that slow training down."""
 
 import atexit
 import ctypes
@@ -7,20 +7,20 @@ import os
 import sys
 from types import ModuleType
 
-OBJECTS = 100_000  # made before garbage is collected; 700 by default
+OBJECTS = 100_000  # allocations between two garbage collections; Python's default is 700
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
-# Rounds that a thread of OpenMP spins for another one before it sleeps. With the 300,000 of GNU (some 10 ms) a core spins
-# at each of the hundred parallel parts of a step while another process has the other core (docs/speed.md)
+# Rounds that an OpenMP thread spins, waiting for another one, before it sleeps. With GNU's default of 300,000 (some 10 ms) a
+# core spins at each of a step's hundred parallel regions while another process uses the other core (docs/speed.md)
 SPIN_ROUNDS = 5000
-LARGEST_KEPT = (2**30, 2**25)  # bytes; the second is the most that glibc before 2.35 takes
+LARGEST_KEPT = (2**30, 2**25)  # bytes; the second is the most that glibc before 2.35 accepts
 
 
 def tune_process() -> None:
-    """Collect garbage less often and keep freed memory; called as soon as a process is going to work, repeatable.
+    """Collect garbage less often and keep freed memory; call it first in every process that works (twice does no harm).
 
-    Importing torch and Lightning makes millions of objects, among which Python looks for garbage hundreds of times: a third of
-    the start, and a second and a half of the end. glibc gives a step's large blocks back to the system, which has to clear
-    every page again in the next step: a tenth of the training and more.
+    Importing torch and Lightning creates millions of objects, which Python searches for garbage hundreds of times: that takes
+    a third of the start, and 1.5 s at the end. glibc returns a step's large blocks to the system, which has to clear every page
+    for the next step: a tenth of the training time or more.
     """
     if gc.get_threshold()[0] == OBJECTS:
         return
@@ -34,16 +34,16 @@ def tune_process() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # not glibc
         return
-    # The second setting without the first one would be slower
+    # Without the first setting, the second one would make it slower
     if any(mallopt(M_MMAP_THRESHOLD, size) for size in LARGEST_KEPT):
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def collect_garbage() -> None:
-    """Free what a job of a sweep has left: trainer and data refer to each other and hold device memory until then.
+    """Free what a job of a sweep leaves behind: trainer and data refer to each other, and hold device memory until then.
 
-    What is there after the first job, mostly modules, stays to the end of the process: later jobs do not look through it
-    again, which takes a quarter of a second.
+    Objects that exist after the first job, mostly modules, stay until the process ends, so later collections skip them. That
+    saves a quarter of a second each.
     """
     gc.collect()
     if not collect_garbage.frozen:  # gc.get_freeze_count() counts a million objects one by one: 0.04 s a job
@@ -55,9 +55,9 @@ collect_garbage.frozen = False
 
 
 def import_torchmetrics() -> None:
-    """Import torchmetrics without scipy.signal, a tenth of the time of all imports.
+    """Import torchmetrics without scipy.signal, which takes a tenth of the time of all imports.
 
-    torchmetrics 1.9 imports it to give one of its functions back the name that another package knows it by.
+    torchmetrics 1.9 imports it only to restore a function's old name for another package.
     """
     if "scipy.signal" in sys.modules or "torchmetrics" in sys.modules:
         return
@@ -67,4 +67,4 @@ def import_torchmetrics() -> None:
     try:
         import torchmetrics  # noqa: F401
     finally:
-        del sys.modules[placeholder.__name__]  # the next who imports it gets the module itself
+        del sys.modules[placeholder.__name__]  # a later import gets the real module

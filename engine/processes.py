@@ -1,8 +1,8 @@
-"""Which of the processes of a run this one is, by the variables of its launcher, and what these processes tell each other.
+"""Find out from the launcher's variables which process of a run this one is, and pass messages between the processes.
 
-A run has several processes with trainer=ddp. torchrun and srun start all of them, on one node or on several; else Lightning
-starts those of this machine from the first one. Only the first process (rank 0) writes the record, holds the folder's lock and
-logs on the screen. Until Lightning connects them, and about errors, the processes speak through torch's key-value store.
+With trainer=ddp a run has several processes. torchrun and srun start all of them, on one node or several; without a launcher,
+the first process has Lightning start the others on this machine. Only the first process (rank 0) writes the record, holds the
+folder's lock and logs on the screen. Before Lightning connects them, and about errors, they use torch's key-value store.
 """
 
 import contextlib
@@ -24,13 +24,13 @@ from engine.heartbeat import SILENT_S, Watch, beat, has_beaten
 
 log = logging.getLogger(__name__)
 
-CONNECT_S = 300.0  # for all processes to start and import torch
-ANSWER_S = 10.0  # for another process to state the error that ended it
-SEEN_S = 60.0  # for a file to be seen from another node: network file systems remember for a while what was not there
+CONNECT_S = 300.0  # time for all processes to start and import torch
+ANSWER_S = 10.0  # time for another process to name the error that ended it
+SEEN_S = 60.0  # until a file is visible on another node: network file systems cache for a while that it was missing
 POLL_S = 0.1
 SHOWN_EVERY_S = 20.0
-FAILED, FAILED_ELSEWHERE, STOPPED = "failed", "failed elsewhere", "stopped"  # keys: the first process, another one, any
-SHOWN = "shown"  # key: whether another process has shown its error itself
+FAILED, FAILED_ELSEWHERE, STOPPED = "failed", "failed elsewhere", "stopped"  # keys of the first, another, any process
+SHOWN = "shown"  # key: another process has shown its error itself
 
 
 class FirstProcessFailed(Exception):  # noqa: N818 the first process shows the error
@@ -38,13 +38,13 @@ class FirstProcessFailed(Exception):  # noqa: N818 the first process shows the e
 
 
 class ShownElsewhere(UserError):  # noqa: N818 another process has shown the error
-    """End the first process with an error that another one, which got no answer from it, has shown."""
+    """End the first process with an error that another process has shown already, having got no answer from the first."""
 
 
 class Process(NamedTuple):
     """One of the processes that train a network together."""
 
-    launcher: str = ""  # torchrun, srun, or nothing: started by itself or by Lightning
+    launcher: str = ""  # torchrun or srun; empty: started by hand or by Lightning
     rank: int = 0  # among all processes; 0 is the first one
     local_rank: int = 0  # among those of its node
     node_rank: int = 0
@@ -57,7 +57,7 @@ class Process(NamedTuple):
 
     @property
     def is_launched(self) -> bool:
-        """Whether a launcher has started all processes, so that none of them knows what the others found."""
+        """Whether a launcher started all processes, so that each knows only what it found itself."""
         return bool(self.launcher) and self.world_size > 1
 
     @property
@@ -66,10 +66,10 @@ class Process(NamedTuple):
 
 
 def launched_process(environment: Mapping[str, str] | None = None) -> Process:
-    """Return what the launcher's variables say of this process, whether or not its run takes several of them.
+    """Return what the launcher's variables say about this process, whether or not its run uses several processes.
 
-    SLURM sets most of its variables in the batch script and in an interactive shell of a job as well. Only a task that srun
-    has started has SLURM_STEP_NUM_TASKS, and srun inside of a job that has more tasks than the step counts its own.
+    SLURM also sets most of its variables in the batch script and in an interactive shell of a job. Only a task started by srun
+    has SLURM_STEP_NUM_TASKS, which counts the tasks of its step, even where the job has more.
 
     Raises:
         UserError: a variable is missing among those that torchrun and srun set together.
@@ -80,13 +80,13 @@ def launched_process(environment: Mapping[str, str] | None = None) -> Process:
     except KeyError as error:
         launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in given else "srun"
         raise UserError(
-            f"{error.args[0]}={given.get(error.args[0], '')}: is not a number, but {launcher} sets one beside its other "
+            f"{error.args[0]}={given.get(error.args[0], '')}: is not a number, although {launcher} sets one with its other "
             f"variables; start with {launcher}, or in a shell without its variables"
         ) from None
 
 
 def _launched_process(given: Mapping[str, str], found: Mapping[str, int]) -> Process:
-    if "TORCHELASTIC_RUN_ID" in given and "RANK" in found:  # before srun, which may start torchrun on each node
+    if "TORCHELASTIC_RUN_ID" in given and "RANK" in found:  # checked before srun, which may start torchrun on each node
         return Process(
             "torchrun", found["RANK"], found["LOCAL_RANK"], found.get("GROUP_RANK", 0), found["WORLD_SIZE"],
             found.get("GROUP_WORLD_SIZE", 1),
@@ -96,31 +96,31 @@ def _launched_process(given: Mapping[str, str], found: Mapping[str, int]) -> Pro
             "srun", found["SLURM_PROCID"], found["SLURM_LOCALID"], found["SLURM_NODEID"], found["SLURM_STEP_NUM_TASKS"],
             found.get("SLURM_STEP_NUM_NODES", 1),
         )  # fmt: skip
-    local_rank = found.get("LOCAL_RANK", 0)  # of a process that Lightning has started, on this machine
+    local_rank = found.get("LOCAL_RANK", 0)  # set by Lightning for the processes it starts on this machine
     return Process("", local_rank, local_rank, 0, max(found.get("WORLD_SIZE", 1), local_rank + 1), 1)
 
 
 def process_of_run(strategy: object, *, in_sweep: bool = False) -> Process:
     """Return which process of its run this one is.
 
-    Tasks of srun that train with one process each (trainer.strategy=auto), or take the jobs of a sweep, are runs of their own.
+    srun's tasks are separate runs where each trains in one process (trainer.strategy=auto) or takes jobs of a sweep.
 
     Args:
         strategy: `trainer.strategy`.
 
     Raises:
-        UserError: torchrun, which connects its processes, or nodes by number, for a run of one process.
+        UserError: torchrun, which connects its processes, started a run of one process; or NODE_RANK is set without a launcher.
     """
     process, together = launched_process(), str(strategy).startswith("ddp") and not in_sweep
     if process.launcher == "torchrun" and process.world_size > 1 and not together:
         raise UserError(
             f"torchrun has started {process.world_size} processes, and "
             + ("each job of a sweep or a search trains in one; start it without torchrun" if in_sweep else
-               f"trainer.strategy={strategy} trains in one; train in all of them: trainer=ddp")
+               f"trainer.strategy={strategy} trains in one; to train in all of them: trainer=ddp")
         )  # fmt: skip
     if together and not process.launcher and os.environ.get("NODE_RANK", "0") != "0":
         raise UserError(
-            f"NODE_RANK={os.environ['NODE_RANK']}: processes of several nodes are started by torchrun or srun: {on_nodes()}"
+            f"NODE_RANK={os.environ['NODE_RANK']}: start a run on several nodes with torchrun or srun: {on_nodes()}"
         )
     return process if together else Process()
 
@@ -134,7 +134,7 @@ def on_nodes() -> str:
 
 
 def trainer_settings(process: Process, trainer: Mapping) -> dict:
-    """Return `devices` and `num_nodes` for Lightning where a launcher has decided them.
+    """Return `devices` and `num_nodes` for Lightning where a launcher determines them.
 
     Raises:
         UserError: other devices were asked for, or the nodes have different numbers of processes.
@@ -144,30 +144,30 @@ def trainer_settings(process: Process, trainer: Mapping) -> dict:
     here = process.world_size // process.nodes
     if here * process.nodes != process.world_size:
         raise UserError(
-            f"{process.launcher} has started {process.world_size} processes on {process.nodes} nodes; use as many on each"
+            f"{process.launcher} has started {process.world_size} processes on {process.nodes} nodes; start as many on each"
         )
     devices = trainer.get("devices")
     asked = len(devices) if isinstance(devices, list | tuple) else int(devices) if str(devices).isdigit() else None
     if asked is not None and asked != here:
         raise UserError(
-            f"trainer.devices={devices}: {process.launcher} has started {here} processes on each node; give "
+            f"trainer.devices={devices}: {process.launcher} has started {here} processes on each node; use "
             "trainer.devices=auto"
         )
     return {"devices": devices if isinstance(devices, list | tuple) else here, "num_nodes": process.nodes}
 
 
 def cluster_environment(process: Process):
-    """Return Lightning's view of the launcher, which is then the same as ours."""
+    """Return Lightning's environment for the launcher, so that its ranks are those of `process`."""
     from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
     if process.launcher == "torchrun":
         return TorchElasticEnvironment()
     if process.launcher == "srun":
-        # Lightning takes both for what srun was given, and they may be those of the job around the step, or missing
+        # Lightning takes these for srun's arguments, but they may be missing or describe the whole job instead of the step
         os.environ["SLURM_NTASKS"] = str(process.world_size)
         os.environ["SLURM_NTASKS_PER_NODE"] = str(process.world_size // process.nodes)
         os.environ["SLURM_NNODES"] = str(process.nodes)
-        return SLURMEnvironment(auto_requeue=False)  # engine/run/job.py does
+        return SLURMEnvironment(auto_requeue=False)  # engine/run/job.py requeues
     return LightningEnvironment()
 
 
@@ -175,7 +175,7 @@ def share(process: Process, key: str, value: object = None) -> object:
     """Return the first process's value in every process of a run.
 
     Raises:
-        FirstProcessFailed: it has ended before it gave one.
+        FirstProcessFailed: the first process ended before it shared a value.
     """
     if not process.is_launched:
         return value
@@ -187,11 +187,14 @@ def share(process: Process, key: str, value: object = None) -> object:
 
 
 def meet(process: Process, key: str, value: str, differs: str) -> None:
-    """Wait until all processes are here, with the same value.
+    """Wait until all processes have come here with the same value.
+
+    Args:
+        differs: what is wrong with a process whose value differs, for the message.
 
     Raises:
-        UserError: a process has another value; `differs` says of what. Or one has failed.
-        FirstProcessFailed: in the other processes.
+        UserError: a process has another value, or one has failed.
+        FirstProcessFailed: the first process has failed; raised in the others.
     """
     if not process.is_launched:
         return
@@ -204,10 +207,10 @@ def meet(process: Process, key: str, value: str, differs: str) -> None:
 
 
 def check_shared(process: Process, file: Path) -> None:
-    """Make sure that all processes see what the first one has written.
+    """Check that every process can see a file that the first one has written.
 
     Raises:
-        UserError: a process does not.
+        UserError: this process cannot.
     """
     if not process.is_launched:
         return
@@ -219,18 +222,18 @@ def check_shared(process: Process, file: Path) -> None:
     while digest() != wanted:
         if time.monotonic() > end:
             raise UserError(
-                f"{file.parent.parent}: is another folder here than where the first process writes; a run on several nodes "
+                f"{file.parent.parent}: is not the folder that the first process writes to; a run on several nodes "
                 "needs a folder that all of them share: hydra.run.dir=DIR"
             )
         time.sleep(POLL_S)
 
 
 def agreed_error(process: Process, error: Exception, message: str | None, *, lost: bool = False) -> Exception:
-    """Return the error of a run for this process: in all but the first FirstProcessFailed, where the first one shows it.
+    """Return the error with which this process is to end: FirstProcessFailed where the first process shows the error.
 
     Args:
-        message: of the error, for the user; None for a defect.
-        lost: whether it only says that another process has ended; the first process then returns that one's error.
+        message: the error's text for the user; None for a defect.
+        lost: whether the error only means that another process has ended; the first process then returns that one's error.
     """
     if not process.is_launched or isinstance(error, FirstProcessFailed):
         return error
@@ -245,15 +248,15 @@ def agreed_error(process: Process, error: Exception, message: str | None, *, los
             store.set(FAILED_ELSEWHERE, f"{process.name}: {message or f'{type(error).__name__}: {error}'}")
         if _ask(store, FAILED) is not None:
             return FirstProcessFailed()
-        store.set(SHOWN, "")  # the first one may wait for this one in the middle of a step
-    except (RuntimeError, UserError):  # the store is gone, with the first process or its launcher, or was never found
+        store.set(SHOWN, "")  # the first process may still wait for this one in the middle of a step
+    except (RuntimeError, UserError):  # the store ended with the first process or its launcher, or was never found
         if lost:
             return FirstProcessFailed()
     return error if message is None else UserError(f"{process.name}: {message}")
 
 
 def error_behind_stop(process: Process) -> UserError | None:
-    """Return the error for which the launcher has sent this first process a signal: that of another one, which has ended."""
+    """Return the error of another process because of which the launcher sent a signal to this first process, or None."""
     if process.is_launched and process.is_first:
         with contextlib.suppress(RuntimeError, UserError):
             store = _store(process)
@@ -267,14 +270,14 @@ def _error_elsewhere(store, cause: str) -> UserError:
 
 
 def announce_stop(process: Process, number: int) -> None:
-    """Let the other processes of a run know that a signal has stopped this one, before they are connected."""
+    """Inform the other processes, before Lightning connects them, that a signal has stopped this one."""
     if process.is_launched:
         with contextlib.suppress(RuntimeError, UserError):
             _store(process).set(STOPPED, str(number))
 
 
 def _ask(store, key: str) -> str | None:
-    """Return a value that another process may give within a while."""
+    """Return a value that another process sets within ANSWER_S, or None."""
     end = time.monotonic() + ANSWER_S
     while not store.check([key]):
         if time.monotonic() > end:
@@ -284,7 +287,7 @@ def _ask(store, key: str) -> str | None:
 
 
 def _wait(process: Process, keys: dict[str, int]) -> None:
-    """Wait until all keys have a value, each from the process of a rank."""
+    """Wait until every key is set, each by the process with its rank."""
     store, shown = _store(process), time.monotonic()
     watch = Watch(store)
     try:
@@ -299,7 +302,7 @@ def _wait(process: Process, keys: dict[str, int]) -> None:
             if silent := watch.find_silent(missing if process.is_first else {0}.intersection(missing)):
                 raise UserError(
                     f"{silent} has given no sign of life for {SILENT_S:.0f} s: it was killed, or its machine hangs; "
-                    "start all processes again"
+                    "restart all processes"
                 )
             if process.is_first and missing and time.monotonic() > shown + SHOWN_EVERY_S:
                 shown = time.monotonic()
@@ -307,35 +310,35 @@ def _wait(process: Process, keys: dict[str, int]) -> None:
             time.sleep(POLL_S)
     except RuntimeError as error:
         if process.is_first:
-            raise UserError(f"{process.launcher} has ended, and this process with it") from error
+            raise UserError(f"{process.launcher} has ended, so this process ended, too") from error
         raise FirstProcessFailed from error
 
 
 def _store(process: Process):
-    """Return the store of all processes of a run, found once: torchrun has one, of srun's the first process keeps it.
+    """Return the store that all processes of a run share, found once: torchrun runs it, or under srun the first process.
 
     Raises:
-        UserError: the others cannot be reached, or a signal ended the search for them.
+        UserError: the other processes cannot be reached, or a signal stopped the attempt.
     """
     if process not in _found:
-        _found[process] = UserError("stopped before all processes were there")
+        _found[process] = UserError("stopped before all processes had connected")
         _found[process] = _find_store(process)
     if isinstance(_found[process], UserError):
         raise _found[process]
     return _found[process]
 
 
-_found: dict[Process, object] = {}  # the store, or why there is none
+_found: dict[Process, object] = {}  # process -> its store, or the error why there is none
 
 
 def _find_store(process: Process):
-    """Connect to the store and, in the first process, wait for the others; return an error if they are not there in time.
+    """Connect to the store and, in the first process, wait for the others; return an error if they are late.
 
-    torch could do both, but it would say nothing meanwhile and take no signal.
+    torch could do both, but it would log nothing meanwhile and not react to signals.
     """
     if process.is_first:
-        log.setLevel(logging.INFO)  # Hydra's own log begins at warnings, when it asks for the folder
-    with Progress(f"waiting until the {process.world_size} processes of {process.launcher} find each other", log):
+        log.setLevel(logging.INFO)  # Hydra configures logging later: until then only warnings would be shown
+    with Progress(f"waiting until the {process.world_size} processes of {process.launcher} are connected", log):
         from torch.distributed import PrefixStore, TCPStore  # late: torch
 
         if process.launcher == "srun":
@@ -357,13 +360,15 @@ def _find_store(process: Process):
             others = range(1, process.world_size) if process.is_first else ()
             while missing := [rank for rank in others if not has_beaten(shared, rank)]:
                 if time.monotonic() > end:
-                    raise RuntimeError(f"no sign of process {', '.join(map(str, missing))} within {CONNECT_S:.0f} s")
+                    raise RuntimeError(
+                        f"process {', '.join(map(str, missing))} did not connect within {CONNECT_S:.0f} s"
+                    )
                 time.sleep(POLL_S)
         except RuntimeError as error:
             reason = str(error).splitlines()[0][:200]
             return UserError(
-                f"MASTER_ADDR:MASTER_PORT={host}:{port}: the {process.world_size} processes of {process.launcher} do not find "
-                f"each other there ({reason}); name the first node and a free port"
+                f"MASTER_ADDR:MASTER_PORT={host}:{port}: the {process.world_size} processes of {process.launcher} cannot "
+                f"connect there ({reason}); set them to the first node and a free port"
             )
     return shared
 

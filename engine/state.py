@@ -1,4 +1,4 @@
-"""What this process knows of the command that it runs."""
+"""The state of the command that this process runs."""
 
 import shlex
 import time
@@ -12,29 +12,29 @@ from engine.processes import Process
 
 
 class FailedJob(NamedTuple):
-    """A job that did not reach its end."""
+    """A job that failed."""
 
     name: str
-    error: Exception | None  # None where another process knows it
+    error: Exception | None  # None: only another process knows it
     in_sweep: bool
 
 
 @dataclass
 class CliState:
-    """Command, failed jobs and the clock of one process."""
+    """The command, the failed jobs and the start time of one process."""
 
-    started_s: float = field(default_factory=time.perf_counter)  # of the process, then of each further job of a sweep
+    started_s: float = field(default_factory=time.perf_counter)  # start of the process; in a sweep, of the current job
     command: list[str] = field(default_factory=list)  # as typed
-    data_source: str = ""  # a sentence where the command did not name its own
-    # Which of the processes of its run; of srun's only once it is known whether they train together
+    data_source: str = ""  # a sentence on the data source chosen for the command; empty where it names one
+    # Which process of its run this is; under srun it is set once it is known whether the tasks train together
     process: Process = field(default_factory=Process)
     failed: list[FailedJob] = field(default_factory=list)
-    made_folders: list[Path] = field(default_factory=list)  # by this command, the inner ones first
+    made_folders: list[Path] = field(default_factory=list)  # folders that this command created, inner ones first
 
 
 STATE = CliState()
 
 
 def resume_advice(command: Sequence[str]) -> str:
-    """Return `. Resume with: python train.py ...` of a command as STATE has it, for the folder that it was typed in."""
+    """Return `. Resume with: python train.py ...` for a command as in STATE, to be typed in the same folder."""
     return f". Resume with: {shlex.join([*command[:1], *map(shown_script, command[1:2]), *command[2:]])}"

@@ -8,7 +8,7 @@ PLAIN = (str, int, float, bool, list, dict, type(None))
 
 
 def matches_type(value, annotation) -> bool:
-    """Return whether a plain value is of an annotated type; without an annotation, or with one in quotes, every value is."""
+    """Return whether a plain value matches a type annotation; a missing or quoted annotation matches every value."""
     origin, options = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation in (inspect.Parameter.empty, typing.Any) or isinstance(annotation, (str, typing.TypeVar)):
         return True
@@ -28,7 +28,7 @@ def matches_type(value, annotation) -> bool:
 
 
 def type_name(annotation) -> str:
-    """Name an annotated type as a user writes its values: `int or null`, `[str, ...]`."""
+    """Describe an annotated type in the notation of a configuration: `int or null`, `[str, ...]`."""
     origin, options = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
         return " or ".join(map(str, options))

@@ -1,4 +1,4 @@
-"""What a command line says about its images: a folder or a table chooses its data source, and its path becomes a whole one."""
+"""Complete the settings of the images on a command line: choose the data source, and make paths absolute."""
 
 import re
 from pathlib import Path
@@ -13,35 +13,35 @@ from common.text import PLAIN, clean, quote_override
 from common.untrusted.saved_config import read_saved_choices
 from engine.hints import CONF
 
-# Setting -> the source that it is of; the first that is given decides: a table has a root, too
+# Setting -> the source it belongs to; the first match decides, since a table has a root, too
 SOURCES = {
     "datamodule.source.dataset": "torchvision", "datamodule.source.path": "huggingface", "datamodule.table": "csv",
     "datamodule.root": "image_folder",
 }  # fmt: skip
 PATHS = ("datamodule.root", "datamodule.table", "datamodule.splits")
-RANGE = re.compile(r"(\+*datamodule\.range)=([^,\[\]{}()\s]+,[^,\[\]{}()\s]+)")  # for Hydra two values of a sweep
+RANGE = re.compile(r"(\+*datamodule\.range)=([^,\[\]{}()\s]+,[^,\[\]{}()\s]+)")  # two values of a sweep, to Hydra
 GROUP = CONF / "datamodule"
 
 
 def expand_home(argument: str) -> str:
-    """Return KEY=VALUE with the home folder for a leading ~ or ~user of a value, which no shell expands there."""
+    """Return KEY=VALUE with a leading ~ or ~user of the value replaced by the home folder, which shells do not do there."""
     key, _, value = argument.partition("=")
     if "~" not in value:
         return argument
     whole = value if value.startswith("~") and not re.search(r"[,\[\]{}]", value) else ""
-    if whole and not PLAIN.fullmatch(whole[1:].lstrip("/") or "x"):  # with blanks or letters that need quotes
+    if whole and not PLAIN.fullmatch(whole[1:].lstrip("/") or "x"):  # blanks or letters that need quotes
         return quote_override(key, _of_home(whole))
     return f"{key}={re.sub(r'(^|(?<=[,[]))~[^/,]*(?=$|[/,])', lambda match: _of_home(match[0]), value)}"
 
 
 def complete_data(arguments: list[str], further_conf: str | None = None) -> tuple[list[str], str]:
-    """Return the overrides of train.py with their data source and whole paths, and a sentence where a source was chosen.
+    """Return the overrides of train.py with data source and absolute paths, and a sentence if a source was chosen.
 
     Args:
         further_conf: folder of the user's own configuration files.
 
     Raises:
-        UserError: a folder is given to a data source that brings its own images.
+        UserError: a folder is given to a data source that has its own images.
     """
     _check_utf8(arguments)
     arguments = [RANGE.sub(r"\1=[\2]", argument) if RANGE.fullmatch(argument) else argument for argument in arguments]
@@ -51,7 +51,7 @@ def complete_data(arguments: list[str], further_conf: str | None = None) -> tupl
         return arguments, ""  # Hydra reports it
     given = {override.key_or_group: override for override in overrides}
     completed = [_with_whole_path(each, text) for each, text in zip(overrides, arguments, strict=True)]
-    _check_utf8(completed)  # the current folder has a name, too
+    _check_utf8(completed)  # checked now, since absolute paths contain the current folder
     setting = next((key for key in SOURCES if key in given and not given[key].is_delete()), None)
     if setting is None:
         return completed, ""
@@ -66,7 +66,7 @@ def complete_data(arguments: list[str], further_conf: str | None = None) -> tupl
 
 
 def _check_utf8(arguments: list[str]) -> None:
-    """Refuse names that no configuration and no record can hold."""
+    """Refuse names that a configuration or a record cannot hold."""
     for argument in arguments:
         if argument != argument.encode(errors="replace").decode():
             raise UserError(
@@ -76,7 +76,7 @@ def _check_utf8(arguments: list[str]) -> None:
 
 
 def _chosen_source(given: dict[str, Override], further_conf: str | None) -> tuple[bool, str | None]:
-    """Return whether command line, checkpoint or experiment choose a source, and its name where there is one."""
+    """Return whether the command line, a checkpoint or an experiment chooses a source, and its name if known."""
     if "datamodule" in given:
         return True, _text(given["datamodule"])
     checkpoint = _text(given.get("ckpt_path"))
@@ -97,14 +97,14 @@ def _chosen_source(given: dict[str, Override], further_conf: str | None) -> tupl
 
 
 def _check_root(given: dict[str, Override], source: str | None) -> None:
-    """Refuse a folder for a source that would not look at it."""
+    """Refuse a folder for a source that would ignore it."""
     file = GROUP / f"{source}.yaml"
     if "datamodule.root" not in given or "datamodule.table" in given or not source or not file.is_file():
         return
     if not re.search(r"^root:", file.read_text(encoding="utf-8"), re.MULTILINE):
         line = given["datamodule.root"].input_line
         raise UserError(
-            f"{line}: datamodule={source} brings its own images and takes no root; for yours: datamodule=image_folder "
+            f"{line}: datamodule={source} brings its own images and takes no root; for your images: datamodule=image_folder "
             f"{line.lstrip('+')}"
         )
 
@@ -115,7 +115,7 @@ def _with_whole_path(override: Override, text: str) -> str:
     prefix, value = re.match(r"\+*", text)[0], override.value()
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = text.partition("=")[2]  # a folder may be called 2024
-    if not isinstance(value, str) or not value or "${" in value:  # of a sweep, whose folders are named by it
+    if not isinstance(value, str) or not value or "${" in value:  # the folders of a sweep are named by it
         return text
     return prefix + quote_override(override.key_or_group, _whole(value))
 
@@ -125,7 +125,7 @@ def _whole(path: str) -> str:
 
 
 def _of_home(path: str) -> str:
-    """Return the path below a home folder; unchanged where there is no such user."""
+    """Return a path with ~ or ~user expanded; unchanged where there is no such user."""
     try:
         return str(Path(path).expanduser())
     except RuntimeError:
@@ -133,6 +133,6 @@ def _of_home(path: str) -> str:
 
 
 def _text(override: Override | None) -> str | None:
-    """Return a plain value, none of a sweep or a list."""
+    """Return a plain value as text; None for a list or the values of a sweep."""
     is_plain = override is not None and not override.is_delete() and not override.is_sweep_override()
     return value if is_plain and isinstance(value := override.value(), str) else None

@@ -10,30 +10,30 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.errors import UserError
 
-# package -> the extra that has it
+# package -> the extra that installs it
 EXTRAS = {"wandb": "wandb", "mlflow": "mlflow", "psutil": "device_stats", "datasets": "hf", "webdataset": "streaming",
           "litdata": "streaming"}  # fmt: skip
-# Top packages of the classes that a configuration names without them being the user's own: this project's, and libraries, whose
-# errors are about the settings that they are given
+# Top-level packages of classes in a configuration that are not the user's own: this project's, and those of libraries, whose
+# errors are about their settings
 OURS = {"callbacks", "common", "datamodules", "engine", "evaluation", "inference", "lightning_modules", "reports"}
 LIBRARIES = {"lightning", "pytorch_lightning", "timm", "torch", "torchmetrics", "torchvision"}
-OF_SEVERAL = ("callbacks", "logger", "metrics")  # groups of which several files can be chosen: names, each with a node
+OF_SEVERAL = ("callbacks", "logger", "metrics")  # groups that take several files; each file has a named node
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e[+-]?\d+)?|-?\binf\b|\bnan\b")
 
 
 def instantiate(config: DictConfig, key: str, **arguments):
-    """Build what a node of a configuration describes.
+    """Build the object that a node of a configuration describes.
 
     Args:
-        config: as `validate` returns it: resolved and checked.
-        key: of the node.
-        arguments: further ones of its constructor.
+        config: resolved and checked, as `validate` returns it.
+        key: key of the node.
+        arguments: further arguments for its constructor.
 
     Returns:
-        The object; a function where the node has `_partial_`; None where it is empty.
+        The object; a function if the node has `_partial_`; None if it is empty.
 
     Raises:
-        UserError: a setting that the constructor refuses, a package that it misses, or a `_target_` that Hydra refuses.
+        UserError: the constructor refuses a setting, a package is missing, or Hydra refuses the `_target_`.
     """
     node = OmegaConf.select(config, key)
     if not node:
@@ -43,15 +43,15 @@ def instantiate(config: DictConfig, key: str, **arguments):
             return hydra.utils.instantiate(node, _convert_="all")
         make = hydra.utils.instantiate(node, _convert_="all", _partial_=True)
         try:
-            return make(**arguments)  # not by Hydra, which makes a dict of an argument that is a dataclass
+            return make(**arguments)  # passed here, since Hydra would turn a dataclass argument into a dict
         except Exception as error:
             raise InstantiationException(str(error)) from error
     except InstantiationException as error:
         cause = error.__cause__
-        if cause is None:  # refused by Hydra's own list of what a configuration cannot call
+        if cause is None:  # on Hydra's list of what a configuration must not call
             raise UserError(f"{key}: {' '.join(str(error).split())}") from error
         if isinstance(cause, UserError):
-            raise cause from None  # not from `error`, whose cause it is
+            raise cause from None  # not `from error`: it is the cause of `error`
         name, settings = _failed_node(key, OmegaConf.to_container(node), error)
         if isinstance(cause, ImportError):
             raise missing_package(name, cause) from cause
@@ -61,8 +61,8 @@ def instantiate(config: DictConfig, key: str, **arguments):
 
 
 def _failed_node(key: str, settings: dict, error: InstantiationException) -> tuple[str, dict]:
-    """Return key and settings of the node, this one or one nested in it, that Hydra could not build."""
-    failed = re.search(r"full_key: (\S+)", str(error))  # of an item of a list without its brackets
+    """Return key and settings of the node that Hydra could not build: this one, or one nested in it."""
+    failed = re.search(r"full_key: (\S+)", str(error))  # for an item of a list, it lacks the brackets
     nodes = dict(_nodes(key, settings))
     found = [name for name in nodes if failed and re.sub(r"[][]", "", name) == re.sub(r"[][]", "", failed[1])]
     return (found[0], nodes[found[0]]) if found else (key, settings)
@@ -80,7 +80,7 @@ def _nodes(key: str, value) -> Iterator[tuple[str, dict]]:
 
 
 def missing_package(key: str, error: ImportError) -> UserError:
-    """Return the error of a class whose package is not installed, with the extra that has it."""
+    """Return the error for a class whose package is not installed, with the extra that installs it."""
     text = " ".join(str(error).split())
     package = next((name for name in EXTRAS if re.search(rf"\b{name}\b", f"{error.name} {text}")), None)
     if package is None:
@@ -90,12 +90,12 @@ def missing_package(key: str, error: ImportError) -> UserError:
 
 def is_about_settings(error: BaseException) -> bool:
     """Return whether an error of a library's constructor is about its arguments."""
-    kinds = (ValueError, TypeError, ModuleNotFoundError)  # the last for a package that a setting needs
+    kinds = (ValueError, TypeError, ModuleNotFoundError)  # the last: a setting needs a package
     return isinstance(error, kinds) or type(error).__name__ == "MisconfigurationException"
 
 
 def setting_error(key: str, settings: dict, error: Exception) -> UserError:
-    """Return the error of a library with the key and value of the setting that its message names or repeats."""
+    """Return a library's error with the key and value of the setting that its message names or repeats."""
     text = " ".join(str(error).split())
     numbers = {float(number) for number in NUMBER.findall(text)}
     values = {name: value for name, value in settings.items() if not name.startswith("_")}
@@ -112,7 +112,7 @@ def setting_error(key: str, settings: dict, error: Exception) -> UserError:
 
 
 def _is_repeated(value, text: str, numbers: set[float]) -> bool:
-    """Return whether a message repeats a setting's value, or one item of it."""
+    """Return whether a message repeats a setting's value, or an item of it."""
     if isinstance(value, list):
         return any(_is_repeated(item, text, numbers) for item in value)
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""The flags of Lightning's Trainer: what is allowed, what is refused and why, and which of them make a debug run."""
+"""The flags of Lightning's Trainer: what is allowed, what is refused and why, and which flags make a debug run."""
 
 import re
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ from engine.processes import on_nodes
 
 MOST_DEVICES = 1024
 LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches")
-DEBUGGING = ("fast_dev_run", "overfit_batches", *LIMITS)  # what a run of them measures says nothing about the network
-OWN = (*DEBUGGING, "max_steps", "cuda_graphs")  # done by this project, not by Lightning
+DEBUGGING = ("fast_dev_run", "overfit_batches", *LIMITS)  # results of such a run say nothing about the network
+OWN = (*DEBUGGING, "max_steps", "cuda_graphs")  # implemented by this project instead of Lightning
 WHOLE = (
     "max_epochs", "min_epochs", "max_steps", "min_steps", "accumulate_grad_batches", "check_val_every_n_epoch",
     "log_every_n_steps",
@@ -26,7 +26,7 @@ PROFILERS = {
 
 
 class Refused(NamedTuple):
-    """A flag that cannot be used: the values that change nothing, and why there are no others."""
+    """A flag that cannot be used: the values that change nothing, and why no others are allowed."""
 
     neutral: tuple
     reason: str
@@ -35,12 +35,12 @@ class Refused(NamedTuple):
 REFUSED = {
     "val_check_interval": Refused(
         (None, 1.0),
-        "validation ends an epoch, and with it the best epoch is chosen; for shorter epochs: datamodule.train_fraction, "
+        "every epoch ends with a validation, which chooses the best epoch; for shorter epochs: datamodule.train_fraction, "
         "for fewer validations: trainer.check_val_every_n_epoch",
     ),
     "enable_checkpointing": Refused(
         (None, True),
-        "best.ckpt is what is measured and last.ckpt what resumes; to measure nothing but the cost: stages=[cost]",
+        "a run measures best.ckpt and resumes from last.ckpt; to measure only the cost: stages=[cost]",
     ),
     "barebones": Refused(
         (None, False),
@@ -48,50 +48,51 @@ REFUSED = {
     ),
     "reload_dataloaders_every_n_epochs": Refused(
         (None, 0),
-        "a run has the same images in every epoch, and another order in each; other images are another run",
+        "a run uses the same images in every epoch, each time in another order; for other images, start another run",
     ),
     "limit_predict_batches": Refused(
         (None, 1.0),
         "training predicts nothing; python predict.py ckpt=FILE images=... takes the images that you name",
     ),
-    "enable_autolog_hparams": Refused(
-        (None, True), "a run logs its settings once, at its end; for no logger: logger=none"
-    ),
+    "enable_autolog_hparams": Refused((None, True), "a run logs its settings itself; for no logger: logger=none"),
     "model_registry": Refused((None,), "checkpoints are kept in the run's folder: hydra.run.dir=DIR"),
     "num_nodes": Refused(
         (None, 1), f"the launcher decides it: {on_nodes()}; for several GPUs of this machine: trainer=ddp"
     ),
     "num_sanity_val_steps": Refused(
-        (None, 0), "validation comes after an epoch; to see before whether all of a run works: debug=fast"
+        (None, 0), "validation comes after each epoch; to check first that a whole run works: debug=fast"
     ),
-    "enable_model_summary": Refused((None,), "summary.txt in the run's folder has it, of every run: stages=[cost]"),
+    "enable_model_summary": Refused(
+        (None,), "the stage cost writes it to summary.txt in the run's folder; for nothing else: stages=[cost]"
+    ),
     "logger": Refused((None,), "loggers have a group: logger=none for none, logger=csv, logger='[tensorboard,csv]'"),
     "callbacks": Refused((None,), "callbacks have a group: callbacks=early_stopping, +callbacks.NAME._target_=CLASS"),
-    "default_root_dir": Refused((None,), "a run has one folder for all that it writes: hydra.run.dir=DIR"),
+    "default_root_dir": Refused((None,), "a run writes everything to one folder: hydra.run.dir=DIR"),
     "plugins": Refused(
         (None,),
-        "a run writes its checkpoints with its own; for another precision or strategy: trainer.precision, trainer.strategy",
+        "a run has its own plugins, for its checkpoints; for precision and strategy: trainer.precision, trainer.strategy",
     ),
     "use_distributed_sampler": Refused(
-        (None,), "the loader shares the images among the processes itself, each once; another order: datamodule.sampler"
+        (None,),
+        "the loader itself divides the images among the processes, each once; for another order: datamodule.sampler",
     ),
 }
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 
 
 def refusal(name: str) -> str | None:
-    """Return why a flag of Lightning cannot be used, and what can be in its place; None for any other."""
+    """Return why a flag of Lightning cannot be used, and what to use instead; None for any other flag."""
     return f"cannot be used here: {REFUSED[name].reason}" if name in REFUSED else None
 
 
 def check_trainer(trainer: dict) -> dict:
-    """Refuse what Lightning accepts, and then does nothing, everything or the contrary; and what this project cannot do.
+    """Refuse values that Lightning accepts without doing what they say, and flags that this project does not support.
 
     Returns:
-        The settings without those that are null or otherwise change nothing.
+        The settings, except those that are null or otherwise change nothing.
 
     Raises:
-        UserError: names flag, value and what is allowed, or what to use in its place.
+        UserError: names flag, value and what is allowed, or what to use instead.
     """
     for name, flag in REFUSED.items():
         if name in trainer and (type(trainer[name]), trainer[name]) not in [
@@ -118,8 +119,8 @@ def _check_numbers(trainer: dict) -> None:
         value = trainer.get(name)
         if name == "max_epochs" and value == -1:
             raise UserError(
-                "trainer.max_epochs=-1: a schedule of the learning rate needs an end; use a whole number of 1 or more, and "
-                "trainer.max_steps or trainer.max_time to stop before"
+                "trainer.max_epochs=-1: the learning-rate schedule needs an end; use a whole number of 1 or more, and "
+                "trainer.max_steps or trainer.max_time to stop earlier"
             )
         unlimited = value is None or (name == "max_steps" and value == -1)
         if (name == "max_epochs" or not unlimited) and not (type(value) is int and value >= 1):
@@ -156,7 +157,7 @@ def _check_limits(trainer: dict) -> None:
         instead = ""
         if type(value) in (int, float) and value == 0:
             what = {"limit_train_batches": "stages=[test] ckpt_path=FILE", "limit_test_batches": "stages=[cost,fit]"}
-            instead = f"; for none: {what[name]}" if name in what else "; they choose the best epoch"
+            instead = f"; for none: {what[name]}" if name in what else "; validation chooses the best epoch"
         raise UserError(
             f"{quote_override(f'trainer.{name}', value)}: use a number of batches (2), a share of them (above 0, up to 1.0), "
             f"or null{instead}"
@@ -164,7 +165,7 @@ def _check_limits(trainer: dict) -> None:
     for name in LIMITS[:2]:
         if overfit and _cuts(name, trainer.get(name)):
             raise UserError(
-                f"trainer.{name}={trainer[name]} with trainer.overfit_batches={overfit}: the latter is for train and val; "
+                f"trainer.{name}={trainer[name]} with trainer.overfit_batches={overfit}: the latter limits both train and val; "
                 "remove one of them"
             )
 
@@ -184,33 +185,33 @@ def _check_time(duration) -> None:
             seconds = None
     if seconds is None or not seconds > 0:
         raise UserError(
-            f"trainer.max_time={duration}: use days:hours:minutes:seconds above 0, as 00:00:30:00 (in a YAML file in "
-            "quotes), or {minutes: 30}"
+            f"trainer.max_time={duration}: use days:hours:minutes:seconds above 0, e.g. 00:00:30:00 (quoted in a "
+            "YAML file), or {minutes: 30}"
         )
 
 
 def _check_profiler(profiler) -> None:
     if profiler is not None and not isinstance(profiler, dict) and profiler not in PROFILERS:
         raise UserError(
-            f"trainer.profiler={profiler}: use {', '.join(PROFILERS)}, or a _target_ and its settings, as "
+            f"trainer.profiler={profiler}: use {', '.join(PROFILERS)}, or a _target_ and its settings, e.g. "
             f"{{_target_: {PROFILERS['simple']}, extended: false}}"
         )
 
 
 def _check_devices(trainer: dict) -> None:
-    import torch  # late: errors of a search's settings come without it
+    import torch  # late: a search's settings are checked without it
 
     devices, accelerator, strategy = trainer.get("devices"), trainer.get("accelerator"), trainer.get("strategy")
     if isinstance(strategy, str) and strategy not in STRATEGIES:
         raise UserError(
             f"trainer.strategy={strategy}: use auto (one process) or ddp (several, each with the whole network); "
-            "processes that are started otherwise, or share a network, are not supported"
+            "strategies that start processes differently, or divide a network among them, are not supported"
         )
     if trainer.get("cuda_graphs") not in (True, False, "auto", None):
         raise UserError(f"{quote_override('trainer.cuda_graphs', trainer['cuda_graphs'])}: use true, false or auto")
     if trainer.get("precision") == "16-true":
         raise UserError(
-            "trainer.precision=16-true: weights of 16 bits do not train, since small steps and Adam's epsilon become 0; "
+            "trainer.precision=16-true: 16-bit weights do not train, since small steps and Adam's epsilon become 0; "
             "use 16-mixed, bf16-mixed or bf16-true"
         )
     if type(devices) is int and (devices == 0 or devices < -1):
@@ -227,14 +228,14 @@ def _check_devices(trainer: dict) -> None:
     if n > 1 and not str(strategy).startswith("ddp"):
         raise UserError(
             f"{quote_override('trainer.devices', devices)}: trainer.strategy={strategy} trains in one process, on one device; "
-            "use trainer.devices=1, or add trainer=ddp, which has a process for each device"
+            "use trainer.devices=1, or add trainer=ddp, which starts a process per device"
         )
     if trainer.get("sync_batchnorm") and on_processor and str(trainer.get("strategy")).startswith("ddp"):
-        raise UserError("trainer.sync_batchnorm=true: torch has it for GPUs only; use false")
+        raise UserError("trainer.sync_batchnorm=true: torch supports it only on GPUs; use false")
 
 
 def _n_devices(devices: object, n_gpus: int) -> int:
-    """Return on how many devices Lightning trains with this setting: a number, `auto`, -1, [0,1] or "0,1"."""
+    """Return the number of devices that Lightning uses for a setting: a number, `auto`, -1, [0,1] or "0,1"."""
     if devices in ("auto", -1, "-1"):
         return max(n_gpus, 1)
     if isinstance(devices, str) and "," in devices:
@@ -245,18 +246,18 @@ def _n_devices(devices: object, n_gpus: int) -> int:
 
 
 def _cuts(name: str, value) -> bool:
-    """Return whether a flag of DEBUGGING cuts the data or the training short."""
+    """Return whether the value of a flag in DEBUGGING cuts the data or the training short."""
     if name in LIMITS:
         return value is not None and not (type(value) is float and value == 1)
     return bool(value)
 
 
 def debug_reason(trainer: Mapping, choice: str | None) -> str | None:
-    """Return what makes a run a debug run, as `debug=fast` or `trainer.limit_train_batches=0.1`; None for any other run.
+    """Return what makes a run a debug run, such as `debug=fast` or `trainer.limit_train_batches=0.1`; otherwise None.
 
     Args:
-        trainer: settings of the trainer, resolved.
-        choice: file of the group `debug`.
+        trainer: the trainer's resolved settings.
+        choice: the chosen file of the group `debug`.
     """
     if choice is not None:
         return f"debug={choice}"
@@ -265,7 +266,7 @@ def debug_reason(trainer: Mapping, choice: str | None) -> str | None:
 
 
 def batch_limits(trainer: Mapping) -> dict[str, int | float]:
-    """Return how many batches, or which share of them, of train, val and test a run uses; splits without a limit are absent."""
+    """Return, by split, the number or share of batches that a run uses; splits without a limit are absent."""
     limits = {name.split("_")[1]: trainer[name] for name in LIMITS if _cuts(name, trainer.get(name))}
     if fast := trainer.get("fast_dev_run"):
         limits = dict.fromkeys(("train", "val", "test"), int(fast))
@@ -275,10 +276,11 @@ def batch_limits(trainer: Mapping) -> dict[str, int | float]:
 
 
 def lightning_flags(trainer: Mapping, folder: RunFolder) -> dict:
-    """Return the settings that Lightning's Trainer itself gets; a profiler writes into the run's folder.
+    """Return the settings to pass to Lightning's Trainer; a profiler writes into the run's folder.
 
-    Lightning's own fast_dev_run would switch off checkpoints and loggers, its overfit_batches would replace our sampler, and
-    its limits take the first batches of val and test, which may be of one class: datamodules/image_datamodule.py has them.
+    Lightning's own fast_dev_run would switch off checkpoints and loggers, its overfit_batches would replace the sampler, and
+    its limits would take the first batches of val and test, which may have a single class. datamodules/image_datamodule.py
+    implements them instead.
     """
     flags = {name: value for name, value in trainer.items() if name not in OWN}
     profiler = flags.get("profiler")

@@ -1,4 +1,4 @@
-"""Check a run's configuration before anything is read or trained: the constructors' signatures are its schema."""
+"""Check a run's configuration before anything is read or trained, with the constructors' signatures as its schema."""
 
 import inspect
 import logging
@@ -33,11 +33,11 @@ log = logging.getLogger(__name__)
 
 MIXED = ("16-mixed", "bf16-mixed", "16", "bf16")  # precisions, as Lightning calls them
 STAGES = ("cost", "fit", "test")
-LARGEST_TRIED = 512  # pixels, where a smallest image size is searched
-ACCEPTED: set[str] = set()  # `model` of earlier jobs of this process, whose network takes its images
+LARGEST_TRIED = 512  # pixels, in the search for the smallest image size
+ACCEPTED: set[str] = set()  # `model` settings of earlier jobs of this process whose network takes its images
 NODES = ("datamodule", "augmentation", "loss", "decision", "optimizer", "trainer")
 MAY_BE_EMPTY = ("batch_transform", "scheduler")
-# Arguments that the run gives and that are no settings
+# Arguments that the run passes itself, which are not settings
 GIVEN = {
     "datamodule": ("augmentation", "batch_transform", "interpolation", "mean", "std"),
     "loss": ("class_counts",),
@@ -47,26 +47,26 @@ GIVEN = {
 
 
 def validate(config: DictConfig) -> DictConfig:
-    """Resolve a run's configuration and check it, except for the ranges that the constructors check themselves.
+    """Resolve and check a run's configuration, except for ranges, which the constructors check.
 
     Returns:
-        A configuration without interpolations and with `stages` in their order, from which `instantiate` builds.
+        A configuration for `instantiate`, without interpolations and with `stages` in their order.
 
     Raises:
         UserError: names key, value and what is allowed.
     """
-    if OmegaConf.select(config, "trainer.fast_dev_run"):  # one epoch, also for a schedule that refers to it
+    if OmegaConf.select(config, "trainer.fast_dev_run"):  # one epoch, set before a schedule refers to it
         config = OmegaConf.merge(config, {"trainer": {"max_epochs": 1}})
     try:
         _register_own(config)  # first, since the image size may be that of a backbone's weights
-        config = _with_image_size(config)  # to which other settings refer
+        config = _with_image_size(config)  # other settings refer to it
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} has no value; give it one: {error.full_key}=VALUE") from error
     _check_one_size(values)
     measured = {each.name for each in fields(SplitMetrics)} | {"average_precision"}
     if taken := sorted(measured & set(values.get("metrics") or {})):
-        raise UserError(f"metrics.{taken[0]}: every run has a metric of this name; call it otherwise")
+        raise UserError(f"metrics.{taken[0]}: every run has a metric with this name; choose another name")
     for group in OF_SEVERAL:
         values[group] = values.get(group) or {}
         if not isinstance(values[group], dict):
@@ -75,8 +75,8 @@ def validate(config: DictConfig) -> DictConfig:
             )
         if "_target_" in values[group]:
             raise UserError(
-                f"{group}._target_={values[group]['_target_']}: is without a name, since several can be chosen; in its file: "
-                "NAME: {_target_: ..., and its settings}"
+                f"{group}._target_={values[group]['_target_']}: has no name, and needs one since several can "
+                "be chosen; write in its file: NAME: {_target_: ..., and its settings}"
             )
     values["stages"] = _stages(values)
     for key in ("model", *NODES):
@@ -89,13 +89,13 @@ def validate(config: DictConfig) -> DictConfig:
     _check_schedule(values)
     _check_model(values["model"])
     nodes = {key: values.get(key) for key in (*NODES, *MAY_BE_EMPTY)}
-    # Not a setting of Lightning's Trainer, whose signature decides about the others; check_trainer has checked it
+    # Lightning's Trainer does not have it in its signature, which checks the others; check_trainer has checked it
     nodes["trainer"] = {key: value for key, value in values["trainer"].items() if key != "cuda_graphs"}
     nodes |= {f"{group}.{name}": node for group in OF_SEVERAL for name, node in values[group].items()}
     for key, node in nodes.items():
         _complete_partial(key, node)
         if node:
-            # a logger without a place of its own writes into the run's folder
+            # a logger without its own folder writes into the run's
             _check_node(key, node, GIVEN.get(key, ()), filled=("save_dir",) if key.startswith("logger.") else ())
     checked = OmegaConf.create(values)
     if "fit" in checked.stages:
@@ -116,7 +116,7 @@ def _own_parts(config: DictConfig) -> list[tuple[str, str]]:
 
 
 def _with_image_size(config: DictConfig) -> DictConfig:
-    """Return a configuration with the image size of the weights, or of the checkpoint, in place of auto."""
+    """Return a configuration with the image size of the weights or the checkpoint instead of auto."""
     if not OmegaConf.is_dict(config.get("model")) or type(OmegaConf.select(config, "model.image_size")) is int:
         return config
     model = OmegaConf.to_container(config.model, resolve=True, throw_on_missing=True)
@@ -125,11 +125,11 @@ def _with_image_size(config: DictConfig) -> DictConfig:
 
 
 def _check_one_size(values: dict) -> None:
-    """Check that the data set gives images of the size that is written down for the network, which predict and export use."""
+    """Check that the data has the network's image size, which predict and export use."""
     size, given = values["model"].get("image_size"), (values.get("datamodule") or {}).get("image_size")
     if given is not None and given != size:
         raise UserError(
-            f"datamodule.image_size={given}: takes the size of the network, model.image_size={size}; set that in its place: "
+            f"datamodule.image_size={given}: must equal the network's size, model.image_size={size}; set that instead: "
             f"model.image_size={given}"
         )
 
@@ -141,7 +141,8 @@ def _stages(values: dict) -> list[str]:
     for stage in chosen:
         if stage not in STAGES:
             raise UserError(
-                f"{quote_override('stages', stages)}: {override_value(stage)} is no stage; {did_you_mean(str(stage), STAGES)}"
+                f"{quote_override('stages', stages)}: {override_value(stage)} is not a stage; "
+                f"{did_you_mean(str(stage), STAGES)}"
             )
     if not chosen:
         raise UserError("stages=[]: nothing to do; use some of cost, fit, test")
@@ -169,11 +170,11 @@ def _check_run(values: dict) -> None:
             raise UserError(f"teacher={error}") from error
     if not (freeze is None or isinstance(freeze, bool) or (isinstance(freeze, int) and freeze > 0)):
         raise UserError(
-            f"{quote_override('model.freeze', freeze)}: use null, true, or the number of epochs after which to thaw"
+            f"{quote_override('model.freeze', freeze)}: use null, true, or the number of epochs after which to unfreeze"
         )
     if type(freeze) is int and str(values["trainer"].get("strategy")).startswith("ddp"):
         raise UserError(
-            f"model.freeze={freeze} with trainer=ddp: parameters that thaw later would not be averaged over the "
+            f"model.freeze={freeze} with trainer=ddp: parameters that are unfrozen later would not be averaged over the "
             "processes; use model.freeze=true, or one process"
         )
 
@@ -195,16 +196,16 @@ def _check_fused(values: dict) -> None:
 def _check_schedule(values: dict) -> None:
     scheduler, trainer = values.get("scheduler"), values["trainer"]
     epochs = scheduler.get("epochs") if isinstance(scheduler, dict) else None
-    by_steps = trainer.get("max_steps") or trainer.get("max_time")  # which a schedule follows in place of the epochs
+    by_steps = trainer.get("max_steps") or trainer.get("max_time")  # a schedule follows these before the epochs
     if type(epochs) is int and 1 <= epochs < trainer["max_epochs"] and not by_steps and "fit" in values["stages"]:
         raise UserError(
-            f"scheduler.epochs={epochs}: ends before trainer.max_epochs={trainer['max_epochs']}, with a learning rate of 0 "
-            "from there on; leave it out, or use as many epochs"
+            f"scheduler.epochs={epochs}: ends before trainer.max_epochs={trainer['max_epochs']}, so the learning rate "
+            "would be 0 from then on; leave it out, or use as many epochs"
         )
 
 
 def _check_model(model: dict) -> None:
-    """Check that the model's settings are of the types that its network takes; their ranges the network checks itself."""
+    """Check the types of the model's settings against its network's signature; the network checks ranges itself."""
     with network_errors():
         arguments = network_arguments(model)
         build = find_network(arguments["network"])
@@ -216,10 +217,10 @@ def _check_model(model: dict) -> None:
 
 
 def check_metrics(config: DictConfig, k: int) -> None:
-    """Check that the user's own metrics give a number, on made-up predictions of `k` classes, before anything is trained.
+    """Check before training, on made-up predictions of `k` classes, that the user's own metrics give a number.
 
     Raises:
-        UserError: one that gives something else. What it raises itself is raised as it is.
+        UserError: a metric gives something else. Errors of the metric itself pass through.
     """
     generator = np.random.default_rng(0)
     labels = np.arange(4 * k) % k
@@ -228,24 +229,24 @@ def check_metrics(config: DictConfig, k: int) -> None:
         metric = instantiate(config, f"metrics.{name}")
         try:
             inspect.signature(metric).bind(labels, probabilities)
-        except ValueError:  # of a builtin function, whose parameters Python does not know
+        except ValueError:  # Python does not know the parameters of a builtin function
             pass
         except TypeError as error:
             raise UserError(
-                f"metrics.{name}={config.metrics[name]._target_}: is given labels (n,) and probabilities (n, K): {error}"
+                f"metrics.{name}={config.metrics[name]._target_}: does not take labels (n,) and probabilities (n, K): {error}"
             ) from error
         value = metric(labels, probabilities)
         if not isinstance(value, (int, float, np.integer, np.floating)):
             raise UserError(
-                f"metrics.{name}={config.metrics[name]._target_}: gives {str(value)[:60]!r}; a number is needed"
+                f"metrics.{name}={config.metrics[name]._target_}: gives {str(value)[:60]!r}; it must give a number"
             )
 
 
 def check_image_size(config: DictConfig, network: nn.Module, k: int) -> None:
-    """Check that a network takes images of this size, and one of the user's own that it gives `k` logits.
+    """Check that a network takes images of the configured size, and that a user's own network gives `k` logits.
 
     Raises:
-        UserError: too small; names the smallest size that it takes.
+        UserError: the size does not fit; names the smallest size that does.
     """
     size = config.model.image_size
     if _own_parts(config):
@@ -269,43 +270,47 @@ def check_image_size(config: DictConfig, network: nn.Module, k: int) -> None:
 
 @torch.no_grad()
 def check_logits(config: DictConfig, network: nn.Module, k: int) -> None:
-    """Check that a network of the user's own has weights, and gives logits (1, K) for one image (1, 3, S, S), (2, K) for two.
+    """Check that a user's own network has weights, and gives logits (N, K) for images (N, 3, S, S), with N = 1 and 2.
 
     Raises:
-        UserError: other ones; names them. What the network itself raises is raised as it is.
+        UserError: it does not; names what it gives. Errors of the network itself pass through.
     """
     size, was_training, name = config.model.image_size, network.training, "=".join(_own_parts(config)[0])
     if not any(parameter.requires_grad for parameter in network.parameters()):
-        raise UserError(f"{name}: has no weights to train; a torch.nn.Parameter or layers with some are needed")
+        raise UserError(f"{name}: has no weights to train; add a torch.nn.Parameter, or layers with weights")
     state = network.state_dict()
     if others := [each for each, value in state.items() if not isinstance(value, torch.Tensor)]:
         raise UserError(
-            f"{name}: has a state that is no tensor ({others[0]}), which no checkpoint may hold; use buffers in place of "
+            f"{name}: has a state that is not a tensor ({others[0]}), which a checkpoint cannot hold; use buffers instead of "
             "get_extra_state"
         )
     if complex_ones := [each for each, value in state.items() if value.is_complex()]:
-        raise UserError(f"{name}: has complex weights ({complex_ones[0]}), which no checkpoint may hold; use real ones")
+        raise UserError(
+            f"{name}: has complex weights ({complex_ones[0]}), which a checkpoint cannot hold; use real ones"
+        )
     for count, images in ((1, "one image"), (2, "two images")):
         try:
             logits = network.eval()(torch.zeros(count, 3, size, size))
         except Exception as error:
             packages = {str(frame.f_globals.get("__name__")).split(".")[0] for frame, _ in walk_tb(error.__traceback__)}
-            if packages <= OURS | LIBRARIES:  # layers of torch, put together in a way that does not fit
-                raise UserError(f"{name}: takes no image of {size} x {size}: {' '.join(str(error).split())}") from error
+            if packages <= OURS | LIBRARIES:  # torch layers whose shapes do not fit each other
+                raise UserError(
+                    f"{name}: does not take an image of {size} x {size}: {' '.join(str(error).split())}"
+                ) from error
             raise
         network.train(was_training)
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         if shape != (count, k):
-            raise UserError(f"{name}: gives {shape} for {images}; logits ({count}, classes) are needed: ({count}, {k})")
-        if logits.dtype != torch.float32:  # of others losses are inexact and exports fail
             raise UserError(
-                f"{name}: gives logits of {logits.dtype}; torch.float32 is needed: end its forward with .float()"
+                f"{name}: gives {shape} for {images}; it must give logits ({count}, classes): ({count}, {k})"
             )
+        if logits.dtype != torch.float32:  # with other types, losses are inexact and exports fail
+            raise UserError(f"{name}: gives logits of {logits.dtype}, not torch.float32; end its forward with .float()")
 
 
 def _try_optimizer(config: DictConfig) -> None:
-    """Build optimizer and scheduler of this project or of torch for a tiny network, so that they check their settings."""
-    # Layers whose start draws no random numbers
+    """Build an optimizer and scheduler of this project or torch for a tiny network, so that they check their settings."""
+    # Layers whose initialization draws no random numbers
     network = nn.Sequential(OrderedDict(body=nn.LayerNorm(1), head=nn.LayerNorm(1)))
     optimizer = _try(config, "optimizer", network=network, params=network.parameters())
     if optimizer is not None:
@@ -329,16 +334,16 @@ def _try(config: DictConfig, key: str, **given):
 
 
 def _check_node(key: str, node, given: tuple[str, ...] = (), filled: tuple[str, ...] = ()) -> None:
-    """Check a node and all that is nested in it against the signatures of their constructors.
+    """Check a node and its nested nodes against the signatures of their constructors.
 
     Args:
-        given: arguments that the run gives and that are no settings.
-        filled: arguments that the run gives where they have no value.
+        given: arguments that the run passes itself, which are not settings.
+        filled: arguments that the run passes where they have no value.
     """
     if not isinstance(node, dict):
         raise UserError(f"{key}={str(node)[:60]!r}: expected a _target_ and its settings")
     if node.get("_target_") is None:
-        raise UserError(f"{key}._target_ has no value; give it one: the full name of a class, as torch.optim.Adam")
+        raise UserError(f"{key}._target_ has no value; give it one: the full name of a class, such as torch.optim.Adam")
     partial = node.get("_partial_", False)
     if not isinstance(partial, bool):
         raise UserError(f"{key}._partial_={partial!r}: use true or false")
@@ -350,7 +355,7 @@ def _check_node(key: str, node, given: tuple[str, ...] = (), filled: tuple[str, 
             continue
         _check_nested(f"{key}.{name}", value)
         if name in given:
-            raise UserError(f"{key}.{name}: no setting, since every run sets it itself; remove it")
+            raise UserError(f"{key}.{name}: not a setting, since every run sets it itself; remove it")
         if name not in parameters:
             if open_ended and not str(name).startswith("_"):
                 continue
@@ -361,16 +366,16 @@ def _check_node(key: str, node, given: tuple[str, ...] = (), filled: tuple[str, 
         if not nested and not matches_type(value, parameters[name].annotation):
             expected = type_name(parameters[name].annotation)
             if isinstance(parameters[name].annotation, type) and parameters[name].annotation not in PLAIN:
-                expected = f"a _target_ and its settings, which make a {expected}; a file of conf/ has them: {key}=NAME"
+                expected = f"a _target_ and its settings, which make a {expected}; choose a file of conf/: {key}=NAME"
             raise UserError(f"{quote_override(f'{key}.{name}', value)}: expected {expected}")
         if (
             parameters[name].annotation is float
             and type(value) is int
             and str(node["_target_"]).startswith("torchvision.")
         ):
-            node[name] = float(value)  # MixUp and CutMix draw from a distribution of the type that they are given
+            node[name] = float(value)  # MixUp and CutMix pass it to a distribution, which requires a float
     for place, (name, parameter) in enumerate(parameters.items()):
-        # What is called later gets its first arguments then; an optimizer and a schedule get one
+        # A partial gets its first arguments when it is called; an optimizer or a schedule gets one
         comes = partial and parameter.kind is not parameter.KEYWORD_ONLY
         later = name in (*given, *filled) or (comes and (key not in ("optimizer", "scheduler") or place == 0))
         variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
@@ -378,13 +383,13 @@ def _check_node(key: str, node, given: tuple[str, ...] = (), filled: tuple[str, 
             if key == "loss" and not inspect.isclass(target):
                 raise UserError(
                     f"loss._target_={node['_target_']}: is a function; give the class of a module that is called with logits "
-                    f"and labels, as torch.nn.CrossEntropyLoss, or a function that makes one with loss.{name}=VALUE"
+                    f"and labels, such as torch.nn.CrossEntropyLoss, or a function that makes one with loss.{name}=VALUE"
                 )
             raise UserError(f"{key}.{name} has no value; give it one: {key}.{name}=VALUE")
 
 
 def _complete_partial(key: str, node) -> None:
-    """Add `_partial_` where a class or function is to be called later, with what only the run knows."""
+    """Add `_partial_` where a class or function is called later, with arguments that only the run knows."""
     if not isinstance(node, dict) or "_target_" not in node or "_partial_" in node:
         return
     if key in ("optimizer", "scheduler"):
@@ -395,21 +400,21 @@ def _complete_partial(key: str, node) -> None:
 
 
 def _check_nested(key: str, value) -> None:
-    """Check whatever Hydra would build or resolve below a setting."""
+    """Check everything below a setting that Hydra would build or resolve."""
     if isinstance(value, dict) and any(str(name).startswith("_") for name in value):
         _check_node(key, value)
     elif isinstance(value, (dict, list)):
         for name, item in value.items() if isinstance(value, dict) else enumerate(value):
             _check_nested(f"{key}.{name}" if isinstance(value, dict) else f"{key}[{name}]", item)
     elif isinstance(value, str) and "${" in value:
-        raise UserError(f"{key}={value[:100]!r}: is an interpolation again once it is resolved; use a plain text")
+        raise UserError(f"{key}={value[:100]!r}: resolves to another interpolation; use a plain text")
 
 
 def _parameters(target: Callable) -> dict[str, inspect.Parameter]:
-    """Return the parameters of a class or function; any keyword where Python cannot tell them."""
+    """Return the parameters of a class or function; where Python does not know them, one for any keyword."""
     try:
         return dict(inspect.signature(target, eval_str=True).parameters)
-    except NameError:  # an annotation that its library imports for type checkers only
+    except NameError:  # an annotation that its library imports only for type checkers
         return dict(inspect.signature(target).parameters)
     except ValueError:  # written in C
         return {"settings": inspect.Parameter("settings", inspect.Parameter.VAR_KEYWORD)}

@@ -39,7 +39,7 @@ from engine.state import STATE
 log = logging.getLogger(__name__)
 
 OF_EVERY_RUN = (StepSeed, CudaGraphs, Throughput, EpochLogger, PredictionWriter, TerminateOnNaN, GracefulShutdown)
-# What wakes a callback that has no `enabled`
+# Callbacks without `enabled` -> the setting that turns them on
 WAKES = {
     "callbacks.distillation": "teacher=CHECKPOINT",
     "callbacks.linear_probe": "callbacks.linear_probe.steps=STEPS",
@@ -49,13 +49,13 @@ METRICS = (*METRIC_COLUMNS[1:-1], *SCORE_COLUMNS)
 
 
 def all_callbacks(config: DictConfig, record: RunRecord, further: Sequence[L.Callback]) -> list[L.Callback]:
-    """List what every run needs, what conf/callbacks asks for and `further` callbacks, in the order that Lightning calls them.
+    """List all callbacks in the order in which Lightning calls them: every run's, those of conf/callbacks, and `further`.
 
-    BestCheckpoint comes before LastCheckpoint, which keeps its state; FreezeBackbone before FreezeBatchNorm, which
+    BestCheckpoint comes before LastCheckpoint, which stores its state; FreezeBackbone before FreezeBatchNorm, which
     freezes more.
 
     Raises:
-        UserError: two callbacks that do the same, or one that cannot work here; names their keys.
+        UserError: two callbacks do the same, or one cannot work here; names their keys.
     """
     configured = configured_callbacks(config)
     _check(config, configured)
@@ -70,13 +70,13 @@ def all_callbacks(config: DictConfig, record: RunRecord, further: Sequence[L.Cal
     last.before_save = record.save_new_warnings
     monitored = _monitored_scores(config, configured, further)
     return [
-        ResumeInEpoch(),  # before all that count batches
+        ResumeInEpoch(),  # before all callbacks that count batches
         StepSeed(seed=config.seed),
         *([MaxSteps(max_steps=max_steps)] if (max_steps := config.trainer.get("max_steps")) else []),
         *([FreezeBackbone(epochs=config.model.freeze)] if config.model.freeze else []),
         *(callback for callback in configured.values() if not isinstance(callback, kinds)),
         *([EpochScores(monitored=monitored)] if monitored else []),
-        CudaGraphs(enabled=config.trainer.get("cuda_graphs", "auto")),  # after all that change a batch or the network
+        CudaGraphs(enabled=config.trainer.get("cuda_graphs", "auto")),  # after all that change batches or the network
         Throughput(started_s=STATE.started_s),
         EpochLogger(),
         PredictionWriter(),
@@ -89,23 +89,23 @@ def all_callbacks(config: DictConfig, record: RunRecord, further: Sequence[L.Cal
 
 
 def configured_callbacks(config: DictConfig) -> dict[str, L.Callback]:
-    """Build the callbacks of conf/callbacks and the command line, by their keys, without those that have nothing to do.
+    """Build the callbacks of conf/callbacks and the command line, by their keys, except those that have nothing to do.
 
     Raises:
-        UserError: a class that is no callback.
+        UserError: a class is not a callback.
     """
     built = {f"callbacks.{name}": instantiate(config, f"callbacks.{name}") for name in config.callbacks}
     for key, callback in built.items():
         if callback is not None and not isinstance(callback, Callback):
             target = OmegaConf.select(config, key)._target_
             raise UserError(
-                f"{key}._target_={target}: is no callback of Lightning; use a subclass of lightning.Callback"
+                f"{key}._target_={target}: is not a Lightning callback; use a subclass of lightning.Callback"
             )
     return {key: each for key, each in built.items() if each is not None and getattr(each, "enabled", True)}
 
 
 def _warn_of_idle(config: DictConfig, configured: dict[str, L.Callback], overrides: Sequence[str]) -> None:
-    """Warn of what was typed for a callback that has nothing to do."""
+    """Warn of settings that were typed for a callback that has nothing to do."""
     for typed in overrides:
         key, _, setting = typed.lstrip("+").partition("=")[0].rpartition(".")
         wake = WAKES.get(key, f"{key}.enabled=true")
@@ -117,10 +117,10 @@ def _warn_of_idle(config: DictConfig, configured: dict[str, L.Callback], overrid
 
 
 def evaluation_callbacks(config: DictConfig, trained_with: Sequence[L.Callback]) -> list[L.Callback]:
-    """List the callbacks for evaluating after training: those of every run, and those of conf/callbacks built again.
+    """List the callbacks for evaluation after training: every run's, and those of conf/callbacks, rebuilt.
 
-    What these have kept from the training is not of the network that is evaluated: an average of the weights, for
-    example, would replace those of best.ckpt. So evaluation is the same as in a command of its own.
+    The state that callbacks of conf/callbacks kept from training does not belong to the evaluated network: an average of the
+    weights, for example, would replace those of best.ckpt. Rebuilt, they evaluate as in a separate command.
     """
     kept = (*OF_EVERY_RUN, LineProgress, ProgressBar)
     again = configured_callbacks(config).values()
@@ -131,15 +131,15 @@ def evaluation_callbacks(config: DictConfig, trained_with: Sequence[L.Callback])
 def _monitored_scores(
     config: DictConfig, configured: dict[str, L.Callback], further: Sequence[L.Callback]
 ) -> dict[str, str]:
-    """Return which of SCORE_COLUMNS something monitors, with the key that names it."""
+    """Return the monitored ones of SCORE_COLUMNS, each with the key that monitors it."""
     monitors = [(getattr(callback, "monitor", None), f"{key}.monitor") for key, callback in configured.items()]
     monitors += [(config.scheduler.get("monitor"), "scheduler.monitor")] if config.scheduler else []
-    monitors += [(getattr(callback, "monitor", None), "objectives") for callback in further]  # of a search
+    monitors += [(getattr(callback, "monitor", None), "objectives") for callback in further]  # those of a search
     return {score: key for score, key in reversed(monitors) if score in SCORE_COLUMNS}
 
 
 def _check(config: DictConfig, configured: dict[str, L.Callback]) -> None:
-    """Refuse callbacks that do the same as another one, or that cannot work in this project's runs."""
+    """Refuse callbacks that duplicate another one, or that cannot work in this project's runs."""
     for (key, one), (other_key, other) in combinations(configured.items(), 2):
         if reason := _doubled(OmegaConf.select(config, key), one, OmegaConf.select(config, other_key), other):
             raise UserError(f"{key} and {other_key}: {reason}; remove one of them: ~{other_key}")
@@ -149,26 +149,26 @@ def _check(config: DictConfig, configured: dict[str, L.Callback]) -> None:
             raise UserError(f"{key}: every run has {name} already; {way_out}")
         if isinstance(callback, StochasticWeightAveraging):
             raise UserError(
-                f"{key}: its average is there only after the last epoch, when best.ckpt is chosen; use callbacks=ema, "
+                f"{key}: its average exists only after the last epoch, when best.ckpt has been chosen; use callbacks=ema, "
                 "or lightning.pytorch.callbacks.WeightAveraging"
             )
         if isinstance(callback, GradientAccumulationScheduler):
             raise UserError(
-                f"{key}: neither a schedule of the learning rate nor a run that resumes within an epoch knows its numbers; use "
+                f"{key}: learning-rate schedules and resuming within an epoch do not take its numbers into account; use "
                 "trainer.accumulate_grad_batches"
             )
         if isinstance(callback, Timer) and config.trainer.get("max_time") is not None:
-            raise UserError(f"{key} and trainer.max_time: both end the training after a time; {way_out}")
+            raise UserError(f"{key} and trainer.max_time: both stop training after a time; {way_out}")
         _check_monitor(config, key, callback)
 
 
 def _doubled(node: DictConfig, one: L.Callback, other_node: DictConfig, other: L.Callback) -> str | None:
-    """Return why two callbacks do the same, or None."""
+    """Return why two callbacks are duplicates, or None."""
     if node == other_node:
         return "are the same"
     for kind in (BestCheckpoint, LastCheckpoint, ProgressBar):
         if isinstance(one, kind) and isinstance(other, kind):
-            return f"a run has one {kind.__name__} only"
+            return f"a run has only one {kind.__name__}"
     keep_state = all(is_overridden("state_dict", instance=each, parent=Callback) for each in (one, other))
     if keep_state and one.state_key == other.state_key:
         return f"two of {type(one).__name__} with the same settings would overwrite each other's state in a checkpoint"
@@ -176,7 +176,7 @@ def _doubled(node: DictConfig, one: L.Callback, other_node: DictConfig, other: L
 
 
 def _check_monitor(config: DictConfig, key: str, callback: L.Callback) -> None:
-    """Refuse to wait for a metric that no run logs; where a class of the user's own could log it, training shows."""
+    """Refuse to monitor a metric that no run logs; a user's own class might log it, which only training can show."""
     monitor = getattr(callback, "monitor", None)
     targets = [str(node._target_) for node in config.callbacks.values() if node]
     known = all(target.split(".")[0] in OURS | LIBRARIES for target in targets)
@@ -185,7 +185,7 @@ def _check_monitor(config: DictConfig, key: str, callback: L.Callback) -> None:
 
 
 def _check_file_names(key: str, callback: ModelCheckpoint) -> None:
-    """Refuse the names of best.ckpt and last.ckpt for files of another callback in the same folder."""
+    """Refuse a callback that would write best.ckpt or last.ckpt, too."""
     if isinstance(callback, SingleFileCheckpoint):
         return
     if callback.save_last:

@@ -1,4 +1,4 @@
-"""Checkpoints as files: whole or absent, with the previous last.ckpt beside the new one."""
+"""Checkpoints as files: whole or absent, with the previous last.ckpt kept next to the new one."""
 
 import contextlib
 import io
@@ -22,7 +22,7 @@ from lightning_modules.checkpoint import as_safetensors, read_checkpoint
 
 log = logging.getLogger(__name__)
 
-# key, its type, and the type of its items
+# key -> its type, and the type of its items
 TRAINING = (
     ("global_step", int, object), ("pytorch-lightning_version", str, object), ("loops", dict, dict), ("callbacks", dict, dict),
     ("optimizer_states", list, dict), ("lr_schedulers", list, dict), ("train_sums", list, Tensor),
@@ -33,9 +33,9 @@ NEVER_EMPTY = ("loops", "callbacks", "optimizer_states", "train_sums", "pytorch-
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write checkpoints for Lightning, whole or not at all, and keep the previous last.ckpt; read them as untrusted."""
+    """Write checkpoints for Lightning, whole or not at all; keep the previous last.ckpt; read checkpoints as untrusted."""
 
-    _has_checked = False  # what callbacks and others of the user's own keep: at the first checkpoint
+    _has_checked = False  # states of the user's own components are checked once, at the first checkpoint
 
     def save_checkpoint(self, checkpoint, path, storage_options=None) -> None:
         path = Path(path)
@@ -50,15 +50,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         remove_outdated(folder)
 
     def load_checkpoint(self, path, *arguments, **settings) -> dict:
-        """Read a checkpoint without the files that its callbacks claim to have written elsewhere.
+        """Read a checkpoint, ignoring files outside its folder that its callbacks claim to have written.
 
-        ModelCheckpoint removes files by these names where their path begins with its own folder, also FOLDER/../mine.
+        ModelCheckpoint removes files by these names where the path starts with its own folder, even FOLDER/../mine.
         """
         checkpoint = super().load_checkpoint(path, *arguments, **settings)
         for state in checkpoint.get("callbacks", {}).values():
             kept = state.get("best_k_models")
             if isinstance(kept, dict) and any(".." in Path(str(name)).parts for name in kept):
-                log.warning("%s: the files of its best_k_models lie elsewhere, so they are not looked after", path)
+                log.warning("%s: the files in its best_k_models are in other folders and are ignored", path)
                 state["best_k_models"] = {}
             for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
                 if ".." in Path(str(state.get(name, ""))).parts:
@@ -67,21 +67,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def write_checkpoint(path: Path, checkpoint: dict) -> None:
-    """Write a checkpoint, whole or not at all, and beside best.ckpt the same weights as best.safetensors."""
+    """Write a checkpoint, whole or not at all; next to best.ckpt, write the same weights as best.safetensors."""
     buffer, folder = io.BytesIO(), RunFolder(path.parent.parent)
     torch.save(checkpoint, buffer)
     write_bytes(path, buffer.getvalue())
     if path == folder.best_checkpoint:
-        # Of an earlier epoch: where writing fails there is none, not a wrong one
+        # It is of an earlier epoch: if writing fails, no file is better than a wrong one
         folder.best_weights.unlink(missing_ok=True)
         write_bytes(folder.best_weights, as_safetensors(checkpoint))
 
 
 def _check_states(checkpoint: dict) -> None:
-    """Check that what a checkpoint holds beside weights can be read again, which components of the user's own may forget.
+    """Check that the states in a checkpoint can be read again, which a user's own components may fail to ensure.
 
     Raises:
-        UserError: a part that cannot; names the callback, or the part.
+        UserError: a state cannot be read; names the callback or the part.
     """
     of_callbacks = checkpoint.get("callbacks", {})
     states = {f"the callback {name}: its state_dict": state for name, state in of_callbacks.items()}
@@ -90,10 +90,10 @@ def _check_states(checkpoint: dict) -> None:
         WRITTEN_BY.get(key, f"a callback: its on_save_checkpoint, at {brief(key)},"): part
         for key, part in others.items()
     }
-    with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as place:  # a full disk is the checkpoint's affair
+    with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as place:  # a full disk shows later
         file = Path(place, "state")
         for name, state in states.items():
-            if _is_plain(state):  # nearly always: writing and reading an optimizer's takes a twentieth of a short job
+            if _is_plain(state):  # nearly always; torch.save and load of an optimizer's take a twentieth of a short job
                 continue
             try:
                 torch.save(state, file)
@@ -108,14 +108,14 @@ def _check_states(checkpoint: dict) -> None:
 
 
 def _is_plain(state: object) -> bool:
-    """Return whether a state is of numbers, texts and tensors, in lists and dicts, which every checkpoint can hold."""
+    """Return whether a state has only numbers, texts and tensors, in lists and dicts, which every checkpoint can hold."""
     if type(state) is dict:
         return all(type(key) in PLAIN and _is_plain(value) for key, value in state.items())
     return all(map(_is_plain, state)) if type(state) in (list, tuple) else type(state) in (*PLAIN, Tensor)
 
 
 def _duplicate(path: Path, other: Path) -> None:
-    """Give a file a second name, so that at every moment a whole file has the first one."""
+    """Give a file a second name; the first name always belongs to a whole file."""
     between = other.with_name(f".{other.name}")
     between.unlink(missing_ok=True)
     try:
@@ -126,7 +126,7 @@ def _duplicate(path: Path, other: Path) -> None:
 
 
 def intact_checkpoint(path: Path) -> Path:
-    """Return `path`, or where it is a damaged last.ckpt the previous one.
+    """Return `path`, or the previous checkpoint if `path` is a damaged last.ckpt.
 
     Raises:
         UserError: neither can be read.
@@ -145,7 +145,7 @@ def intact_checkpoint(path: Path) -> Path:
 
 
 def check_best(path: Path) -> None:
-    """Check that the best checkpoint beside the one that a training resumes from is whole, which it could end with.
+    """Check that best.ckpt next to the resumed checkpoint is whole, since the training may end with it.
 
     Raises:
         UserError: it is damaged.
@@ -156,13 +156,13 @@ def check_best(path: Path) -> None:
             read_checkpoint(best)
         except UserError as error:
             raise UserError(
-                f"ckpt_path={path}: {best} beside it is damaged; copy it once more, or remove it: the best of the coming "
+                f"ckpt_path={path}: {best} next to it is damaged; copy it again, or remove it: the best of the remaining "
                 "epochs replaces it"
             ) from error
 
 
 def _check_training(state: dict, path: Path) -> None:
-    """Check the types of the parts that Lightning resumes from; it finds itself what is wrong within them."""
+    """Check the types of the parts that Lightning resumes from; Lightning itself finds errors within them."""
     for key, kind, of in TRAINING:
         part = state.get(key)
         items = list(part.values() if isinstance(part, dict) else part if isinstance(part, list) else ())

@@ -1,7 +1,7 @@
-"""An error of a class that the configuration names, in one line: the setting, its file, the class and the place.
+"""Errors of classes that the configuration names, in one line: the setting, its file, the class and the place.
 
-Classes of the user's own raise anything; Lightning's callbacks and loggers raise where their settings do not fit the run. What
-this project's own classes raise is another matter: a UserError, or a defect that keeps its traceback.
+A user's own class may raise anything; Lightning's callbacks and loggers raise where their settings do not fit the run. This
+project's own classes raise a UserError, or have a defect, which keeps its traceback.
 """
 
 import re
@@ -23,11 +23,11 @@ SHOW_TRACEBACK = "HYDRA_FULL_ERROR=1 shows the traceback"
 
 
 def component_error(error: BaseException, config: DictConfig, next_step: str = "") -> UserError | None:
-    """Return the error for the user where a class that the configuration names raised it; None where it is another's.
+    """Return a UserError for an error raised by a class that the configuration names; None for any other error.
 
     Args:
-        config: of the run, as composed or as checked.
-        next_step: shown after the message.
+        config: the run's configuration, as composed or as checked.
+        next_step: text to append to the message.
     """
     full_disk = isinstance(error, OSError) and error.errno in DISK_ERRORS
     if isinstance(error, UserError) or full_disk or type(error).__name__ in ("MemoryError", "OutOfMemoryError"):
@@ -40,8 +40,8 @@ def component_error(error: BaseException, config: DictConfig, next_step: str = "
         )
     elif "Expected more than 1 value per channel when training" in text:
         made = UserError(
-            f"datamodule.batch_size={config.datamodule.batch_size}: batch norm cannot learn from a single image where the "
-            f"maps have one position, as this network's at model.image_size={config.model.image_size}; use a larger batch "
+            f"datamodule.batch_size={config.datamodule.batch_size}: batch norm cannot learn from a single image whose "
+            f"maps have one position, as in this network at model.image_size={config.model.image_size}; use a larger batch "
             "or image"
         )
     elif found := _own_class(cause, config):
@@ -63,8 +63,7 @@ def component_error(error: BaseException, config: DictConfig, next_step: str = "
 def _own_class(cause: BaseException, config: DictConfig) -> tuple[str, str, str] | None:
     """Return key and name of the user's own class that raised an error, and file and line of the raising frame.
 
-    The innermost frame of the traceback decides that is of such a class or of this project: what a library raises belongs to
-    who called it.
+    The innermost frame that belongs to such a class or to this project decides: an error in a library belongs to its caller.
     """
     named = list(_own_names(OmegaConf.to_container(config, resolve=False)))
     packages = {name.split(".")[0] for _, name in named}
@@ -81,7 +80,7 @@ def _own_class(cause: BaseException, config: DictConfig) -> tuple[str, str, str]
 
 
 def _own_names(node, place: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
-    """Yield key and name of each class of the user's own in a configuration, parts of the network included."""
+    """Yield key and name of each of the user's own classes in a configuration, including the parts of the network."""
     for name, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
         here = (*place, str(name))
         is_name = name == "_target_" or here[0] == "register" or ".".join(here) in OWN_KEYS or here[:-1] == CANDIDATES
@@ -91,7 +90,7 @@ def _own_names(node, place: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
 
 
 def _library_class(cause: BaseException, config: DictConfig) -> str | None:
-    """Return the key of the callback or logger in one of whose methods an error was raised, and not of this project."""
+    """Return the key of the library's callback or logger in whose method an error was raised."""
     nodes = {
         f"{group}.{name}": node for group in ("callbacks", "logger") for name, node in (config.get(group) or {}).items()
     }
@@ -113,13 +112,13 @@ def _innermost(error: BaseException) -> BaseException:
 
 
 def _file_of(key: str) -> str:
-    """Return ` in DIR/GROUP/NAME.yaml`, the file that the group of a key was taken from; nothing where it is not known."""
+    """Return ` in DIR/GROUP/NAME.yaml`, the chosen file of a key's group; empty if unknown."""
     if not HydraConfig.initialized():
         return ""
     runtime, group = HydraConfig.get().runtime, key.split(".")[0]
-    names = re.findall(r"[\w-]+", str(runtime.choices.get(group)))  # of one file, or a list of several
+    names = re.findall(r"[\w-]+", str(runtime.choices.get(group)))  # one file, or a list
     folders = [Path(source.path) / group for source in runtime.config_sources if source.schema == "file"]
     files = [file for folder in folders for name in names if (file := folder / f"{name}.yaml").is_file()]
-    if group in OF_SEVERAL:  # of several files, and of what was typed
+    if group in OF_SEVERAL:  # several files, and typed settings
         files = [file for file in files if f"{key.split('.')[1]}:" in file.read_text()]
     return f" in {files[0]}" if files else ""

@@ -1,4 +1,4 @@
-"""The cost stage: what the network costs, and its latency, which is measured when nothing of its sweep runs beside it."""
+"""The cost stage: what the network costs, and its latency, measured when no other job of the sweep runs."""
 
 import hashlib
 import logging
@@ -19,20 +19,20 @@ from lightning_modules.profiling import count_parameters, measure_cost, measure_
 
 log = logging.getLogger(__name__)
 
-MEASURED = {}  # in this process, for all jobs of a sweep: networks of one structure cost the same
+MEASURED = {}  # results of this process, shared by the jobs of a sweep: networks of equal structure cost the same
 
 
 def describe_model(config: DictConfig, model: ImageClassifier, record: RunRecord) -> ModelInfo:
-    """Return the record's `model`, with its cost where that is a stage of the run."""
+    """Return the record's `model`, with costs if cost is a stage of the run."""
     if "cost" in config.stages and record.writes:
         return profile_model(config, model, record)
     return ModelInfo(name=config.model.name, parameters=count_parameters(model.network))
 
 
 def profile_model(config: DictConfig, model: ImageClassifier, record: RunRecord) -> ModelInfo:
-    """Measure the cost of the network, log it and write summary.txt; return the record's `model`.
+    """Measure the network's cost, log it and write summary.txt; return the record's `model`.
 
-    Beside other jobs of a sweep no latency is measured: it would show their load.
+    While other jobs of a sweep run, no latency is measured, since their load would distort it.
     """
     size = model.hparams["image_size"]
     sweep = record.folder.path.parent if record.in_sweep else None
@@ -44,7 +44,7 @@ def profile_model(config: DictConfig, model: ImageClassifier, record: RunRecord)
     info = ModelInfo(name=config.model.name, **cost)
     with tolerate_disk_errors(record.folder.summary):
         write_text(record.folder.summary, table)
-    latency = "latency: at the end of the sweep, when nothing trains"
+    latency = "latency: measured at the end of the sweep, when nothing trains"
     if not record.latency_comes_later:
         info.latency = _measure(config, model.network, size, sweep)
         latency = info.latency[0].describe()
@@ -58,10 +58,10 @@ def profile_model(config: DictConfig, model: ImageClassifier, record: RunRecord)
 
 
 def measure_latency_later(config: DictConfig, record: RunRecord) -> list[Latency]:
-    """Measure what a finished job of a sweep has left out: of its checkpoint, or of its network built again.
+    """Measure the latency that a finished job of a sweep has postponed, on its checkpoint or its rebuilt network.
 
     Args:
-        config: the job's, as composed.
+        config: the job's composed configuration.
 
     Raises:
         UserError: the checkpoint is missing or damaged.
@@ -77,10 +77,10 @@ def measure_latency_later(config: DictConfig, record: RunRecord) -> list[Latency
 
 
 def _measure(config: DictConfig, network: nn.Module, image_size: int, sweep: Path | None) -> list[Latency]:
-    """Measure the latency of one image and of a training batch, on a GPU where the run may use one.
+    """Measure the latency of one image and of a training batch, on a GPU if the run may use one.
 
     Args:
-        sweep: folder of the sweep, of whose earlier jobs a reliable measurement of a network of this structure is taken.
+        sweep: folder of the sweep, whose earlier jobs share reliable measurements of networks with the same structure.
     """
     on_gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
     device, batch_size = torch.device("cuda" if on_gpu else "cpu"), config.datamodule.batch_size
@@ -93,7 +93,7 @@ def _measure(config: DictConfig, network: nn.Module, image_size: int, sweep: Pat
 
 
 def _structure(network: nn.Module) -> str:
-    """Return a text that is the same for networks that differ in their numbers only."""
+    """Return a text that is equal for networks that differ only in the values of their weights."""
     state = network.state_dict(keep_vars=True).items()
     tensors = [(name, tuple(each.shape), each.dtype, each.requires_grad) for name, each in state]
     settings = [

@@ -1,4 +1,4 @@
-"""Mark a run as a debug run: in its record, on the screen, and so in its model card and for every report."""
+"""Mark a run as a debug run in its record and on the screen; model card and reports read the record."""
 
 import logging
 from pathlib import Path
@@ -14,10 +14,10 @@ log = logging.getLogger(__name__)
 
 
 def mark_debug(config: DictConfig, record: RunRecord) -> None:
-    """Fill the record's `run.debug`, and log it. What started from a debug run's checkpoint remains one.
+    """Fill the record's `run.debug`, and log it. A run from a debug run's checkpoint is a debug run, too.
 
     Raises:
-        UserError: the run in this folder is none, and its results would be replaced.
+        UserError: the folder holds a run that is not a debug run, whose results would be replaced.
     """
     reason = debug_reason(config.trainer, record.run.choices.get("debug"))
     if reason and record.previous is not None and not record.previous.run.debug:
@@ -33,7 +33,7 @@ def mark_debug(config: DictConfig, record: RunRecord) -> None:
 
 
 def _of_checkpoint(path: Path) -> str | None:
-    """Return why the run that a checkpoint comes from is a debug run; None where it is none or its record cannot be read."""
+    """Return why a checkpoint's run is a debug run; None if it is not one, or its record cannot be read."""
     folder = RunFolder.of_checkpoint(path)
     try:
         reason = RunRecord.read(folder).run.debug if folder else None

@@ -1,4 +1,4 @@
-"""What `deploy` asks for: the best checkpoint as a file that runs elsewhere, with its accuracy, latency and size."""
+"""Export the best checkpoint in the format of `deploy`, and measure the file's accuracy, latency and size."""
 
 import importlib.util
 import logging
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_IMAGES = 2000  # of a split
-LONGEST_REASON = 300  # characters of an error that is not written for users
-MEASURED = ("val", "test")  # splits whose images say how accurate a file is
-PAGE = "web"  # no format of a file: its network is the one of onnx
+MOST_IMAGES = 2000  # per split
+LONGEST_REASON = 300  # characters of an error message that was not written for users
+MEASURED = ("val", "test")  # splits on which a file's accuracy is measured
+PAGE = "web"  # not a file format: its page runs the onnx file
 
 
 def check_deploy(name: object, stages: Sequence[str] = ("fit",)) -> None:
-    """Check what can be known of `deploy` before anything is trained.
+    """Check `deploy` as far as possible before training.
 
     Args:
-        name: of a file of conf/format, or of the user's own folder; None: nothing is asked for.
-        stages: of the run.
+        name: a format: a file of conf/format or of the user's own folder; None: no export.
+        stages: stages of the run.
 
     Raises:
-        UserError: no such format, one that is not measured, a package that it needs and that is not installed, or a run that
-            has no trained network.
+        UserError: an unknown format, one that is not measured, a package that is not installed, or a run without a trained
+            network.
     """
     if name is None:
         return
@@ -49,23 +49,23 @@ def check_deploy(name: object, stages: Sequence[str] = ("fit",)) -> None:
             raise UserError(f"deploy={name}: needs {package}, which is not installed: pip install {install}")
     if not set(stages) & {"fit", "test"}:
         raise UserError(
-            f"deploy={name}: stages=[{','.join(stages)}] trains and evaluates no network, so that there is none to export; "
+            f"deploy={name}: stages=[{','.join(stages)}] trains and evaluates no network, so there is none to export; "
             "add fit, or leave out deploy"
         )
 
 
 def check_calibration(name: str | None, streams: bool) -> None:
-    """Check that a run has the training images that a format measures its ranges on.
+    """Check that a run keeps the training images on which a format calibrates its ranges.
 
     Args:
-        streams: whether the run streams them, so that no file has them afterwards.
+        streams: whether the run streams its training images, so that they are gone afterwards.
 
     Raises:
-        UserError: it has not.
+        UserError: the format needs them and the run streams them.
     """
     if name is not None and streams and make_format(name).calibrates:
         raise UserError(
-            f"deploy={name}: needs training images, and this run streams them; leave it out, and after training use "
+            f"deploy={name}: needs training images, and this run streams them; leave it out, and after training run "
             f"python export.py format={name} images=DIR"
         )
 
@@ -73,15 +73,15 @@ def check_calibration(name: str | None, streams: bool) -> None:
 def _is_installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
-    except ImportError:  # of a package within one that is not installed
+    except ImportError:  # its parent package is not installed
         return False
 
 
 def make_format(name: object) -> "FileFormat":
-    """Return the format of a name.
+    """Return the format with this name.
 
     Raises:
-        UserError: no such format, one that is not measured, or a class of the user's that is none.
+        UserError: an unknown format, one that is not measured, or a user's class that is not a format.
     """
     from inference.export.export import checked_format  # late: torch
 
@@ -94,7 +94,7 @@ def make_format(name: object) -> "FileFormat":
     if name not in names:
         raise UserError(
             f"deploy={name}: no such format; {did_you_mean(str(name), set(names) - {PAGE})}, "
-            "null for none, or one of your own with --config-dir=DIR"
+            "null for none, or your own format with --config-dir=DIR"
         )
     config = hydra.compose("export", overrides=[f"format={name}"])
     return checked_format(name, config, lambda: instantiate(config, "format"))
@@ -103,18 +103,18 @@ def make_format(name: object) -> "FileFormat":
 def deploy(
     record: RunRecord, name: str, checkpoint: Path, *, test: bool = False, register: Sequence[str] = ()
 ) -> Deployed:
-    """Export a checkpoint into the folder of its run, compare and measure it, and record that; a failure is recorded, too.
+    """Export a checkpoint into its run's folder, compare it with the network, measure it, and record results or failure.
 
     Args:
-        record: of the run, with its data, whose splits.csv names the images.
-        name: of the format.
-        test: compare it on the test images as well.
-        register: full names of networks, backbones and heads of the user's own, which the checkpoint may name.
+        record: the run's record, with its data; the run's splits.csv lists the images.
+        name: name of the format.
+        test: whether to compare on the test images, too.
+        register: full names of the user's own networks, backbones and heads, which the checkpoint may name.
     """
     found = record.deployed = Deployed(format=name)
     try:
         _deploy(found, record, checkpoint, test, register)
-    except Exception as error:  # of an exporter, which has no common class; the training is done and must not be lost
+    except Exception as error:  # exporters' errors have no common class, and the finished training must not be lost
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         found.error = user_message(error) or clean(reason, LONGEST_REASON)
         log.warning("deploy=%s: not exported: %s", name, found.error)
@@ -127,9 +127,9 @@ def _deploy(found: Deployed, record: RunRecord, checkpoint: Path, test: bool, re
     made, folder = make_format(found.format), record.folder
     path = folder.checkpoints / f"{checkpoint.stem}{made.suffix}"
     if path.is_file():
-        path.unlink()  # of an earlier best epoch, perhaps
+        path.unlink()  # perhaps exported from an earlier best epoch
     own = checkpoint.resolve().parent == folder.checkpoints.resolve()
-    images = None if own else str(folder.splits)  # None: of its run, and synthetic ones where these are no files
+    images = None if own else str(folder.splits)  # None: those of its run, or synthetic ones where these are not files
     with Progress(f"deploy={found.format}") as progress:
         exported = export(
             str(checkpoint), format=made, out=str(path), images=images, register=register,

@@ -1,4 +1,4 @@
-"""The end of a run: the best network's metrics on val and test, the decision, and the last lines of the screen."""
+"""Evaluate the best network on val and test, fit the decision, and log the last lines of a run."""
 
 import logging
 from dataclasses import asdict, replace
@@ -47,12 +47,12 @@ def evaluate_val(
     rules: DecisionRules,
     trained: dict | None,
 ) -> None:
-    """Fill the record's `val` and `decision`; a decision that is fitted here goes into the run's best.ckpt.
+    """Fill the record's `val` and `decision`; write a decision that is fitted here into the run's best.ckpt.
 
     Args:
         trained: the content of that best.ckpt; None: nothing was trained.
     """
-    if data.select_on == "test":  # there is no val to fit on
+    if data.select_on == "test":  # there is no val split to fit on
         return
     trainer.validate(model, datamodule=data, verbose=False)
     predictions = _predictions(trainer, "val")
@@ -61,7 +61,7 @@ def evaluate_val(
             predictions.labels, predictions.probabilities, model.classes, predictions.logits, predictions.groups
         )
         if trained and trainer.is_global_zero:
-            record.save_new_warnings()  # of the fit, which a command that resumes now would not repeat
+            record.save_new_warnings()  # those of the fit, which a command that resumes from here would not repeat
             add_decision(Path(record.best.checkpoint), trained, model.decision)
     record.decision = model.decision
     record.val = _metrics(config, trainer, model, "val")
@@ -71,7 +71,7 @@ def evaluate_val(
 def evaluate_test(
     config: DictConfig, record: RunRecord, trainer: L.Trainer, model: ImageClassifier, data: L.LightningDataModule
 ) -> None:
-    """Fill the record's `test`, and count how often this training was evaluated on its test images."""
+    """Fill the record's `test`, and count the evaluations of this training on its test images."""
     trainer.test(model, datamodule=data, verbose=False)
     record.test = _metrics(config, trainer, model, "test")
     record.test.part = data.describe_part("test")
@@ -81,20 +81,20 @@ def evaluate_test(
 
 
 def _count_test_evaluation(config: DictConfig, record: RunRecord, data: L.LightningDataModule) -> int | None:
-    """Count this evaluation in the record of the training, where its test images are among those evaluated.
+    """Count this evaluation in the training's record, if it includes any of the training's test images.
 
-    Return how often they were evaluated with it, 1 for images of which none is one of them; None where it is unknown.
+    Return how often these were evaluated, this time included; 1 if none of them was; None where it is unknown.
     """
     trained_in = record.folder if record.best else RunFolder.of_checkpoint(Path(config.ckpt_path))
     if trained_in is None or not record.writes:
         return None
     if trained_in.path.resolve() == record.folder.path.resolve():
-        unknown = record.previous is None and record.best is None  # a checkpoint here, and no record of its training
+        unknown = record.previous is None and record.best is None  # a checkpoint without a record of its training
         before = None if unknown else record.previous_test_evaluations
         if before is None:
             log.warning("how often %s was evaluated on test is unknown", record.folder.path)
             return None
-        # A run that ended after its evaluation, before its record was finished, repeats that one
+        # A run that ended between its evaluation and the end of its record repeats that evaluation
         was_this = record.resumes and before and replace(record.previous.test, test_evaluations=None) == record.test
         return before if was_this else before + 1
     own, catalog = OwnTestImages(trained_in), data.catalog
@@ -105,13 +105,13 @@ def _count_test_evaluation(config: DictConfig, record: RunRecord, data: L.Lightn
     images = ((fingerprints[row], files[row]) for row in catalog.rows("test"))
     if own.data.fingerprint_val_test != record.data.fingerprint_val_test and not own.include_any(images):
         return 1
-    with tolerate_disk_errors(trained_in.record):  # perhaps somebody else's
+    with tolerate_disk_errors(trained_in.record):  # perhaps another user's folder
         return increment_test_evaluations(trained_in)
     return None
 
 
 def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer, loggers: Loggers) -> None:
-    """Complete the record, draw calibration.png and overview.png, give the loggers the results, log the last lines."""
+    """Complete the record, draw calibration.png and overview.png, pass the results to the loggers, log the last lines."""
     checkpoint = Path(record.best.checkpoint if record.best else config.ckpt_path)
     record.model.checkpoint_mib = round(checkpoint.stat().st_size / 2**20, 3)
     record.throughput = find_callback(trainer, Throughput).measured()
@@ -120,7 +120,7 @@ def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer, loggers:
     has_overview = False
     if measured and trainer.is_global_zero:
         _draw_calibration(record, trainer, split)
-        wanted = config.get("overview", "auto")  # a run of an earlier version has none
+        wanted = config.get("overview", "auto")  # runs of earlier versions have none
         has_overview = (not record.in_sweep if wanted == "auto" else wanted) and _draw_overview(record, trainer, split)
     finals = {
         f"final/{'part_of_' * bool(each.part)}{name}_accuracy": each.accuracy.value for name, each in measured.items()
@@ -140,7 +140,7 @@ def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer, loggers:
     if measured:
         log_verdict(record, name)
     else:
-        log.info("Nothing was measured: there is no val split with datamodule.select_on=test, and test is not a stage")
+        log.info("Nothing was measured: datamodule.select_on=test has no val split, and test is not among the stages")
     if record.run.debug:
         log.info("Debug run (%s): its results mean nothing, and no report ranks it", record.run.debug)
     log.info("Run: %s", shown_path(record.folder.path))
@@ -156,17 +156,17 @@ def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer, loggers:
 
 
 def add_decision(path: Path, content: dict, decision: Decision) -> None:
-    """Write a checkpoint of this content with a decision; the file is whole before and after, the weights keep their bits."""
+    """Write a checkpoint with this content and a decision; the file is whole at every moment, the weights are unchanged."""
     write_checkpoint(path, {**content, "decision": asdict(decision)})
 
 
 def find_callback(trainer: L.Trainer, kind: type[L.Callback]):
-    """Return the trainer's callback of a kind."""
+    """Return the trainer's callback of a class."""
     return next(callback for callback in trainer.callbacks if isinstance(callback, kind))
 
 
 def _predictions(trainer: L.Trainer, split: str) -> Predictions:
-    """Return the predictions of a split that was evaluated.
+    """Return the predictions of an evaluated split.
 
     Raises:
         UserError: a probability is NaN.
@@ -192,11 +192,11 @@ def _metrics(config: DictConfig, trainer: L.Trainer, model: ImageClassifier, spl
 
 
 def _further(config: DictConfig, name: str, predictions: Predictions, split: str) -> FurtherMetric:
-    """Compute a metric of the user's own; one that fails here costs the run nothing else."""
+    """Compute a user's own metric; if it fails, only its value is missing."""
     try:
         metric = instantiate(config, f"metrics.{name}")
         found = further_metric(metric, predictions.labels, predictions.probabilities, predictions.groups)
-    except Exception as error:  # of a class of the user's, so of any type
+    except Exception as error:  # a user's class may raise any type
         log.warning(
             "%s: %s", split, component_error(error, config) or f"metrics.{name}: {type(error).__name__}: {error}"
         )
@@ -215,7 +215,7 @@ def _draw_calibration(record: RunRecord, trainer: L.Trainer, split: str) -> None
 
 
 def _draw_overview(record: RunRecord, trainer: L.Trainer, split: str) -> bool:
-    """Draw overview.png and return whether that was done; what it cannot show costs the run nothing else."""
+    """Draw overview.png and return whether that succeeded; a failure does not end the run."""
     from reports.overview import overview  # late: nothing is drawn before the first step
 
     with Progress("drawing the overview", log):

@@ -1,4 +1,4 @@
-"""What a run's folder held before a command: put back where the command does nothing, kept beside where another run starts."""
+"""Back up a run's folder before a command: restore it if the command does nothing, keep it if another run replaces it."""
 
 import logging
 import os
@@ -13,31 +13,31 @@ from common.untrusted.json_files import read_json
 
 log = logging.getLogger(__name__)
 
-LARGEST_COPY = 8 * 2**20  # bytes; of larger files, which are always written under a new name, a link is kept
-PRESENT = ".checkpoints.json"  # of a backup: the checkpoints that were here, by which new ones are known
+LARGEST_COPY = 8 * 2**20  # bytes; larger files are always written under a new name, so a link to them is enough
+PRESENT = ".checkpoints.json"  # file of a backup that lists the checkpoints of that moment, to recognize new ones
 LARGEST_PRESENT = 2**20  # bytes
 
 
 class FolderBackup:
-    """Keep what a command finds in a run's folder until it has trained or measured something.
+    """Keep the content of a run's folder until the command has trained or measured something.
 
-    It lies in the folder itself, so that the next command can put back what one that was killed has left (`recover`).
+    The backup is inside the folder, so that the next command can restore it after a kill (`recover`).
 
     Args:
-        folder: of the run.
-        whole: whether everything in it is the run's own, as in a sweep; else only what a run is known to write.
-        kept_in: folder for a run that another one replaces.
+        folder: folder of the run.
+        whole: whether everything in it belongs to the run, as in a sweep; otherwise only files that a run is known to write.
+        kept_in: folder for a run that another run replaces.
     """
 
     def __init__(self, folder: RunFolder, *, whole: bool, kept_in: Path):
         self.folder, self.whole, self.kept_in = folder, whole, kept_in
-        self.holds_training = False  # that would be lost
+        self.holds_training = False  # a finished or begun training that would be lost
         self._place = self._kept_as = None
-        self._present: set[str] | None = None  # names of what is here; None: nothing was changed yet
+        self._present: set[str] | None = None  # names of the entries; None: nothing has changed yet
         self._checkpoints: dict[str, tuple] = {}
 
     def recover(self) -> None:
-        """Put back, or keep beside, what the last command has held and could not put back since it was killed."""
+        """Restore the backup of a command that was killed, or keep it if that command had written a checkpoint."""
         shutil.rmtree(self._building, ignore_errors=True)
         for place in (self.folder.before_resume, self.folder.before_restart):
             if not place.is_dir() or place.is_symlink():
@@ -45,22 +45,22 @@ class FolderBackup:
             self._place = place
             try:
                 present = read_json(place / PRESENT, LARGEST_PRESENT)
-            except UserError:  # unknown: what was trained last stays
+            except UserError:  # unknown: keep the latest training
                 present = {}
             if any(present.get(name) != [*version] for name, version in self._versions().items()):
                 self.discard()
             else:
-                log.info("%s: the last command was killed before it had done anything: put back", self.folder.path)
+                log.info("%s: the last command was killed before it had done anything; restored", self.folder.path)
                 self._present = {path.name for path in place.iterdir()} | {self.folder.checkpoints.name}
                 self.restore()
 
     def begin(self, *, restarts: bool, extends: bool = False, kept_as: str = "") -> None:
-        """Copy what is in the folder, without the checkpoints, which a run that resumes keeps.
+        """Back up the folder; without checkpoints where a run resumes, since it keeps them.
 
         Args:
-            restarts: another run starts here: checkpoints too, and nothing of it stays.
-            extends: a finished run is trained longer: checkpoints too, and what it had is kept beside as of a restart.
-            kept_as: name of the earlier run where it is kept.
+            restarts: another run starts here; back up checkpoints, too, and empty the folder.
+            extends: a finished run is trained longer; back up checkpoints, too, and keep the earlier state as for a restart.
+            kept_as: name under which the earlier run is kept.
         """
         self._kept_as = kept_as
         entries = self.folder.entries(self.whole)
@@ -88,14 +88,14 @@ class FolderBackup:
 
     @property
     def has_new_checkpoint(self) -> bool:
-        """Whether a checkpoint was written since."""
+        """Whether a checkpoint was written since `begin`."""
         return self._present is not None and self._versions() != self._checkpoints
 
     def restore(self) -> None:
-        """Put everything back as it was."""
+        """Restore the folder as it was."""
         if self._present is None:
             return
-        counted = read_test_evaluations(self.folder)  # perhaps from elsewhere, meanwhile
+        counted = read_test_evaluations(self.folder)  # another folder's command may have counted meanwhile
         held = {path.name for path in self._place.iterdir()} if self._place else set()
         for path in self.folder.entries(self.whole):
             if path.name in held or path.name not in self._present:
@@ -109,7 +109,7 @@ class FolderBackup:
         keep_test_evaluations(self.folder, counted)
 
     def discard(self) -> None:
-        """Remove what was kept; a run that another one has replaced is kept beside."""
+        """Remove the backup, or move a replaced run to `kept_in`."""
         if self._place is None:
             return
         if self._place == self.folder.before_restart:
@@ -129,7 +129,7 @@ class FolderBackup:
         return self.folder.before_resume.with_name(".before-copying")
 
     def _free_place(self) -> Path:
-        """Return a name that no run with checkpoints has; without them there is nothing to lose."""
+        """Return a place that holds no run with checkpoints; a run without them can be overwritten."""
         name = self._kept_as or "killed"
         for count in range(1, 10_000):
             place = self.kept_in / (name if count == 1 else f"{name}-{count}")
@@ -144,14 +144,14 @@ class FolderBackup:
 
 
 def remove_outdated(folder: RunFolder) -> None:
-    """Remove predictions, card and figures of the network before, which are kept, once another one has a checkpoint."""
+    """Remove predictions, card and figures of the previous network once a new one has a checkpoint; the backup has them."""
     if not folder.before_restart.is_dir():
         return
     of_network = (
         "predictions*.csv",
         "predictions*.parquet",
         folder.model_card.name,
-        *(f"{name}.png" for name in FIGURES if name != "contact_sheet"),  # that is of the images
+        *(f"{name}.png" for name in FIGURES if name != "contact_sheet"),  # it shows the images
     )
     for kept in (path for name in of_network for path in folder.before_restart.glob(name)):
         path = folder.path / kept.name
@@ -160,13 +160,13 @@ def remove_outdated(folder: RunFolder) -> None:
 
 
 def _version(path: Path) -> tuple[int, int]:
-    """Return what differs where a file was written again; a copy has it, too."""
+    """Return what changes when a file is written again; a copy has the same."""
     stat = path.stat()
     return stat.st_mtime_ns, stat.st_size
 
 
 def _copy(path: Path, to: Path) -> None:
-    """Copy a file or a folder, with links as links."""
+    """Copy a file or a folder; links stay links."""
     if path.is_dir() and not path.is_symlink():
         shutil.copytree(path, to, symlinks=True, copy_function=_copy_file)
     else:

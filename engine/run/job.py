@@ -1,4 +1,4 @@
-"""One job, single or of a sweep or a search: what is done before it runs, its record, and how an error or a signal ends it."""
+"""One job, single or of a sweep or a search: its preparation, its record, and how an error or a signal ends it."""
 
 import contextlib
 import logging
@@ -41,9 +41,9 @@ from engine.state import STATE, resume_advice
 
 log = logging.getLogger(__name__)
 
-# What a run does not keep of its settings, beside stages
+# Settings that a run does not keep, besides stages
 NOT_KEPT = ("datamodule.source.", "datamodule.cache", "datamodule.gpu_cache_gib", "logger.", "register=")
-RESUME_FROM = "JUSTENOUGH_RESUME_FROM"  # the checkpoint that a run's first process found, for its other processes
+RESUME_FROM = "JUSTENOUGH_RESUME_FROM"  # passes the checkpoint that a run's first process found to its other processes
 
 
 class Job(NamedTuple):
@@ -52,21 +52,21 @@ class Job(NamedTuple):
     folder: RunFolder
     command: list[str]  # as typed
     overrides: list[str]
-    choices: dict[str, str | None]  # the file that each group took
+    choices: dict[str, str | None]  # group -> its chosen file
     in_sweep: bool  # one of the jobs of a sweep or a search
     side_by_side: bool = False  # other jobs of its sweep run at the same time
     hydra: DictConfig | None = None  # Hydra's own part of the configuration
 
 
 def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord], None]) -> Exception | None:
-    """Run a job whose config is composed, unless it is one of a sweep and has finished already.
+    """Run a job with its composed configuration, unless it belongs to a sweep and has finished already.
 
-    Return the error that ended it, recorded and not raised, so that the other jobs of a sweep run; TrialPruned too.
+    Return the error that ended it (TrialPruned, too): it is recorded and not raised, so that a sweep's other jobs run.
     """
     process = process_of_run(config.trainer.strategy, in_sweep=job.in_sweep)
     warning_list = _collect_warnings(process.rank)
     if not (process.is_launched or job.in_sweep) and (tasks := launched_process()).launcher == "srun":
-        log.info("one of %d tasks of srun, each with a run of its own; one run of all: trainer=ddp", tasks.world_size)
+        log.info("one of %d srun tasks, each with a run of its own; for one run on all: trainer=ddp", tasks.world_size)
     try:
         with folder_lock(job.folder, process.rank) as is_free:
             if is_free:
@@ -88,14 +88,16 @@ def _run_locked(
             if process.is_first:
                 backup.recover()
             elif process.is_launched:
-                os.environ[RESUME_FROM] = share(process, "checkpoint")  # and the first one's record is there
+                os.environ[RESUME_FROM] = share(process, "checkpoint")  # then the first process's record exists
             record = RunRecord.begin(job.folder, command=job.command, overrides=job.overrides, writes=process.is_first)
             record.in_sweep, record.latency_comes_later = job.in_sweep, job.side_by_side
             record.collected = warning_list.messages
             config, changed = resume_config(config, job.overrides, job.folder)
-            strategy = config.trainer.strategy  # that of the checkpoint's run
+            strategy = config.trainer.strategy  # with a checkpoint, its run's strategy
             if process_of_run(strategy, in_sweep=job.in_sweep).is_launched != process.is_launched:
-                raise UserError(f"ckpt_path={config.ckpt_path}: its run has trainer.strategy={strategy}; add that")
+                raise UserError(
+                    f"ckpt_path={config.ckpt_path}: its run has trainer.strategy={strategy}; add that setting"
+                )
             record.describe(OmegaConf.to_container(config, resolve=False), job.choices)
             if not process.is_first and RESUME_FROM in os.environ:
                 config.ckpt_path = os.environ[RESUME_FROM] or None
@@ -108,7 +110,7 @@ def _run_locked(
             check_shared(process, job.folder.config)
             with _ends_with_a_word():
                 run(config, record)
-            if process.is_first and not job.folder.config.is_file():  # what came later has made the folder again
+            if process.is_first and not job.folder.config.is_file():  # removed during the run, and created again
                 raise UserError(f"{job.folder.path}: {REMOVED_FOLDER}")
             _finish(record, config.ckpt_path)
             backup.discard()
@@ -132,7 +134,7 @@ def _run_locked(
         backup.discard()
         return pruned
     except Exception as raised:
-        # As soon as one process has ended, torchrun sends a signal to all others
+        # When one process ends, torchrun sends a signal to all others
         with ignore_stops() if process.is_launched else contextlib.nullcontext():
             return _record_failure(raised, job, config, process, record, backup)
 
@@ -140,7 +142,7 @@ def _run_locked(
 def _record_failure(
     raised: Exception, job: Job, config: DictConfig, process: Process, record: RunRecord | None, backup: FolderBackup
 ) -> Exception:
-    """Record what ended the job, unless the folder is put back as it was; return it as the user is to read it."""
+    """Record the error that ended the job, unless the folder is restored; return the error as the user is to see it."""
     kept = _how_to_resume(job, config) if job.folder.last_checkpoint.is_file() else ""
     error = component_error(raised, config, kept) or raised
     if isinstance(raised, FileNotFoundError) and not job.folder.path.is_dir():
@@ -165,24 +167,24 @@ def _record_failure(
 
 @contextlib.contextmanager
 def _ends_with_a_word() -> Iterator[None]:
-    """Turn what would end the command without a word, and leave the job as running, into a stop or an error."""
+    """Turn what would end the command silently, with the job recorded as running, into a stop or an error."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as raised:
-        if KeyboardInterrupt in (type(raised), type(raised.__context__)):  # Lightning makes the second of the first
+        if KeyboardInterrupt in (type(raised), type(raised.__context__)):  # Lightning turns the first into the second
             raise StopRequested(signal.SIGINT) from raised
-        raise RuntimeError("a component has called sys.exit in the middle of a run") from raised
+        raise RuntimeError("a component called sys.exit during the run") from raised
 
 
 def _backup(job: Job) -> FolderBackup:
-    """Return what keeps the folder's content; an earlier run of a sweep is kept beside the sweep, another one beside itself."""
+    """Return a backup of the job's folder; it keeps a replaced run next to the sweep, or next to a single run's folder."""
     beside = job.folder.path.parent if job.in_sweep else job.folder.path
     whole = job.in_sweep or job.folder.path in STATE.made_folders
     return FolderBackup(job.folder, whole=whole, kept_in=beside.with_name(f"{beside.name}.replaced"))
 
 
 def _begin(job: Job, config: DictConfig, record: RunRecord, backup: FolderBackup, changed: bool) -> bool:
-    """Decide whether the job is to run; if so, keep what is in its folder and write its configuration.
+    """Decide whether the job is to run; if so, back up its folder and write its configuration.
 
     Args:
         changed: whether the command changes settings of the run that it resumes.
@@ -193,7 +195,7 @@ def _begin(job: Job, config: DictConfig, record: RunRecord, backup: FolderBackup
     in_own_folder = lies_in(folder, config.ckpt_path)
     if previous is not None and in_own_folder and "fit" not in config.stages:
         record.evaluate_again()
-    text = OmegaConf.to_yaml(config)  # before an interrupted run's checkpoint is put in
+    text = OmegaConf.to_yaml(config)  # before should_run adds an interrupted run's checkpoint
     if not should_run(config, record):
         return False
     digest = previous.run.config_hash or "run" if previous else "unreadable"
@@ -209,10 +211,10 @@ def _begin(job: Job, config: DictConfig, record: RunRecord, backup: FolderBackup
 
 
 def _check_lost_record(config: DictConfig, record: RunRecord) -> None:
-    """Make the number of test evaluations unknown where a run's own record cannot be read and its checkpoint is used.
+    """Mark the number of test evaluations as unknown where a run continues from its checkpoint without a readable record.
 
     Raises:
-        UserError: its record is damaged, and would be replaced by one that knows nothing of the training.
+        UserError: the record is damaged, and an evaluation would replace it by one without the training.
     """
     if "fit" in config.stages:
         log.warning(
@@ -227,7 +229,7 @@ def _check_lost_record(config: DictConfig, record: RunRecord) -> None:
 
 
 def write_configuration(folder: RunFolder, text: str, hydra: DictConfig | None) -> None:
-    """Write .hydra as Hydra does, which would do so before a command can be refused; without Hydra's part config.yaml only."""
+    """Write .hydra as Hydra would, but only once the command is accepted; without Hydra's part, only config.yaml."""
     folder.hydra.mkdir(parents=True, exist_ok=True)
     write_text(folder.config, text)
     if hydra is not None:
@@ -236,7 +238,7 @@ def write_configuration(folder: RunFolder, text: str, hydra: DictConfig | None) 
 
 
 def _has_ended(folder: RunFolder) -> bool:
-    """Return whether the first process has recorded, or put back, what ended it; the record of a killed one says running."""
+    """Return whether the first process has recorded its end or restored the folder; a killed one leaves status running."""
     try:
         return RunRecord.read(folder).status != "running"
     except UserError:
@@ -244,10 +246,10 @@ def _has_ended(folder: RunFolder) -> bool:
 
 
 def _put_back(record: RunRecord, backup: FolderBackup, *, else_recorded: bool) -> bool:
-    """Put the folder back as it was where the command has neither trained nor measured; return whether that was done.
+    """Restore the folder where the command has neither trained nor measured anything; return whether it was restored.
 
     Args:
-        else_recorded: how the command ended is recorded where no earlier training is lost by that.
+        else_recorded: do not restore where recording how the command ended would lose no earlier training.
     """
     has_done = backup.has_new_checkpoint or (record.has_done and not record.evaluates_again)
     if not record.writes or has_done or (else_recorded and not backup.holds_training):
@@ -257,21 +259,21 @@ def _put_back(record: RunRecord, backup: FolderBackup, *, else_recorded: bool) -
     if record.evaluates_again and record.test is not None:
         increment_test_evaluations(record.folder)
     elif record.resumes and else_recorded:
-        os.utime(record.folder.record)  # of a sweep: did not finish now either
+        os.utime(record.folder.record)  # marks the job as one that this sweep has tried again
     return True
 
 
 def _collect_warnings(rank: int) -> log_handlers.WarningCollector:
-    """Collect warnings for the record; silence the log of all processes of a run but the first."""
+    """Collect warnings for the record; silence the log in all processes of a run except the first."""
     log_handlers.silence_further_process(rank)
-    warnings.showwarning = log_handlers.log_python_warning  # of this process, which a launcher may have started
+    warnings.showwarning = log_handlers.log_python_warning  # a launcher may have started this process, without run_cli
     warning_list = log_handlers.WarningCollector()
     logging.getLogger().addHandler(warning_list)
     return warning_list
 
 
 def _skip(job: Job) -> UserError | None:
-    """Log that another process runs this job of a sweep; return the error of a single run."""
+    """Handle a job that another process is running: log it in a sweep, return an error for a single run."""
     if not job.in_sweep:
         return UserError(f"{job.folder.path}: another process is training in this folder; wait for it or stop it")
     log.info("%s: skipped: another process is running this job", job.folder.path.name)
@@ -279,8 +281,8 @@ def _skip(job: Job) -> UserError | None:
 
 
 def _finish(record: RunRecord, ckpt_path: str | None) -> None:
-    """Complete the record and write the model card of what was measured."""
-    from reports.model_card import write_card  # late: scipy; but not between the record and the card
+    """Complete the record and, if anything was measured, write the model card."""
+    from reports.model_card import write_card  # late: scipy; but not between writing record and card
 
     record.finish()
     if record.writes and (record.val or record.test):
@@ -289,7 +291,7 @@ def _finish(record: RunRecord, ckpt_path: str | None) -> None:
 
 
 def _record_error(record: RunRecord, error: Exception, message: str | None) -> None:
-    """Record that a run failed; one that the disk ended after its first checkpoint as interrupted, since it can be resumed."""
+    """Record a failed run; if a disk error ended it after its first checkpoint, as interrupted, since it can resume."""
     if isinstance(error, OSError) and error.errno in DISK_ERRORS and record.folder.last_checkpoint.is_file():
         with tolerate_disk_errors(record.folder.record):
             record.collected.append(message)
@@ -299,23 +301,23 @@ def _record_error(record: RunRecord, error: Exception, message: str | None) -> N
 
 
 def _requeue(job: Job) -> None:
-    """Queue SLURM's job again, where the same command resumes this job and does not start another one."""
+    """Requeue the SLURM job if its command resumes this job rather than starting a new one."""
     if job.in_sweep or any(argument.startswith(("hydra.run.dir=", "ckpt_path=")) for argument in job.command):
         slurm_requeue()
     else:
         log.warning(
-            "the SLURM job is not requeued: its command would start a new run; name a folder: hydra.run.dir=DIR"
+            "the SLURM job is not requeued, since its command would start a new run; set a folder: hydra.run.dir=DIR"
         )
 
 
 def _how_to_resume(job: Job, config: DictConfig) -> str:
-    stages = str(config.stages).replace("'", "").replace(" ", "")  # as typed: not checked where that failed
+    stages = str(config.stages).replace("'", "").replace(" ", "")  # as typed: perhaps the check failed
     if job.in_sweep or "fit" not in stages:
         return resume_advice(job.command)
     if not job.folder.last_checkpoint.is_file():
         return "; no checkpoint was written yet"
     again = [each for each in job.overrides if each.lstrip("+").startswith(NOT_KEPT)]
-    if "test" not in stages:  # else the test images would be opened
+    if "test" not in stages:  # otherwise resuming would open the test images
         again.append(f"stages={stages}")
     launcher = {"": "python", "torchrun": "torchrun ...", "srun": "srun ... python"}[STATE.process.launcher]
     checkpoint = quote_override("ckpt_path", str(job.folder.last_checkpoint))
@@ -325,9 +327,9 @@ def _how_to_resume(job: Job, config: DictConfig) -> str:
 
 @contextlib.contextmanager
 def folder_lock(folder: RunFolder, rank: int = 0) -> Iterator[bool]:
-    """Lock a folder against other processes; yield whether that succeeded, True too where there are no locks.
+    """Lock a folder against other processes; yield whether that succeeded, or True where the file system has no locks.
 
-    The system releases the lock of a killed process. Its file stays, which means nothing; the next run takes and removes it.
+    The system releases the lock of a killed process. Its file stays behind without effect; the next run takes and removes it.
     """
     if rank or not folder.path.is_dir():
         yield True

@@ -15,10 +15,10 @@ log = logging.getLogger(__name__)
 
 
 def refuse_finished_run(folder: RunFolder) -> None:
-    """Raise UserError where a run was finished in this folder, which a command names for a run of its own."""
+    """Raise UserError where the folder that a command names for its run holds a finished run."""
     try:
         finished = RunRecord.read(folder).status == "finished"
-    except UserError:  # none, or a damaged one
+    except UserError:  # no record, or a damaged one
         return
     if finished:
         raise _finished(folder)
@@ -37,40 +37,40 @@ def _is_unfinished(record: RunRecord) -> bool:
 
 
 def lies_in(folder: RunFolder, ckpt_path: str | None) -> bool:
-    """Return whether a checkpoint is one of the run in this folder."""
+    """Return whether a checkpoint belongs to the run in this folder."""
     return ckpt_path is not None and Path(ckpt_path).resolve().parent == folder.checkpoints.resolve()
 
 
 def check_in_sweep(config: DictConfig, debug: str | None) -> None:
-    """Check that a job can be one of a sweep or a search.
+    """Check that a job can be part of a sweep or a search.
 
     Args:
-        config: of the job.
+        config: the job's configuration.
         debug: the chosen file of conf/debug.
 
     Raises:
-        UserError: it would start further processes with the command line of the sweep, or is a debug run.
+        UserError: the job would start processes with the sweep's command line, or is a debug run.
     """
     if str(config.trainer.strategy).startswith("ddp"):
         raise UserError(
-            "trainer=ddp in a sweep: each of its processes would start the whole sweep again. Use one "
-            "device a job (trainer=auto), or start the runs one by one without -m"
+            "trainer=ddp in a sweep: each process would start the whole sweep again. Use one "
+            "device per job (trainer=auto), or start the runs one by one without -m"
         )
     if debug:
         raise UserError(
-            f"debug={debug} in a sweep: a debug run is never ranked, and its page would be empty; debug one of its runs "
+            f"debug={debug} in a sweep: a debug run is never ranked, so its page would be empty; debug one of its runs "
             "without -m"
         )
 
 
 def should_run(config: DictConfig, record: RunRecord) -> bool:
-    """Return whether a job is still to run, judged by what is in its folder; an interrupted one resumes (`ckpt_path`).
+    """Return whether a job is still to run, judged by its folder; set `ckpt_path` where it resumes an interrupted run.
 
-    In a sweep a finished job is skipped; one that failed resumes, too; one that has other settings restarts. A record without
-    `previous` then stands for a run that starts.
+    In a sweep, a finished job is skipped, a failed one resumes, and one with changed settings restarts. A run that starts or
+    restarts has a record without `previous`.
 
     Raises:
-        UserError: a single run whose folder holds another one; or as of `check_in_sweep`.
+        UserError: the folder of a single run holds another run; or an error of `check_in_sweep`.
     """
     if record.in_sweep:
         check_in_sweep(config, record.run.choices.get("debug"))
@@ -79,11 +79,11 @@ def should_run(config: DictConfig, record: RunRecord) -> bool:
         return True
     same = previous.run.config_hash == record.run.config_hash and _checkpoints_of(previous) == _checkpoints_of(record)
     if not record.in_sweep and _is_unfinished(previous) and not same:
-        advice = "Use another folder, or its settings: it has no checkpoint yet"
+        advice = "Use another folder, or the settings of that run, which has no checkpoint yet"
         if folder.last_checkpoint.is_file():
             advice = f"Use another folder, or resume it with ckpt_path={folder.last_checkpoint}"
         raise UserError(
-            f"hydra.run.dir={folder.path}: holds a run that did not finish, with other settings: "
+            f"hydra.run.dir={folder.path}: holds an unfinished run with other settings: "
             f"{_differences(previous, record)}. {advice}"
         )
     trains = previous.best is not None or "fit" in config.stages
@@ -91,7 +91,7 @@ def should_run(config: DictConfig, record: RunRecord) -> bool:
         raise _finished(folder)
     if same and previous.status in ("finished", "pruned") and record.in_sweep:
         log.info("%s: already finished, skipping", name)
-        os.utime(folder.record)  # belongs to the sweep that is running now
+        os.utime(folder.record)  # counts the job as part of the sweep that is running
         return False
     ended = "failed" if previous.status == "failed" else "interrupted"
     if same and _is_unfinished(previous) and folder.last_checkpoint.is_file():
@@ -99,7 +99,7 @@ def should_run(config: DictConfig, record: RunRecord) -> bool:
         config.ckpt_path = str(folder.last_checkpoint)
         return True
     if not record.in_sweep and previous.status == "finished":
-        log.info("%s: the earlier evaluation in this folder is replaced", name)
+        log.info("%s: replacing the earlier evaluation in this folder", name)
     elif same:
         log.info("%s: %s before its first checkpoint, restarting", name, ended)
     else:
@@ -109,13 +109,13 @@ def should_run(config: DictConfig, record: RunRecord) -> bool:
 
 
 def _checkpoints_of(record: RunRecord) -> list[str]:
-    """Return which checkpoint of elsewhere was typed, which is no setting of the run."""
+    """Return the typed checkpoints that lie outside the run's folder; they are not among its settings."""
     typed = [o.partition("=")[2].strip("'\"") for o in record.run.overrides if o.lstrip("+").startswith("ckpt_path=")]
     return [path for path in typed if not lies_in(record.folder, path)]
 
 
 def _differences(before: RunRecord, now: RunRecord) -> str:
-    """Describe each changed setting: `optimizer=sgd (was adam)`; with the checkpoint of elsewhere that a run began with."""
+    """Describe each changed setting as `optimizer=sgd (was adam)`, including a checkpoint from another folder."""
     old, new = ({**each.run.settings, **each.run.choices} for each in (before, now))
     if old:
         for settings, record in ((old, before), (new, now)):

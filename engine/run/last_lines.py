@@ -23,8 +23,8 @@ def log_verdict(record: RunRecord, name: str) -> None:
     """Log accuracy with its interval and the comparison with the most frequent class, in one line.
 
     Args:
-        record: of a run that was evaluated.
-        name: of the split, of a part of it in words.
+        record: the record of an evaluated run.
+        name: name of the split, or words for a part of it.
     """
     metrics = record.test or record.val
     against = None if record.run.debug else compare_to_guessing(metrics)
@@ -35,15 +35,15 @@ def log_verdict(record: RunRecord, name: str) -> None:
 
 
 def log_next_commands(record: RunRecord, checkpoint: Path, val: Predictions | None, network: dict) -> None:
-    """Log commands that continue from a run, each whole: label images, export, look for a smaller network.
+    """Log complete commands that continue from a run: label images, export, look for a smaller network.
 
-    Streamed training images are refused by smallest.py, which is left out then.
+    With streamed training images, which smallest.py refuses, the last one is left out.
 
     Args:
-        record: of the run.
-        checkpoint: that was evaluated.
-        val: predictions of its validation images, of which one is labeled: of test images it would be an evaluation.
-        network: its name and arguments; what of it is the user's own must be registered.
+        record: the run's record.
+        checkpoint: the checkpoint that was evaluated.
+        val: predictions of validation images; the command labels one of these, since a test image would be an evaluation.
+        network: the network's name and arguments; the user's own networks, backbones and heads must be registered.
     """
     ckpt = _argument("ckpt", checkpoint)
     image = val and Path(record.data.root, val.paths[0])
@@ -62,7 +62,7 @@ def log_next_commands(record: RunRecord, checkpoint: Path, val: Predictions | No
 
 
 def _data_settings(record: RunRecord, checkpoint: Path) -> list[str]:
-    """Return the settings of the images, each key once, as typed for this run and before it for that of the checkpoint."""
+    """Return the typed settings of the images, each key once: those of the checkpoint's run, then those of this run."""
     trained_in = RunFolder.of_checkpoint(checkpoint)
     earlier = read_saved_overrides(trained_in) if trained_in else []
     by_key = {each.lstrip("+").partition("=")[0]: each for each in (*earlier, *typed(record))}

@@ -1,4 +1,4 @@
-"""The run's loggers: any of Lightning, built before images are read, given settings and results, closed at the end."""
+"""The run's loggers, any of Lightning's: built before images are read, given settings and results, closed at the end."""
 
 import contextlib
 import inspect
@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 
 Loggers = dict[str, Logger]  # by their keys: logger.csv
 PATHS_OF_DATA = ("datamodule.root", "datamodule.table", "datamodule.source.path")
-# Of what is typed: where files lie, and what is done around a training
+# Typed settings that do not compare runs: locations of files, and what is done around a training
 NOT_COMPARED = (
     "ckpt_path", "stages", "logger", "deploy", "overview", "seeds", "good_enough", "register", "datamodule.cache",
     *PATHS_OF_DATA,
 )  # fmt: skip
 SQLITE = "sqlite:///"
-# Lightning warns of what is usual in a new store
+# Lightning warns of a missing experiment, which is normal in a new store
 logging.getLogger("lightning.pytorch.loggers.mlflow").addFilter(
     lambda line: "not found. Creating it" not in line.getMessage()
 )
@@ -40,37 +40,37 @@ logging.getLogger("lightning.pytorch.loggers.mlflow").addFilter(
 class TensorBoard(TensorBoardLogger):
     """Log to one event file directly in the run's folder, without version folders and without hparams.yaml.
 
-    Lightning ends its loggers after each of fit, validate and test: this one only writes what it has then, since a closed
-    writer begins another file.
+    Lightning finalizes its loggers after each of fit, validate and test. This one then only flushes, since a closed writer
+    would begin another file.
 
     Args:
-        save_dir: of the event file.
-        settings: further ones of TensorBoard's SummaryWriter, as flush_secs.
+        save_dir: folder of the event file.
+        settings: further settings of TensorBoard's SummaryWriter, such as flush_secs.
     """
 
     def __init__(self, save_dir: str, **settings):
         super().__init__(save_dir, name="", version="", default_hp_metric=False, **settings)
-        self._is_folder = Path(save_dir).is_dir()  # as the run's own is
+        self._is_folder = Path(save_dir).is_dir()  # true of the run's own folder
 
     @property
     def log_dir(self) -> str:
-        """The folder of the event file; Lightning replaces $NAME and ~ in it, also where a folder is called so."""
+        """The folder of the event file; Lightning would replace $NAME and ~ even where a folder has that name."""
         return str(Path(self.save_dir, self.sub_dir or "")) if self._is_folder else super().log_dir
 
     def save(self) -> None:
         self.experiment.flush()
 
     def finalize(self, status: str) -> None:
-        with contextlib.nullcontext() if status == "success" else contextlib.suppress(OSError):  # of a full disk
+        with contextlib.nullcontext() if status == "success" else contextlib.suppress(OSError):  # a full disk
             self.save()
 
 
 @contextlib.contextmanager
 def open_loggers(config: DictConfig, record: RunRecord) -> Iterator[Loggers]:
-    """Build and start the loggers of a run, and close them in the end, after an error and a stop too.
+    """Build and start the loggers of a run, and close them at the end, also after an error or a stop.
 
     Raises:
-        UserError: a logger that cannot be built or started; names its key.
+        UserError: a logger cannot be built or started; names its key.
     """
     resumes = config.ckpt_path is not None and "fit" in config.stages
     first_step = epochs_done(Path(config.ckpt_path)) + 1 if resumes else None
@@ -91,15 +91,15 @@ def open_loggers(config: DictConfig, record: RunRecord) -> Iterator[Loggers]:
 
 
 def _start(config: DictConfig, key: str, record: RunRecord, first_step: int | None) -> Logger:
-    """Build a logger and let it begin, so that a missing account or server ends the run before it reads images."""
+    """Build and start a logger, so that a missing account or server ends the run before it reads images."""
     node = OmegaConf.select(config, key)
     try:
         logger = instantiate(config, key, **_given(key, node, record, first_step))
         if not isinstance(logger, Logger):
             raise UserError(
-                f"{key}._target_={node._target_}: is no logger of Lightning; use a class of lightning.pytorch.loggers"
+                f"{key}._target_={node._target_}: is not a Lightning logger; use a class of lightning.pytorch.loggers"
             )
-        hasattr(logger, "experiment")  # Lightning's loggers begin where they are asked for it
+        hasattr(logger, "experiment")  # Lightning's loggers start when this is accessed
     except UserError:
         raise
     except Exception as error:
@@ -111,18 +111,18 @@ def _start(config: DictConfig, key: str, record: RunRecord, first_step: int | No
 
 
 def _given(key: str, node: DictConfig, record: RunRecord, first_step: int | None) -> dict:
-    """Return what the run gives a logger where its settings leave it open: where to write, and under which name."""
+    """Return what the run decides for a logger where its settings do not: where to write, and under which name."""
     kind = resolve_target(node._target_, f"{key}._target_")
     folder = record.folder.path
     values = {"save_dir": str(folder)}
     if inspect.isclass(kind) and issubclass(kind, TensorBoardLogger) and first_step is not None:
-        values["purge_step"] = first_step  # hides what was logged from there on before the interruption
+        values["purge_step"] = first_step  # hides what was logged after this step before the interruption
     if inspect.isclass(kind) and issubclass(kind, WandbLogger):
         values["name"] = folder.name
     if inspect.isclass(kind) and issubclass(kind, MLFlowLogger):
         values["run_name"] = folder.name
         uri = str(node.get("tracking_uri") or "")
-        if uri.startswith(SQLITE):  # otherwise ./mlruns, wherever the command was typed
+        if uri.startswith(SQLITE):  # the default would be ./mlruns in the current folder
             values["artifact_location"] = str(Path(uri.removeprefix(SQLITE)).parent / "mlartifacts")
     parameters = inspect.signature(kind).parameters
     takes_more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -134,21 +134,21 @@ def _given(key: str, node: DictConfig, record: RunRecord, first_step: int | None
 
 
 def _close(loggers: Loggers, status: str) -> None:
-    """Close the loggers; one that cannot be closed is a warning, since the run has ended by itself or by another error."""
+    """Close the loggers; warn of one that cannot be closed, since the run has ended already."""
     for key, logger in loggers.items():
         try:
             killed = status == "aborted" and isinstance(logger, MLFlowLogger)
-            logger.finalize("KILLED" if killed else status)  # of Lightning's loggers only this one has its own words
+            logger.finalize("KILLED" if killed else status)  # MLflow has its own words for a status
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.close()
-            if isinstance(logger, WandbLogger):  # the next job of a sweep would log to the same run
+            if isinstance(logger, WandbLogger):  # otherwise the next job of a sweep would log to the same run
                 logger.experiment.finish(exit_code=int(status != "success"))
         except Exception as error:
             log.warning("%s: could not be closed (%s: %s)", key, type(error).__name__, error)
 
 
 def log_settings(loggers: Loggers, config: DictConfig, record: RunRecord) -> None:
-    """Log the run's settings and its folder; TensorBoard takes those by which runs are compared, in `log_results`."""
+    """Log the run's settings and folder; TensorBoard gets only the compared settings, in `log_results`."""
     for logger in loggers.values() if record.writes else ():
         if not isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams({"run": str(record.folder.path), **_settings(config)})
@@ -156,16 +156,17 @@ def log_settings(loggers: Loggers, config: DictConfig, record: RunRecord) -> Non
 
 @rank_zero_only
 def log_results(loggers: Loggers, config: DictConfig, record: RunRecord, results: dict[str, float]) -> None:
-    """Log the run's results at the epoch that they are of.
+    """Log the run's results at the epoch they belong to.
 
-    TensorBoard has them in the tab HParams only, as columns beside the settings: as scalars each would be a chart of one dot.
+    In TensorBoard they appear only in the tab HParams, as columns beside the settings: as scalars, each would be a chart with
+    one point.
     """
     for logger in loggers.values():
         if isinstance(logger, TensorBoardLogger):
             from torch.utils.tensorboard.summary import hparams  # late: a run may have no TensorBoard
 
-            # Without the description of an experiment, which each run would have to itself: TensorBoard then makes one of all
-            # runs, with the columns of all, and those that differ first
+            # Each run would have an experiment description of its own; without it, TensorBoard makes one for all runs, with
+            # the columns of all, those that differ first
             _, *session = hparams({**compared_settings(config, record), **results}, {})
             for summary in session:
                 logger.experiment._get_file_writer().add_summary(summary)
@@ -174,7 +175,7 @@ def log_results(loggers: Loggers, config: DictConfig, record: RunRecord, results
 
 
 def compared_settings(config: DictConfig, record: RunRecord) -> dict[str, int | float | str]:
-    """Return the settings by which runs are compared: network, optimizer, learning rate, batch size, and what was typed."""
+    """Return the settings that compare runs: network, optimizer, learning rate, batch size, and those that were typed."""
     optimizer = record.run.choices.get("optimizer") or config.optimizer.get("_target_")
     found = {"model": config.model.name, "optimizer": optimizer}
     keys = [each.lstrip("+").partition("=")[0] for each in typed(record) if not each.startswith("~")]
@@ -190,7 +191,7 @@ def compared_settings(config: DictConfig, record: RunRecord) -> dict[str, int | 
 
 
 def typed(record: RunRecord) -> list[str]:
-    """Return the settings that were typed for a run, those of its first command and then those of this one."""
+    """Return the settings that were typed for a run: those of its first command, then those of this command."""
     return [*read_saved_overrides(record.folder), *record.run.overrides]
 
 
@@ -200,7 +201,7 @@ def _settings(config: DictConfig) -> dict[str, int | float | str]:
 
 
 def how_to_view(loggers: Loggers) -> list[str]:
-    """Return a line for each of these loggers that says where to look; in the first process only."""
+    """Return a line for each logger on how to view it; in the first process only."""
     lines = []
     for logger in loggers.values():
         if isinstance(logger, TensorBoardLogger):
@@ -218,7 +219,7 @@ def how_to_view(loggers: Loggers) -> list[str]:
 
 @contextlib.contextmanager
 def _quiet_threads() -> Iterator[None]:
-    """Keep Python from printing the traceback of a full disk in TensorBoard's thread, whose writer raises it again here."""
+    """Keep Python from printing the traceback of a full disk in TensorBoard's thread; the writer raises the error here."""
     usual = threading.excepthook
 
     def show(arguments: threading.ExceptHookArgs) -> None:

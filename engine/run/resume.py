@@ -1,4 +1,4 @@
-"""Resume from a checkpoint: the settings of its own run, with the command line's on top."""
+"""Resume from a checkpoint, with the settings of its run and the command line's changes on top."""
 
 import contextlib
 import logging
@@ -25,7 +25,7 @@ from engine.hints import CONF
 
 log = logging.getLogger(__name__)
 
-# Settings of a command and not of the run; the cache too, whose old entries are removed
+# Settings of a command rather than of the run; also those of the cache, whose old entries may be gone
 COMMAND_KEYS = (
     "ckpt_path",
     "stages",
@@ -39,10 +39,10 @@ COMMAND_KEYS = (
 
 
 def run_to_resume(ckpt_path: Path) -> RunFolder | None:
-    """Return the run that a checkpoint belongs to, or None where no configuration lies beside its folder.
+    """Return the run that a checkpoint belongs to, or None where its folder has no configuration.
 
     Raises:
-        UserError: there is no such checkpoint, or there are links in the run's folder.
+        UserError: there is no such checkpoint, or the run's folder contains links.
     """
     if not ckpt_path.is_file():
         raise UserError(
@@ -52,22 +52,22 @@ def run_to_resume(ckpt_path: Path) -> RunFolder | None:
     folder = RunFolder.of_checkpoint(ckpt_path)
     if folder is None or not folder.config.is_file():
         return None
-    # A link in an untrusted folder would redirect what we write there: log, settings, checkpoints
+    # In an untrusted folder, a link would redirect the files that a run writes: log, settings, checkpoints
     for path in (*folder.path.iterdir(), *folder.hydra.glob("*"), *folder.checkpoints.glob("*")):
         if path.is_symlink():
-            raise UserError(f"{path}: is a link, and a run resumes in its own folder only; replace it by its target")
+            raise UserError(f"{path}: is a link, but a run resumes only in its own folder; replace it with its target")
     return folder
 
 
 def check_unseen(key: str, weights: str, catalog: Catalog, fingerprints: Sequence[str]) -> None:
-    """Make sure that the weights of a run are not tested on images that it trained on; warn where some are in val.
+    """Check that a run's weights are not tested on images they were trained on; warn where such images are in val.
 
     Args:
-        key: of the configuration.
-        weights: its value: a checkpoint or the folder of a run, else nothing is known.
+        key: key of the configuration that names the weights.
+        weights: its value: a checkpoint or the folder of a run; nothing is known of any other file.
 
     Raises:
-        UserError: some of them are in test now, as with another datamodule.split_seed.
+        UserError: training images of that run are in test now, for example after datamodule.split_seed has changed.
     """
     path = Path(weights)
     run = RunFolder(path) if path.is_dir() else RunFolder.of_checkpoint(path)
@@ -75,7 +75,7 @@ def check_unseen(key: str, weights: str, catalog: Catalog, fingerprints: Sequenc
         return
     try:
         trained = RunRecord.read(run).data
-    except UserError:  # a damaged one, which is named where the evaluation is to be counted
+    except UserError:  # damaged; reported where the test evaluation is counted
         return
     if trained is None or trained.root is None:
         return
@@ -83,7 +83,7 @@ def check_unseen(key: str, weights: str, catalog: Catalog, fingerprints: Sequenc
     seen = {path for path, split in listed.items() if split == "train"}
     paths, identify, advice = catalog.paths, str, f"keep the splits of its run: datamodule.splits={run.path}"
     if Path(trained.root) != catalog.root and not _are_moved(run, catalog, fingerprints):
-        # Perhaps the same files by other paths: below another folder, or through links
+        # These may be the same files under other paths: below another folder, or through links
         paths, identify = catalog.files, os.path.realpath
         seen = {identify(Path(trained.root, path)) for path in seen}
         advice = (
@@ -96,7 +96,7 @@ def check_unseen(key: str, weights: str, catalog: Catalog, fingerprints: Sequenc
         rows = catalog.rows(split)
         if count := sum(identify(paths[row]) in seen for row in rows.tolist()):
             problem = (
-                f"{key}={weights}: {count:,} of the {len(rows):,} {split} images are training images of its run, so that "
+                f"{key}={weights}: {count:,} of the {len(rows):,} {split} images are training images of its run, so "
                 f"its accuracy on them would be too high; {advice}"
             )
             if split == "test":
@@ -105,7 +105,7 @@ def check_unseen(key: str, weights: str, catalog: Catalog, fingerprints: Sequenc
 
 
 def _warn_of_moved(shown: str, listed: dict[str, str], catalog: Catalog) -> None:
-    """Warn of test images that may be training images of a run, moved since: new, with the file names of some that are gone.
+    """Warn of new test images that have the names of missing training images of a run, and may be the same files, moved.
 
     Args:
         listed: path -> split in the run.
@@ -115,13 +115,13 @@ def _warn_of_moved(shown: str, listed: dict[str, str], catalog: Catalog) -> None
     test = [catalog.paths[row] for row in catalog.rows("test").tolist()] if gone else []
     if count := sum(path not in listed and Path(path).name in gone for path in test):
         log.warning(
-            "%s: %s of the %s test images have the file names of training images that are gone: if these are the same, the "
-            "accuracy on test is too high", shown, f"{count:,}", f"{len(test):,}",
+            "%s: %s of the %s test images have the file names of training images that are gone; if these are the same images, "
+            "the accuracy on test is too high", shown, f"{count:,}", f"{len(test):,}",
         )  # fmt: skip
 
 
 def _are_moved(run: RunFolder, catalog: Catalog, fingerprints: Sequence[str]) -> bool:
-    """Return whether images of a run are here under the same paths, as in a folder that was moved or copied since."""
+    """Return whether a run's images are here under the same relative paths: the folder was moved or copied since."""
     predicted = {}
     with contextlib.suppress(UserError, OSError):
         predicted = {row["path"]: row["fingerprint"] for row in read_predicted_images(run, "val")}
@@ -129,7 +129,7 @@ def _are_moved(run: RunFolder, catalog: Catalog, fingerprints: Sequence[str]) ->
 
 
 def compare_images(record: RunRecord, catalog: Catalog, fingerprints: Sequence[str]) -> None:
-    """Warn where a run continues in its folder with other images, splits or weights; find its test images in test."""
+    """Warn where a run continues in its folder with other images, splits or weights; note whether test has its old images."""
     before, now, folder = record.previous and record.previous.data, record.data, record.folder
     if not before or not before.fingerprint or before.fingerprint == now.fingerprint:
         return
@@ -142,13 +142,13 @@ def compare_images(record: RunRecord, catalog: Catalog, fingerprints: Sequence[s
     ]
     if measured and record.previous.test:
         counts.append(f"{measured:,} of the test images were test images before")
-    with contextlib.suppress(UserError, OSError, ValueError):  # no splits.csv, or a damaged one
+    with contextlib.suppress(UserError, OSError, ValueError):  # splits.csv is missing or damaged
         listed = folder.read_splits()
         splits = {row["path"]: row["split"] for row in listed}
         here = dict(zip(catalog.paths, catalog.splits, strict=True))
         gone = [path for path in splits if path not in here]
         other = sum(here.get(path, split) != split for path, split in splits.items())
-        listed_ones = "" if len(catalog.rows("train")) else "of val and test "  # those of a stream are not listed
+        listed_ones = "" if len(catalog.rows("train")) else "of val and test "  # streamed ones are not listed
         new = len(here.keys() - splits.keys())
         counts.append(f"{listed_ones}{new:,} new, {len(gone):,} gone, {other:,} in another split")
         of_rows = [1.0] * len(catalog) if catalog.weights is None else catalog.weights.tolist()
@@ -157,18 +157,18 @@ def compare_images(record: RunRecord, catalog: Catalog, fingerprints: Sequence[s
         if n := sum(
             not math.isclose(weights.get(path, weight), weight, rel_tol=1e-6) for path, weight in weighed.items()
         ):
-            counts.append(f"{n:,} of another weight")
+            counts.append(f"{n:,} with another weight")
     log.warning(
-        "%s: the images, their splits or weights are not those that the run began with: %s",
+        "%s: the images, their splits or their weights have changed since the run began: %s",
         folder.name,
         "; ".join(counts),
     )
 
 
 def evaluated_elsewhere(ckpt_path: str, record: RunRecord, catalog: Catalog, fingerprints: Sequence[str]) -> int | None:
-    """Return how often a training that continues in another folder was evaluated on these test images, or some of them.
+    """Return how often a training that continues in another folder was evaluated on any of these test images.
 
-    None, with a warning, where the record of the folder where it began cannot be read.
+    Return None, with a warning, where the record in its original folder cannot be read.
     """
     began = RunFolder.of_checkpoint(Path(ckpt_path))
     if began is None or not began.record.is_file() or began.path.resolve() == record.folder.path.resolve():
@@ -185,7 +185,7 @@ def evaluated_elsewhere(ckpt_path: str, record: RunRecord, catalog: Catalog, fin
 
 @contextlib.contextmanager
 def resume_errors(ckpt_path: str | None) -> Iterator[None]:
-    """Name the checkpoint in an error of the training inside, where the checkpoint's state caused it."""
+    """Name the checkpoint in an error that its state causes in the training inside."""
     try:
         yield
     except Exception as error:
@@ -200,48 +200,48 @@ def resume_errors(ckpt_path: str | None) -> Iterator[None]:
 
 
 def resume_config(config: DictConfig, overrides: list[str], folder: RunFolder) -> tuple[DictConfig, list[str]]:
-    """Return `config`, or with a checkpoint the configuration of its run with the command line's overrides on top.
+    """Return the configuration of the job, and the settings that the command line changes in a checkpoint's run.
 
-    Also return what these change.
+    Without a checkpoint it is `config`; with one, the configuration of its run with the overrides on top.
 
     Args:
-        folder: of the run that starts now.
+        folder: folder of the run that starts now.
 
     Raises:
-        UserError: an experiment or another recipe on top, where it would be unclear which of its settings win; or another
-            optimizer, whose state the checkpoint does not have.
+        UserError: an experiment or another recipe, since it would be unclear which of its settings win; or another optimizer,
+            for which the checkpoint has no state.
     """
     if config.ckpt_path is None:
         return config, []
     if not isinstance(config.ckpt_path, str):
-        raise UserError(f"ckpt_path={config.ckpt_path}: use the path of a checkpoint, in quotes where it is a number")
+        raise UserError(f"ckpt_path={config.ckpt_path}: use the path of a checkpoint; quote it if it is a number")
     run = run_to_resume(Path(config.ckpt_path))
     if run is None:
         log.warning(
-            "ckpt_path=%s: no .hydra/config.yaml beside its folder, so the settings are those of this command, not of its run",
+            "ckpt_path=%s: no .hydra/config.yaml next to its folder, so this command's settings apply, not those of its run",
             config.ckpt_path,
         )
         return config, []
     choices = read_saved_choices(run)
     keys = {override: override.lstrip("+~").partition("=")[0].partition("@")[0] for override in overrides}
-    # what the run has chosen already is no change
+    # a choice that the run has already is not a change
     typed = {key.replace("/", "."): override.partition("=")[2] for override, key in keys.items()}
     given = [name for name, text in typed.items() if text != str(choices.get(name))]
     for name in ("experiment", "recipe"):
         if name in given:
             raise UserError(
-                f"{name}={typed[name]} with ckpt_path: the run has its settings; change single ones on top of them"
+                f"{name}={typed[name]} with ckpt_path: a resumed run keeps its settings; change single settings instead"
             )
     if "debug" in given:
         given = list(dict.fromkeys([*_keys_of_debug(), *(key for key in given if key != "debug")]))
-    if "callbacks" in given:  # the settings of base/common.yaml, which are in this group too, stay those of the run
+    if "callbacks" in given:  # base/common.yaml's settings, also in this group, stay the run's
         names = re.findall(r"[\w-]+", f"{choices.get('callbacks', '')},{typed['callbacks']}")
         given = list(dict.fromkeys([*_keys_of_callbacks(names), *(key for key in given if key != "callbacks")]))
     merged, changed = read_saved_config(run, given, config), []
     optimizer = OmegaConf.select(merged, "optimizer._target_")
     for name in given:
         if name.startswith("callbacks.") and (callback := name.split(".")[1]) not in config.callbacks:
-            if merged.callbacks.pop(callback, None) is not None:  # of the run's own file
+            if merged.callbacks.pop(callback, None) is not None:  # from the run's choice of callbacks
                 changed.append(f"~callbacks.{callback}")
             continue
         value = OmegaConf.select(config, name)
@@ -257,18 +257,18 @@ def resume_config(config: DictConfig, overrides: list[str], folder: RunFolder) -
         )
     log.info("settings of %s%s", run.path, f", changed: {', '.join(changed)}" if changed else "")
     if changed and folder == run:
-        log.warning("resuming with other settings than the run started with: %s", ", ".join(changed))
+        log.warning("resuming with settings that differ from the run's: %s", ", ".join(changed))
     return merged, changed
 
 
 def _keys_of_debug() -> list[str]:
-    """Return the settings of the chosen file of conf/debug, which is a group without a place of its own."""
+    """Return the keys that the chosen file of conf/debug sets; this group has no key of its own."""
     name = HydraConfig.get().runtime.choices.get("debug")
     return list(flatten(OmegaConf.to_container(hydra.compose(f"debug/{name}"), resolve=False))) if name else []
 
 
 def _keys_of_callbacks(names: Sequence[str]) -> list[str]:
-    """Return the settings of all files of conf/callbacks, which an earlier command may have chosen, and of the user's own."""
+    """Return the keys that any file of conf/callbacks sets, since an earlier command may have chosen it, and `names`."""
     files = sorted({*names, *(file.stem for file in (CONF / "callbacks").glob("*.yaml"))})
     composed = [OmegaConf.to_container(hydra.compose(f"callbacks/{name}"), resolve=False) for name in files]
     return [key for each in composed for key in flatten(each) if key != "callbacks"]  # an empty file

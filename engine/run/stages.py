@@ -63,19 +63,19 @@ from lightning_modules.pretrained_weights import digest_of_file, load_initial_we
 
 log = logging.getLogger(__name__)
 
-MEMORY = Memory()  # of the data of a sweep's jobs
+MEMORY = Memory()  # data that the jobs of a sweep in this process share
 KNOWN_WARNINGS = (
-    ".*does not have many workers.*",  # none is the fastest where images are decoded already: conf/datamodule/base
+    ".*does not have many workers.*",  # no workers are fastest with decoded images: conf/datamodule/base
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # lightning 2.6 with torch 2.14
-    "The `srun` command is available.*",  # Lightning asks for it wherever SLURM is installed
+    "The `srun` command is available.*",  # Lightning warns wherever SLURM is installed
     "Checkpoint directory .* exists and is not empty.*",  # a run that resumes in its own folder
-    # Of one that from now on saves within an epoch as well (LastCheckpoint has no state to lose), or ends no run early
+    # A resumed run that now also saves within an epoch (LastCheckpoint has no state to lose), or no longer stops early
     r"Be aware that when using `ckpt_path`[^\[]*\[(('Timer'|\"(LastCheckpoint|EarlyStopping)\{[^\"]*\")(, )?)+\]",
 )
 
 
 def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.Callback] = ()) -> None:
-    """Do the stages of `config` (cost, fit, test, in this order) and fill the record; `callbacks` come on top."""
+    """Run the stages of `config` (cost, fit, test, in this order) and fill the record; add `callbacks` to those of the run."""
     with Progress("checking the settings", log) as progress:
         _train_and_test(config, record, callbacks, progress)
 
@@ -83,8 +83,8 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
 def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.Callback], progress: Progress) -> None:
     config = validate(config)
     process = process_of_run(config.trainer.strategy, in_sweep=record.in_sweep)
-    rank_zero_only.rank = process.rank  # Lightning takes SLURM's number, also of a task that is a run of its own
-    check_deploy(config.get("deploy"), config.stages)  # a run of an earlier version has none
+    rank_zero_only.rank = process.rank  # Lightning takes SLURM's rank, even where each task is a separate run
+    check_deploy(config.get("deploy"), config.stages)  # runs of earlier versions have no `deploy`
     mark_debug(config, record)
     if config.ckpt_path is not None and "fit" in config.stages:
         take_checkpoint(config, record)
@@ -110,10 +110,10 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
         return
     progress.set("loading the weights")
     weights, digest = load_weights(config, record, model) if "fit" in config.stages else (None, None)
-    progress.set("starting the loggers")  # which may wait for a server
+    progress.set("starting the loggers")  # this may wait for a server
     with open_loggers(config, record) as loggers:
         trainer = build_trainer(config, record, loggers, callbacks=callbacks)
-        data.trainer = trainer  # as Lightning sets it later: the limits count batches of all processes
+        data.trainer = trainer  # Lightning sets it too late: limits count the batches of all processes
         progress.set("reading the images")
         read_images(config, record, process, data, source)
         model.hparams["range"] = data.value_range and list(data.value_range)
@@ -131,10 +131,10 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
             record.save()
             record.best, model, trained = fit(config, record, trainer, model, data)
             trainer.callbacks = evaluation_callbacks(config, trainer.callbacks)
-        trainer.strategy.precision_plugin = Precision()  # 32 bits, in which predict.py and exported files compute
+        trainer.strategy.precision_plugin = Precision()  # float32, as in predict.py and exported files
         progress.set("computing the results on val")
         evaluate_val(config, record, trainer, model, data, rules, trained)
-        del trained  # with the optimizer's state it is three times as large as the network
+        del trained  # with the optimizer's state, it is three times the size of the network
         progress.set("computing the results on test")
         if "test" in config.stages and data.has_test:
             if data.rules["folds"] is not None and "fit" in config.stages:
@@ -143,7 +143,7 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
                 evaluate_test(config, record, trainer, model, data)
         data.warn_of_changed_files()
         if config.get("deploy") is not None and record.writes and not record.latency_comes_later:
-            record.save()  # its data, where the images of the table of splits are
+            record.save()  # deploy reads the data's root from it
             checkpoint = Path(record.best.checkpoint if record.best else config.ckpt_path)
             whole_test = record.test is not None and record.test.part is None
             deploy(record, config.deploy, checkpoint, test=whole_test, register=config.register)
@@ -160,16 +160,16 @@ def build_data(
 
 
 def source_of(record: RunRecord) -> str | None:
-    """Return where the run that resumes in its own folder has its preprocessing from."""
+    """Return the source of the preprocessing of a run that resumes in its own folder."""
     data = record.previous and record.previous.data
     return data.preprocessing.source if data and data.preprocessing else None
 
 
 def check_place(record: RunRecord, data: L.LightningDataModule) -> None:
-    """Check that the figures of a run do not become images of the next one.
+    """Check that the run's figures cannot become images of the next run.
 
     Raises:
-        UserError: the folder of the run is a class folder of a folder of images, or would be one.
+        UserError: the run's folder is, or would be, a class folder among the images.
     """
     if not isinstance(data.source, ImageFolder) or data.source.root is None or not data.source.root.is_dir():
         return
@@ -178,19 +178,19 @@ def check_place(record: RunRecord, data: L.LightningDataModule) -> None:
         return
     top, *_ = (*folder.relative_to(root).parts, "")
     has_splits = any(split_of(each.name) == "train" for each in root.iterdir())
-    if not has_splits or split_of(top):  # a folder beside those of splits is no class
+    if not has_splits or split_of(top):  # a folder next to train, val and test is not a class
         key = f"hydra.{'sweep' if record.in_sweep else 'run'}.dir"
         raise UserError(
-            f"{key}={folder}: lies among the images of datamodule.root={data.source.root}, which would count its figures as "
-            "images of a class; write elsewhere"
+            f"{key}={folder}: lies among the images of datamodule.root={data.source.root}, so the figures written there would "
+            "become images of a class; write elsewhere"
         )
 
 
 def take_checkpoint(config: DictConfig, record: RunRecord) -> None:
-    """Take the checkpoint that training resumes from, or the one before it if it is damaged, before anything is written.
+    """Choose the checkpoint to resume from, or the previous one if it is damaged, before anything is written.
 
     Raises:
-        UserError: none is intact, or its run has finished all of its epochs or steps.
+        UserError: neither is intact, or the run has finished all its epochs or steps.
     """
     config.ckpt_path = str(intact_checkpoint(Path(config.ckpt_path)))
     check_best(Path(config.ckpt_path))
@@ -216,15 +216,15 @@ def take_checkpoint(config: DictConfig, record: RunRecord) -> None:
 def read_images(
     config: DictConfig, record: RunRecord, process: Process, data: L.LightningDataModule, source: str | None
 ) -> None:
-    """Read the images, which may take minutes; record them, and compare them with those of a checkpoint and of earlier runs.
+    """Read the images, which may take minutes; record them, and compare them with those of a checkpoint and earlier runs.
 
     Raises:
-        UserError: images that cannot be read or divided, or others than another process or the run that is resumed has.
+        UserError: images cannot be read or split, or differ from those of another process or of the resumed run.
     """
     if config.ckpt_path is not None:
         data.keep_range(range_of_checkpoint(Path(config.ckpt_path)), config.ckpt_path)
     data.setup()
-    meet(process, "images", data.fingerprint(), "has other images or splits than the first one")
+    meet(process, "images", data.fingerprint(), "has different images or splits than the first process")
     record.data = describe_data(data, source)
     record.check_same_images()
     fingerprints = data.pixel_cache.stats.fingerprints
@@ -239,7 +239,7 @@ def read_images(
 
 
 def log_limits(config: DictConfig, data: L.LightningDataModule) -> None:
-    """Log how many images a debug run uses of each split, and what to look at where it overfits."""
+    """Log how many images of each split a debug run uses, and what to expect where it overfits."""
     if data.overfits:
         log.info(
             "trainer.overfit_batches=%s: trains on the same %s images in every epoch, without augmentation, and validates on "
@@ -251,15 +251,15 @@ def log_limits(config: DictConfig, data: L.LightningDataModule) -> None:
         if (used := data.n_used(split)) < (total := data.n_images(split)) and (not data.overfits or split == "test")
     ]  # fmt: skip
     if counts:
-        same = "of train the first ones of the stream of each epoch" if data.stream else "the same in every epoch"
+        same = "for train the first in each epoch's stream" if data.stream else "the same in every epoch"
         log.info("limited to %s images, %s", ", ".join(counts), same)
 
 
 def describe_data(data: L.LightningDataModule, source: str | None = None) -> DataInfo:
-    """Return the record's `data`; without counts and audit where the images were not opened.
+    """Return the record's `data`, without counts and audit if the images were not read.
 
     Args:
-        source: where interpolation, mean and std are from.
+        source: where interpolation, mean and std come from.
     """
     catalog = data.catalog
     info = DataInfo(
@@ -310,25 +310,25 @@ def split_columns(data: L.LightningDataModule) -> dict[str, Sequence]:
 
 
 def build_model(config: DictConfig, data: L.LightningDataModule) -> ImageClassifier:
-    """Build the classifier to train, with random weights; or load that of the checkpoint where nothing is trained.
+    """Build the classifier to train, with random weights; without training, load the checkpoint's classifier.
 
     Raises:
-        UserError: the checkpoint is of another network, or of other classes, image size or fit than the data.
+        UserError: the checkpoint has another network, or other classes, image size or fit than the data.
     """
     classes = data.catalog.classes
     if config.ckpt_path is not None and "fit" not in config.stages:
         classifier = load_classifier(Path(config.ckpt_path))
         if classifier.classes != classes:
             raise UserError(
-                f"ckpt_path={config.ckpt_path}: knows the classes {', '.join(classifier.classes)}, the data "
-                f"has {', '.join(classes)}; give the data that it was trained on"
+                f"ckpt_path={config.ckpt_path}: has the classes {', '.join(classifier.classes)}, but the data "
+                f"has {', '.join(classes)}; use the data that it was trained on"
             )
         trained, given = classifier.hparams, {"fit": data.fit, "image_size": data.image_size}
         for key, name in (("fit", "datamodule.fit"), ("image_size", "model.image_size")):
             if trained[key] != given[key]:
                 raise UserError(
-                    f"ckpt_path={config.ckpt_path}: was trained with {name}={trained[key]}, and here it is {given[key]}; "
-                    f"give {name}={trained[key]}"
+                    f"ckpt_path={config.ckpt_path}: was trained with {name}={trained[key]}, not {given[key]}; "
+                    f"use {name}={trained[key]}"
                 )
         return classifier
     network = network_arguments(OmegaConf.to_container(config.model))
@@ -352,7 +352,7 @@ def build_model(config: DictConfig, data: L.LightningDataModule) -> ImageClassif
     if config.model.freeze:
         with network_errors():
             set_frozen(classifier.network, True)
-        classifier.train()  # callbacks/freeze_backbone.py puts what is frozen into eval mode in each epoch
+        classifier.train()  # callbacks/freeze_backbone.py puts frozen modules into eval mode in each epoch
     return classifier
 
 
@@ -367,19 +367,19 @@ def warn_of_narrow_head(head: dict | None, k: int) -> None:
 
 
 def complete_loss(model: ImageClassifier, data: L.LightningDataModule) -> None:
-    """Give a loss that weighs classes the number of training images of each, once the splits are known.
+    """Give a class-weighted loss the number of training images per class, now that the splits are known, and check the loss.
 
     Raises:
-        UserError: a loss that does not give one loss an image, or takes no mixed labels where there is a batch transform.
+        UserError: a loss that does not give one value per image, or does not take the mixed labels of a batch transform.
     """
     weighs_classes = isinstance(model.loss, functools.partial)
     if weighs_classes:
         model.loss = model.loss(class_counts=data.class_counts)
     name = f"loss={type(model.loss).__module__}.{type(model.loss).__qualname__}"
     if not isinstance(model.loss, nn.Module):
-        raise UserError(f"{name}: is no torch.nn.Module; derive the class from it")
+        raise UserError(f"{name}: is not a torch.nn.Module; derive the class from it")
     if model.loss.__hash__ is None:
-        raise UserError(f"{name}: cannot be hashed, as torch needs it; use @dataclass(eq=False)")
+        raise UserError(f"{name}: cannot be hashed, which torch requires; use @dataclass(eq=False)")
     if data.sampler == "balanced" and (weighs_classes or getattr(model.loss, "weight", None) is not None):
         log.warning(
             "datamodule.sampler=balanced with loss=%s: rare classes are weighted twice, since they are drawn as often as the "
@@ -389,16 +389,16 @@ def complete_loss(model: ImageClassifier, data: L.LightningDataModule) -> None:
     losses = model.loss(torch.zeros(2, len(model.classes), requires_grad=True), torch.tensor([0, 1]))
     if not isinstance(losses, torch.Tensor) or losses.shape != (2,):
         shape = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
-        raise UserError(f"{name}: gives {shape} for two images; a loss an image, (2,), is needed")
+        raise UserError(f"{name}: gives {shape} for two images; it must give one loss per image: (2,)")
     if not losses.requires_grad:
-        raise UserError(f"{name}: its result does not depend on the logits, so that nothing would be learned")
+        raise UserError(f"{name}: its result does not depend on the logits, so nothing would be learned")
     if data.batch_transform is not None:
         shares = torch.full((2, len(model.classes)), 1 / len(model.classes))
         try:
             model.loss(torch.zeros_like(shares), shares)
         except Exception as error:
             raise UserError(
-                f"batch_transform with loss={type(model.loss).__name__}: the loss takes no shares of classes (B, K) "
+                f"batch_transform with loss={type(model.loss).__name__}: the loss takes no class probabilities (B, K) "
                 f"({' '.join(str(error).split())[:200]}); use batch_transform=none, or a loss of conf/loss"
             ) from error
 
@@ -406,7 +406,7 @@ def complete_loss(model: ImageClassifier, data: L.LightningDataModule) -> None:
 def load_weights(config: DictConfig, record: RunRecord, model: ImageClassifier) -> tuple[str, str | None]:
     """Load the initial weights into the network; return their description and the digest of their file for the record."""
     if config.ckpt_path is not None:
-        previous = record.previous and record.previous.model  # of the run that resumes in its own folder
+        previous = record.previous and record.previous.model  # set where a run resumes in its own folder
         if previous and previous.weights:
             return previous.weights, previous.weights_digest
         return f"checkpoint {config.ckpt_path}", None
@@ -429,13 +429,13 @@ def build_trainer(
     config: DictConfig, record: RunRecord, loggers: Loggers, *, callbacks: Sequence[L.Callback] = ()
 ) -> L.Trainer:
     """Build Lightning's trainer for this run's folder with further `callbacks`; record the device."""
-    for package in ("lightning.pytorch", "lightning.fabric"):  # their import has set them to INFO
+    for package in ("lightning.pytorch", "lightning.fabric"):  # importing them has set INFO
         logging.getLogger(package).setLevel(logging.WARNING)
     for message in KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and is for code that reads such memory
+    torch.utils.deterministic.fill_uninitialized_memory = False  # slow, and for code that reads such memory
     callbacks = all_callbacks(config, record, callbacks)
-    shows_progress = any(isinstance(callback, ProgressBar) for callback in callbacks)  # one of the user's choice
+    shows_progress = any(isinstance(callback, ProgressBar) for callback in callbacks)  # a bar that the user chose
     if sys.stderr.isatty() and not shows_progress and config.trainer.get("enable_progress_bar", True):
         callbacks.append(EpochBar())
         shows_progress = True
@@ -465,7 +465,7 @@ def build_trainer(
 
 
 def _how_to_train_longer(config: DictConfig) -> str:
-    """Say what to change where early stopping or a timer has ended the training of a checkpoint."""
+    """Return what to change where early stopping or a timer has ended a checkpoint's training."""
     early = [name for name, each in config.callbacks.items() if each and "EarlyStopping" in str(each.get("_target_"))]
     changes = [
         *(f"++callbacks.{name}=null" for name in early),
@@ -477,10 +477,10 @@ def _how_to_train_longer(config: DictConfig) -> str:
 def fit(
     config: DictConfig, record: RunRecord, trainer: L.Trainer, model: ImageClassifier, data: L.LightningDataModule
 ) -> tuple[BestEpoch, ImageClassifier, dict]:
-    """Train, or resume training; return the record's `best`, the classifier of that epoch, and the content of best.ckpt.
+    """Train or resume; return the record's `best`, the classifier of the best epoch, and the content of best.ckpt.
 
     Raises:
-        UserError: nothing was trained in the time that it had.
+        UserError: training ended before the first validation.
     """
     if config.ckpt_path is not None:
         where = "in" if stopped_in_epoch(Path(config.ckpt_path)) else "after"
@@ -498,7 +498,7 @@ def fit(
     finally:
         record.has_trained = find_callback(trainer, Throughput).first_step_s is not None
     if trainer.is_global_zero:
-        record.folder.previous_checkpoint.unlink(missing_ok=True)  # last.ckpt is whole, and no other one comes
+        record.folder.previous_checkpoint.unlink(missing_ok=True)  # last.ckpt is whole and final
     best = next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint))
     if not best.best_model_path:
         raise UserError(
@@ -524,6 +524,6 @@ def fit(
     if found.monitor == "train/accuracy" and found.value < 1:
         log.warning(
             "the network did not memorize its training images: try more trainer.max_epochs or a larger optimizer.lr, "
-            "then look for what is wrong with loss, labels or network"
+            "then look for an error in the loss, labels or network"
         )
     return found, classifier, content

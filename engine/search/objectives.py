@@ -1,4 +1,4 @@
-"""The objectives of a search: metrics of a run's record, each with the direction that is better."""
+"""The objectives of a search: metrics of a run's record, each with its better direction."""
 
 from typing import NamedTuple
 
@@ -21,13 +21,13 @@ DIRECTIONS = {
     "model.checkpoint_mib": DOWN,
     "model.latency_p50_ms": DOWN,  # of one image
 }
-EPOCH_METRICS = {  # the ones that are measured after each epoch
+EPOCH_METRICS = {  # those measured after each epoch
     f"val.{name}": f"val/{name}" for name in ("accuracy", "balanced_accuracy", "f1", "auroc", "loss")
 }
 
 
 class Objective(NamedTuple):
-    """Read one key of DIRECTIONS from records and format it."""
+    """An objective: one key of DIRECTIONS, read from records and formatted."""
 
     key: str
 
@@ -56,7 +56,7 @@ class Objective(NamedTuple):
         return f"{self.key.replace('.', ' ')} {compact_count(value) if value >= 1000 else f'{value:.4f}'}"
 
     def describe(self, record: RunRecord) -> str:
-        """Return what `format` does, for an accuracy with its interval and counts."""
+        """Format the value in a record; an accuracy with its interval and counts, an unreliable latency with the reason."""
         if self.key == "val.accuracy":
             return f"val accuracy {format_accuracy(record.val.accuracy)}"
         text = self.format(self.value_in(record))
@@ -65,10 +65,10 @@ class Objective(NamedTuple):
 
 
 def parse_objectives(keys: list[str]) -> list[Objective]:
-    """Return the one objective, or the two.
+    """Return the one or two objectives.
 
     Raises:
-        UserError: none, too many, one twice, or one that is not known.
+        UserError: none, too many, a repeated one, or an unknown one.
     """
     for key in keys:
         if key not in DIRECTIONS:

@@ -1,4 +1,4 @@
-"""What a search hands to its pages: search.json with its trials and the importance of its settings."""
+"""The data of a search's pages: search.json, with the trials and the importance of the settings."""
 
 import math
 import warnings
@@ -19,11 +19,11 @@ STATES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
-FEWEST_TRIALS = 4  # that finished, for which importances are computed
+FEWEST_TRIALS = 4  # finished ones, to compute importances
 
 
 def search_record(settings: SearchSettings, study: optuna.Study) -> SearchRecord:
-    """Return the search as its pages show it."""
+    """Return the record of a search, from which its pages are made."""
     trials = [
         SearchTrial(
             state=STATES[trial.state],
@@ -45,7 +45,7 @@ def search_record(settings: SearchSettings, study: optuna.Study) -> SearchRecord
 
 
 def _importance(settings: SearchSettings, study: optuna.Study) -> tuple[dict[str, float], str | None]:
-    """Return Optuna's importance of each setting for the objective, or for both, or why there is none."""
+    """Return Optuna's importance of each setting for the objective or objectives, or the reason why there is none."""
     n = sum(trial.state == TrialState.COMPLETE for trial in study.get_trials(deepcopy=False))
     if len(settings.space) < 2:
         return {}, "only one setting was searched"
@@ -53,7 +53,7 @@ def _importance(settings: SearchSettings, study: optuna.Study) -> tuple[dict[str
         return {}, f"{plural(n, 'finished trial')} {'is' if n == 1 else 'are'} too few; it takes {FEWEST_TRIALS}"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is experimental
+            warnings.simplefilter("ignore")  # experimental features
             found = optuna.importance.get_param_importances(study)
     except (ValueError, RuntimeError, ImportError) as error:
         return {}, f"Optuna cannot compute it: {' '.join(str(error).split())[:200]}"

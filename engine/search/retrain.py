@@ -1,4 +1,4 @@
-"""The end of a search: the best is retrained with several seeds; pages, and the commands of the best settings."""
+"""The end of a search: retrain the best with several seeds, write pages, and print commands with the best settings."""
 
 import logging
 import shlex
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def selected_trials(settings: SearchSettings, study: optuna.Study) -> list[FrozenTrial]:
-    """Return the best trial, or `n_retrain` members of the front with both of its ends, evenly spaced."""
+    """Return the best trial, or `n_retrain` evenly spaced members of the front, including both ends."""
     front = best_trials(study)
     n = min(settings.n_retrain, len(front))
     if n < 2:
@@ -36,7 +36,7 @@ def selected_trials(settings: SearchSettings, study: optuna.Study) -> list[Froze
 def retrain(
     settings: SearchSettings, study: optuna.Study, folder: Path, run: Callable
 ) -> list[tuple[RunFolder, Exception]]:
-    """Retrain the selected trials with every seed and test them, unless that was done before; return what failed."""
+    """Retrain the selected trials with every seed and test them, skipping finished runs; return the failed runs."""
     selected = selected_trials(settings, study)
     if not selected:
         log.warning("no trial finished, so there is nothing to retrain")
@@ -44,7 +44,7 @@ def retrain(
     if len(settings.objectives) == 1:
         trials = effective_trials(study, settings.space).values()
         log.info(
-            "\nThe best of the search has %s: one run, selected among %d, which makes it look better than it is. "
+            "\nThe best trial has %s: one run, selected among %d, so it looks better than it is. "
             "It is retrained with %s",
             _values(settings, selected[0]), sum(trial.state == TrialState.COMPLETE for trial in trials), _seeds(settings),
         )  # fmt: skip
@@ -69,7 +69,7 @@ def retrain(
 
 
 def report_search(settings: SearchSettings, study: optuna.Study, folder: Path, *, is_over: bool) -> None:
-    """Write the page of the trials; once they are over that of the retrained runs, its table and their commands."""
+    """Write the page of the trials and, once they are over, that of the retrained runs; print its table and commands."""
     trials = effective_trials(study, settings.space).values()
     search_record(settings, study).write(folder)
     states = Counter(trial.state for trial in trials)
@@ -78,11 +78,9 @@ def report_search(settings: SearchSettings, study: optuna.Study, folder: Path, *
     n_elsewhere = sum(
         trial.state.is_finished() and not (here / run_name(settings.space, trial.params)).is_dir() for trial in trials
     )
-    counts += [f"{n_elsewhere} of them in a folder elsewhere"] if n_elsewhere else []
+    counts += [f"{n_elsewhere} of them in another folder"] if n_elsewhere else []
     selection = "best" if len(settings.objectives) == 1 else "front"
-    title = (
-        f"{settings.name}: the {plural(len(trials), 'trial')} of one run each, among which the {selection} was selected"
-    )
+    title = f"{settings.name}: {plural(len(trials), 'trial')} of one run each, among which the {selection} was selected"
     page = _write_page(settings, [here], here, title) if here.is_dir() else "no page"
     lines = [f"{plural(len(trials), 'trial')} ({', '.join(counts)}): {page}", f"Search: {folder}"]
     selected = selected_trials(settings, study) if is_over else []
@@ -117,7 +115,7 @@ def report_search(settings: SearchSettings, study: optuna.Study, folder: Path, *
 
 
 def describe_best(settings: SearchSettings, study: optuna.Study) -> list[str]:
-    """Return the best or the ends of the front in one part of a line, or no part where no trial has finished."""
+    """Return a part of a line with the best trial or the ends of the front; no part where no trial has finished."""
     best = best_trials(study)
     if not best:
         return []
@@ -149,12 +147,12 @@ def _run_folder(settings: SearchSettings, folder: Path, trial: FrozenTrial, seed
 
 
 def _write_page(settings: SearchSettings, runs: list[Path], out: Path, title: str, *, show: bool = False) -> Path | str:
-    """Write a report, show its text on the screen, and return its page; where that fails, log why."""
+    """Write a report and return its page, showing its text if `show`; if that fails, log why and return `no page`."""
     try:
         from reports.report import write_report  # late: it imports scipy
 
         written = write_report(list(map(str, runs)), out=str(out), title=title, good_enough=settings.good_enough)
-    except Exception as error:  # the runs are done and recorded, whatever becomes of their page
+    except Exception as error:  # a failed page must not fail the runs, which are recorded
         known = isinstance(error, UserError)
         log.error("%s: no report: %s", out, error if known else repr(error), exc_info=not known)
         return "no page"

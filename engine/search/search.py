@@ -1,4 +1,4 @@
-"""Search: Optuna proposes trials and keeps the study, each trial is a run, and at the end the best are retrained."""
+"""Search settings: Optuna proposes trials and keeps the study, each trial is a run, and the best are retrained."""
 
 import functools
 import logging
@@ -37,7 +37,7 @@ class RunFailed(Exception):  # noqa: N818 the error is its cause
 
 
 class TakenOver(BaseException):
-    """Leave Optuna's loop, which could not report a trial that another process has marked as failed."""
+    """Leave Optuna's loop, which cannot report a trial that another process has marked as failed."""
 
     def __init__(self, number: int):
         super().__init__(number)
@@ -47,21 +47,21 @@ class TakenOver(BaseException):
 def run_search(config: DictConfig, folder: Path, run: Callable) -> None:
     """Run the remaining trials, then retrain the best, unless other processes still run trials.
 
-    Failed runs are kept in STATE for the exit status.
+    Failed runs are kept in STATE, for the exit status.
 
     Args:
-        folder: of the search.
-        run: the one of train.py, which takes a configuration, a record and further callbacks.
+        folder: folder of the search.
+        run: train.py's function, which takes a configuration, a record and further callbacks.
 
     Raises:
-        UserError: bad settings, or a storage that is not available.
+        UserError: wrong settings, or the storage is not available.
     """
     settings = read_settings(config)
     try:
         with stop_immediately(), study.storage_errors():
             with Progress("opening the study", log):
                 search = Search(settings, folder, run)
-            if STATE.data_source:  # not before: what is refused leaves no line in the log of the folder
+            if STATE.data_source:  # not earlier: a refused command should leave no line in the folder's log
                 log.info(STATE.data_source)
             write_configuration(RunFolder(folder), OmegaConf.to_yaml(config), HydraConfig.instance().cfg)
             is_over = search.run_trials()
@@ -72,12 +72,12 @@ def run_search(config: DictConfig, folder: Path, run: Callable) -> None:
         stopped.next_step = stopped.next_step or resume_advice(STATE.command)
         raise
     for run_folder, error in search.failed:
-        if completed_record(run_folder) is None:  # else another process has finished it
+        if completed_record(run_folder) is None:  # otherwise another process has finished it
             STATE.failed.append(FailedJob(run_folder.path.name, error, in_sweep=True))
 
 
 class Search:
-    """Run trials in this process; the processes of a search share its study and its folder, and nothing else."""
+    """Run trials in this process; the processes of a search share only its study and its folder."""
 
     stages = "stages=[cost,fit]"  # the test split stays closed
 
@@ -88,10 +88,10 @@ class Search:
         self._n_trials = min(settings.n_trials, len(list_points(settings.space)) or settings.n_trials)
         self._n_ended_before = 0
         self._started_s = time.monotonic()
-        self._title, self._outcome = "", ""  # of the latest trial
+        self._title, self._outcome = "", ""  # title and outcome of the latest trial
 
     def run_trials(self) -> bool:
-        """Run trials until none is left; return whether those of other processes have ended, too."""
+        """Run trials until none is left; return whether the trials of other processes have ended, too."""
         trials = self._trials()
         states = Counter(trial.state for trial in trials.values())
         self._n_ended_before = states[TrialState.COMPLETE] + states[TrialState.PRUNED]
@@ -111,7 +111,7 @@ class Search:
             if not self._is_trial_left():
                 break
         if self._n_trials < self.settings.n_trials:
-            log.info("The space has %s, so there are no more trials", plural(self._n_trials, "point"))
+            log.info("The space has only %s, so there are no more trials", plural(self._n_trials, "point"))
         if n_running:
             log.info(
                 "\n%s still running in another process; the process that finishes last retrains the best",
@@ -129,9 +129,9 @@ class Search:
             self._retry(taken_over.number)
 
     def _wait_for_other_processes(self) -> int:
-        """Wait until no trial can be of a killed process; return how many are running."""
+        """Wait until no running trial can belong to a killed process; return the number of running trials."""
         running = self._running()
-        deadline_s = time.monotonic() + study.GRACE_S + 2  # databases keep whole seconds
+        deadline_s = time.monotonic() + study.GRACE_S + 2  # databases store whole seconds
         if running:
             log.info(
                 "Waiting for other processes, for at most %d s unless one of their trials has to be retried",
@@ -148,7 +148,7 @@ class Search:
         """Evaluate a trial for Optuna.
 
         Raises:
-            RunFailed: the run ended in an error, or another process runs this point or took the last trial.
+            RunFailed: the run failed, another process runs this point, or another process has taken the last trial.
             optuna.TrialPruned: the run was pruned.
         """
         self._outcome = ""
@@ -156,7 +156,7 @@ class Search:
             raise RunFailed
         try:
             return self._evaluate(trial)
-        except StopRequested:  # Optuna would leave the trial running
+        except StopRequested:  # Optuna would leave the trial in the state running
             self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
             self._retry(trial.number)
             raise
@@ -190,37 +190,37 @@ class Search:
         return values
 
     def _run_or_prune(self, trial: optuna.Trial, config: DictConfig, record: RunRecord) -> None:
-        """Run train.py's job; prune one that is behind the others or whose loss is NaN."""
+        """Run train.py's job; prune a trial that is behind the others or whose loss is NaN."""
         from callbacks.terminate_on_nan import DivergedError  # late: it imports Lightning
 
         try:
             self._run(config, record, callbacks=self._callbacks(trial))
         except DivergedError as error:
-            raise TrialPruned(str(error).partition(". ")[0]) from error  # without the advice
+            raise TrialPruned(str(error).partition(". ")[0]) from error  # drops the advice
 
     def _open_study(self) -> optuna.Study:
         return study.open_study(self.settings, self.folder)
 
     def _job(self, point: dict) -> tuple[list[str], RunFolder]:
-        """Return the arguments of train.py that are a point's own, and the folder of its run."""
+        """Return the arguments of train.py that are specific to a point, and the folder of its run."""
         space = self.settings.space
         return as_overrides(space, point), RunFolder(self.folder / "trials" / run_name(space, point))
 
     def _callbacks(self, trial: optuna.Trial) -> list:
-        """Return what decides about the trial after each epoch."""
+        """Return the callbacks that decide about the trial after each epoch."""
         from callbacks.optuna_pruning import OptunaPruning  # late: it imports Lightning
 
         return [OptunaPruning(trial=trial, monitor=self.settings.monitor)] if self.settings.monitor else []
 
     def _after_trial(self, _, trial: FrozenTrial) -> None:
-        """Log how a trial ended, and end the loop of Optuna where no trial is left."""
+        """Log how a trial ended, and stop Optuna's loop if no trial is left."""
         if self._outcome:
             log.info("%s: %s", self._title, "; ".join([self._outcome, *self._progress()]))
         if not self._is_trial_left():
             self.study.stop()
 
     def _progress(self) -> list[str]:
-        """Return the best or the front so far, and the time that is left."""
+        """Return parts of a line: the best or the front so far, and the remaining time."""
         parts = describe_best(self.settings, self.study)
         n_ended = sum(trial.state.is_finished() for trial in self._trials().values())
         if n_ended < self._n_trials:

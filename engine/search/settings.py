@@ -36,7 +36,7 @@ PRUNING = ("n_startup_trials", "n_warmup_epochs")
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings:
-    """What a search is to do."""
+    """The checked settings of a search."""
 
     name: str
     n_trials: int
@@ -48,17 +48,17 @@ class SearchSettings:
     n_retrain: int
     n_startup_trials: int
     seed: int
-    pruning: dict[str, int] | None  # of Optuna's MedianPruner; None where no objective is measured after each epoch
+    pruning: dict[str, int] | None  # for Optuna's MedianPruner; None: no objective is measured after each epoch
     storage: str | None
 
     @property
     def monitor(self) -> str | None:
-        """The metric that decides about pruning, after each epoch."""
+        """The metric, measured after each epoch, that decides about pruning."""
         return EPOCH_METRICS[self.objectives[0].key] if self.pruning else None
 
 
 def read_settings(config: DictConfig) -> SearchSettings:
-    """Check the settings and compose what would run.
+    """Check the settings, and compose the runs to check theirs.
 
     Raises:
         UserError: names the key, what was found and what is allowed.
@@ -76,7 +76,7 @@ def read_settings(config: DictConfig) -> SearchSettings:
     if safe_name(name) != name:
         raise UserError(f"name={name}: use letters, digits, dots, - and _; e.g. name={safe_name(name)}")
     if not seeds or len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds={seeds}: give at least one, and none twice")
+        raise UserError(f"seeds={seeds}: give at least one seed, and each only once")
     if not all(0 <= seed < 2**32 for seed in seeds):
         raise UserError(f"seeds={seeds}: use whole numbers from 0 to {2**32 - 1}")
     check_good_enough(values["good_enough"])
@@ -102,7 +102,7 @@ def _pruning(pruning: dict | None, objectives: list[Objective]) -> dict | None:
 
 
 def check_password(storage: str | None) -> None:
-    """Refuse a password as written, before it is resolved: `${oc.env:NAME}` shows none."""
+    """Refuse a password that is written out; checked before interpolations such as `${oc.env:NAME}` are resolved."""
     if re.match(r"[^/]+://[^/@]*:[^/@]+@", storage or "") and "${" not in storage:
         raise UserError(
             "storage: the password would be in every record and on every page; remove it from the URL and set "

@@ -1,4 +1,4 @@
-"""The space of a search: keys of train.py, each with choices or a range, checked before anything runs."""
+"""The space of a search: keys of train.py, each with choices or a range; checked before anything runs."""
 
 import itertools
 import math
@@ -24,25 +24,25 @@ from engine.error_messages import user_message
 from engine.run.deploy import check_deploy
 from engine.sweep.composing import check_settings
 
-Space = dict[str, BaseDistribution]  # by dotted key; choices are texts as on a command line
+Space = dict[str, BaseDistribution]  # by dotted key; choices are texts, as on a command line
 
 REASONS = {"debug": "makes debug runs, which are never ranked", "deploy": "changes no training"}
 RANGE = {"low", "high", "log", "step"}
-# The search sets them, or they change no training
+# Keys that the search sets itself, or that do not change the training
 RESERVED = {"stages", "ckpt_path", "seed", "seeds", "good_enough", "hydra", "debug", "deploy"}
-IN_BASE = {"seed", "deploy"}  # which of them are allowed in base_overrides
-# Decides which images are in val
+IN_BASE = {"seed", "deploy"}  # those allowed in base_overrides
+# Keys that decide which images are in val
 OTHER_IMAGES = re.compile(r"datamodule(\.(root|table|splits|split_seed|folds?|source\.(path|dataset|val)))?")
-DIGITS = 4  # of a proposed number; the fifth changes no result, and commands stay short
-MAX_LISTED_POINTS = 10_000  # in a larger space hardly a point is proposed twice
+DIGITS = 4  # of a proposed number: more would not change results, and commands stay short
+MAX_LISTED_POINTS = 10_000  # in a larger space, hardly any point is proposed twice
 EXAMPLE = "e.g. 'space={optimizer.lr:{low:1e-4,high:1e-2,log:true},datamodule.batch_size:[8,16]}'"
 
 
 def read_space(node: dict) -> Space:
-    """Read choices and ranges by their dotted keys; nested keys are joined, null ones skipped.
+    """Read choices and ranges by dotted keys; nested keys are joined, and null ones skipped.
 
     Raises:
-        UserError: empty, or neither choices nor a range.
+        UserError: the space is empty, or an entry is neither choices nor a range.
     """
     space = {}
     for key, value in _flatten(node).items():
@@ -62,10 +62,10 @@ def read_space(node: dict) -> Space:
 
 
 def read_base_overrides(base_overrides: str | list[str]) -> list[str]:
-    """Split the arguments of train.py, where they are one text as typed.
+    """Return the arguments of train.py as a list, split if they are one text.
 
     Raises:
-        UserError: a quotation that is not closed.
+        UserError: a quote is not closed, or an argument is a flag.
     """
     try:
         arguments = shlex.split(base_overrides) if isinstance(base_overrides, str) else base_overrides
@@ -90,7 +90,7 @@ def suggest_point(space: Space, trial: Trial) -> dict:
 
 
 def as_overrides(space: Space, point: dict) -> list[str]:
-    """Return a point as arguments of train.py; numbers of a range without steps have DIGITS digits."""
+    """Return a point as arguments of train.py; numbers of a range without steps are rounded to DIGITS digits."""
     texts = {}
     for key, dimension in space.items():
         value = point[key]
@@ -102,12 +102,12 @@ def as_overrides(space: Space, point: dict) -> list[str]:
 
 
 def run_name(space: Space, point: dict) -> str:
-    """Return the name of the folder of a point's run; points with one name are one run."""
+    """Return the folder name of a point's run; points with the same name share a run."""
     return job_dir_name(as_overrides(space, point), [])
 
 
 def list_points(space: Space) -> list[dict]:
-    """List every point of a space of at most MAX_LISTED_POINTS points, and none of a larger one."""
+    """List all points of a space with at most MAX_LISTED_POINTS; none of a larger space."""
     values = [_list_values(dimension) for dimension in space.values()]
     if math.prod(map(len, values)) > MAX_LISTED_POINTS:
         return []
@@ -115,21 +115,21 @@ def list_points(space: Space) -> list[dict]:
 
 
 def compose_train_config(overrides: list[str]) -> DictConfig:
-    """Compose the configuration of train.py, with Hydra's own part."""
+    """Compose the configuration of train.py, with the section hydra."""
     return hydra.compose("train", overrides=overrides, return_hydra_config=True)
 
 
 def compose_run(overrides: list[str]) -> DictConfig:
-    """Compose the configuration of a run of train.py, without Hydra's own part."""
+    """Compose the configuration of a run of train.py, without the section hydra."""
     config = compose_train_config(overrides)
     return OmegaConf.masked_copy(config, [name for name in config if name != "hydra"])
 
 
 def check_space(space: Space, base_overrides: list[str]) -> None:
-    """Compose every choice of every key once, and check its settings.
+    """Compose every choice of every key once, and check the settings.
 
     Raises:
-        UserError: a key or a choice that train.py does not have, a wrong value, or what a search cannot use.
+        UserError: a key or choice that train.py does not have, a wrong value, or a key that a search cannot use.
     """
     base_keys = [override.lstrip("+~").partition("=")[0] for override in base_overrides]
     for key in (*base_keys, *space):
@@ -140,7 +140,7 @@ def check_space(space: Space, base_overrides: list[str]) -> None:
             raise UserError(f"{where}: {name} {reason}; remove it")
         if key in space and OTHER_IMAGES.fullmatch(name):
             raise UserError(
-                f"space: {name} changes the validation images, so that the trials could not be compared; remove it"
+                f"space: {name} changes the validation images, so the trials could not be compared; remove it"
             )
         if key in space and name in base_keys:
             raise UserError(f"{name} is in base_overrides and in space; remove it from one of them")
@@ -165,7 +165,7 @@ def _flatten(node: dict, prefix: str = "") -> dict:
 
 
 def _range(shown: str, *, low: float, high: float, log: bool = False, step: float | None = None) -> BaseDistribution:
-    """Return whole numbers where low, high and step are whole."""
+    """Return a distribution; of whole numbers if low, high and step are whole."""
     numbers = [each for each in (low, high, step) if each is not None]
     if not all(type(each) in (int, float) and math.isfinite(each) for each in numbers) or type(log) is not bool:
         raise UserError(f"{shown}: low, high and step are numbers, log is true or false")
@@ -180,7 +180,7 @@ def _range(shown: str, *, low: float, high: float, log: bool = False, step: floa
 
 
 def _list_values(dimension: BaseDistribution) -> Sequence:
-    """Return the values, or a range that is too long to be listed."""
+    """Return the values, as a range if they are too many to list."""
     if isinstance(dimension, CategoricalDistribution):
         return dimension.choices
     if isinstance(dimension, IntDistribution):
@@ -196,10 +196,13 @@ def _list_values(dimension: BaseDistribution) -> Sequence:
 
 
 def check_composed(overrides: list[str], where: str) -> DictConfig:
-    """Compose and return the configuration of a run that a search, or smallest.py, is to repeat.
+    """Compose and return the configuration shared by the runs of a search or of smallest.py.
+
+    Args:
+        where: the setting that the overrides come from, for messages.
 
     Raises:
-        UserError: names `where` the overrides are from; they do not compose, or such runs cannot be compared.
+        UserError: the overrides do not compose, or runs with them cannot be compared.
     """
     try:
         config = compose_train_config(overrides)

@@ -1,4 +1,4 @@
-"""The study in Optuna: its storage, what it proposes, and which of its trials count."""
+"""The study in Optuna: its storage, its proposals, and which of its trials count."""
 
 import contextlib
 import copy
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 DATABASE = "study.db"
 HEARTBEAT_S, GRACE_S = 10, 30  # the trial of a killed process is retried GRACE_S after its last heartbeat
 LOST = (SQLAlchemyError, StorageInternalError)
-SETTINGS = "settings"  # user attribute of a study: what it was started with
-LOST_RUNS = "lost runs"  # likewise: numbers of trials that have ended, but whose runs are no longer there
+SETTINGS = "settings"  # user attribute of a study: the settings it was started with
+LOST_RUNS = "lost runs"  # user attribute of a study: numbers of ended trials whose runs no longer exist
 STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.WAITING, TrialState.FAIL)
 
 
@@ -47,17 +47,17 @@ class WholePointSampler(optuna.samplers.BaseSampler):
 
 
 class SeededTPESampler(WholePointSampler):
-    """Propose points by TPE, drawn from the seed, the trial's number and the trials before it, whatever the process.
+    """Propose points by TPE, with randomness that depends only on the seed, the trial's number and the earlier trials.
 
     Several processes with one seed therefore propose different points, and a resumed search proposes what it would have
-    proposed. A point of a small space is not proposed twice. TPE: Bergstra et al. 2011, NeurIPS 24; for two objectives:
+    proposed. In a small space, no point is proposed twice. TPE: Bergstra et al. 2011, NeurIPS 24; for two objectives:
     Ozaki et al. 2022, JAIR 73.
     """
 
     def __init__(self, space: Space, *, seed: int, n_startup_trials: int):
         super().__init__(space)
         self._seed, self._n_startup_trials = seed, n_startup_trials
-        self._points = {run_name(space, point): point for point in list_points(space)}  # none of a large space
+        self._points = {run_name(space, point): point for point in list_points(space)}  # empty for a large space
 
     def sample_relative(self, study, trial, search_space) -> dict:
         seed = int(np.random.SeedSequence([self._seed, trial.number]).generate_state(1)[0])
@@ -82,14 +82,14 @@ def open_study(
     """Open the study of this name, or create it.
 
     Args:
-        folder: of the search, which holds the database where `storage` names none.
-        sampler: what proposes; None: TPE.
-        pruner: what ends trials early; None: that of the settings.
+        folder: folder of the search, with the database unless `storage` names one.
+        sampler: proposes points; None: TPE.
+        pruner: ends trials early; None: as in the settings.
 
     Raises:
         UserError: the storage is not available, or the study has other objectives, another space or base_overrides.
     """
-    warnings.filterwarnings("ignore", category=ExperimentalWarning)  # of heartbeats and retries
+    warnings.filterwarnings("ignore", category=ExperimentalWarning)  # heartbeats and retries are experimental
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the search logs failed trials itself
@@ -119,17 +119,17 @@ def open_study(
     if differences:
         raise UserError(
             f"name={settings.name}: this study was started with different settings: {join_words(differences, 20)}. "
-            "name=OTHER starts a new one"
+            "name=OTHER starts a new study"
         )
     return study
 
 
 def effective_trials(study: optuna.Study, space: Space) -> dict[str | int, FrozenTrial]:
-    """Return the trials that the search consists of, in the order of their proposals.
+    """Return the trials that make up the search, in the order of their proposals.
 
-    A retried trial takes the place of the failed one, and in a small space two trials of one point, which two processes
-    proposed at the same moment, have one place: the one that got furthest (STATES) counts. A trial that ended before all
-    of its point was proposed does not count, nor one of LOST_RUNS.
+    A retried trial replaces the failed one. In a small space, two processes may propose the same point at the same moment; of
+    these trials, the one that got furthest (STATES) counts. Trials that ended before their whole point was proposed do not
+    count, nor do those of LOST_RUNS.
     """
     small, lost = bool(list_points(space)), study.user_attrs.get(LOST_RUNS, [])
     found: dict[str | int, FrozenTrial] = {}
@@ -146,13 +146,13 @@ def effective_trials(study: optuna.Study, space: Space) -> dict[str | int, Froze
 def retry_trial(study: optuna.Study, trial: FrozenTrial) -> None:
     """Queue the point of a failed trial again."""
     retry = optuna.storages.RetryHeartbeatStaleTrialCallback()
-    retry(study, copy.deepcopy(trial))  # it appends to the list in the trial's attributes
+    retry(study, copy.deepcopy(trial))  # Optuna's retry changes a list in the trial's attributes
 
 
 def best_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the best trial, or with two objectives the front from the best by the first to the best by the second.
+    """Return the best trial; with two objectives the front, from the best by the first to the best by the second.
 
-    Of trials with equal values only the first is in it.
+    Of trials with equal values, only the first is included.
     """
     sign = 1 if study.directions[0] == StudyDirection.MINIMIZE else -1
     front: dict[tuple[float, ...], FrozenTrial] = {}
@@ -163,10 +163,10 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 @contextlib.contextmanager
 def storage_errors() -> Iterator[None]:
-    """Name the storage in what its database raises; Optuna hides it behind an AssertionError where it ends a trial.
+    """Name the storage in errors of its database, which Optuna hides behind an AssertionError when it ends a trial.
 
     Raises:
-        UserError: the database is lost, or its disk full.
+        UserError: the connection to the database is lost, or its disk is full.
     """
     try:
         yield
@@ -178,17 +178,17 @@ def storage_errors() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """Return the message of a database's driver, without the statement that failed."""
+    """Return the message of a database driver, without the failed statement."""
     if error.__cause__ is not None and not hasattr(error, "orig"):
         error = error.__cause__
     return " ".join(str(getattr(error, "orig", None) or error).split())[:300]
 
 
 def database_url(url: str | None, folder: Path) -> URL:
-    """Return this URL, or that of the database in the search's folder.
+    """Return `url`, or the URL of the database in the search's folder.
 
     Raises:
-        UserError: it is none.
+        UserError: `url` is not a URL of a database.
     """
     try:
         return make_url(url) if url is not None else URL.create("sqlite", database=str(folder / DATABASE))
@@ -198,14 +198,14 @@ def database_url(url: str | None, folder: Path) -> URL:
 
 
 def _open_storage(url: str | None, folder: Path, attempts: int = 10) -> optuna.storages.RDBStorage:
-    """Open the database of this URL, or the one in the search's folder."""
+    """Open the database at `url`, or the one in the search's folder."""
     parsed = database_url(url, folder)
     shown = parsed.render_as_string(hide_password=True)
     timeouts = {"postgresql": {"connect_timeout": 10}, "sqlite": {"timeout": 60}}  # seconds; sqlite: for other writers
     try:
         return optuna.storages.RDBStorage(
             parsed.render_as_string(hide_password=False),
-            # A trial takes longer than some servers keep a connection; that to a file is closed after each use
+            # A trial takes longer than some servers keep a connection; a connection to a file is closed after each use
             engine_kwargs={
                 "pool_pre_ping": True,
                 "connect_args": timeouts.get(parsed.get_backend_name(), {}),

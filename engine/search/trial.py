@@ -1,4 +1,4 @@
-"""A trial of a search as an ordinary run: its folder, the files that Hydra would write there, its log, its record."""
+"""A trial of a search as an ordinary run: its folder with the files that Hydra would write, its log, its record."""
 
 import contextlib
 import logging
@@ -18,7 +18,7 @@ from engine.state import STATE
 
 
 def run_trial(folder: RunFolder, overrides: Sequence[str], run: Callable) -> Exception | None:
-    """Run the job of train.py with these arguments in a folder, unless it has finished; return the error that ended it.
+    """Run train.py's job with these arguments in a folder, unless it has finished; return the error that ended it.
 
     A run that was killed in this folder resumes from its last checkpoint.
     """
@@ -35,7 +35,7 @@ def run_trial(folder: RunFolder, overrides: Sequence[str], run: Callable) -> Exc
 
 
 def completed_record(folder: RunFolder) -> RunRecord | None:
-    """Return the record of a run that finished or was pruned, else None."""
+    """Return the record of a finished or pruned run, otherwise None."""
     try:
         record = RunRecord.read(folder)
     except UserError:

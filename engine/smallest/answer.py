@@ -1,4 +1,4 @@
-"""The answer of smallest.py: the choice on validation, the proof on test, and everything that is written of them."""
+"""The answer of smallest.py: the choice on validation images, the proof on test images, and the files that report them."""
 
 import shlex
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ BEST, CARD = "best.ckpt", "MODEL_CARD.md"
 
 
 class Answerer:
-    """Choose, prove and write."""
+    """Choose a network, prove that it is good enough, and write the answer."""
 
     def __init__(
         self, settings: SmallestSettings, record: SmallestRecord, runs: Runs, keys: dict[int, list[RunKey]],
@@ -43,7 +43,7 @@ class Answerer:
         self.rule = Rule(question.good_enough, question.target, question.metric)
 
     def choose(self, finals: Sequence[int]) -> None:
-        """Choose on validation among the finalists that were trained, the first of which is the reference."""
+        """Choose among the trained finalists on validation images; the first of them is the reference."""
         found = {index: read_outcomes(self.runs, keys, "val") for index, keys in self._of_same_images(finals).items()}
         self.reference, *others = [index for index in finals if found[index] is not None]
         reference = found[self.reference]
@@ -58,7 +58,7 @@ class Answerer:
             and not choice.within
             and choice.evidence.gap <= 0
         ):
-            # What is not even within the margin where it was chosen is not handed out
+            # Do not hand out a network that is outside the margin even on the images that chose it
             self.chosen, nearest = self.reference, self.chosen
         self.n_finalists = max(1, len(others))
         self.record.answer = Answer(
@@ -67,7 +67,7 @@ class Answerer:
         )  # fmt: skip
 
     def _of_same_images(self, finals: Sequence[int]) -> dict[int, list[RunKey]]:
-        """Return the trainings by which finalists are compared: of folds those that every finalist has, since images differ."""
+        """Return the runs that compare the finalists; of folds, only those that all finalists have, since images differ."""
         trained = {index: [key for key in self.keys[index] if self.runs.is_trained(key)] for index in finals}
         if self.runs.folds is None:
             return trained
@@ -75,7 +75,7 @@ class Answerer:
         return {index: [key for key in keys if key.fold in folds] for index, keys in trained.items()}
 
     def prove(self) -> None:
-        """Open the test images for the chosen one and the reference, and test once."""
+        """Evaluate the chosen network and the reference on the test images, once."""
         if not self.has_test:
             return
         opened = dict.fromkeys((self.chosen, self.reference))
@@ -99,16 +99,16 @@ class Answerer:
             answer.verdict, answer.test = "none" if is_single else "shown", None
 
     def _finalist(self, index: int, found: Outcomes) -> Finalist:
-        """Return what the choice and the proof look at; of two seeds the first only, since two do not show how seeds differ."""
+        """Return what choice and proof compare; of two seeds only the first, since two do not show how much seeds differ."""
         cost = rank_of(self.record.candidates[index], self.settings.question.cost[0])
         n = len(found.seeds) if len(found.seeds) >= FEWEST_SEEDS else 1
         return Finalist(cost, found.right[:n], found.seeds[:n])
 
     def write(self, timed: Callable[[str], AbstractContextManager]) -> None:
-        """Fill in what the runs gave, measure latencies, write best.ckpt, smallest.json and the page, and print the answer.
+        """Collect the results, measure latencies, write best.ckpt, smallest.json and the page, and print the answer.
 
         Args:
-            timed: adds the seconds of a block to those of a stage.
+            timed: takes a stage's name; its context adds the seconds of a block to that stage.
         """
         record, folder, candidates = self.record, self.settings.folder, self.record.candidates
         raced = [index for index, each in enumerate(candidates) if each.stage in ("raced", "final")]
@@ -121,16 +121,16 @@ class Answerer:
         with timed("latency"):
             measure_latencies([candidates[index] for index in wanted], len(record.data["classes"]), folder)
         record.front = self._front()
-        # In the folder of its run a checkpoint has the images to verify an export with, and to quantize by
+        # Export from the run's folder, which lists the images to verify an export and to calibrate a quantized one
         own = self.runs.folder(self.keys[self.chosen][0]).best_checkpoint
         try:
             if not own.is_file():
                 raise UserError(f"{own}: missing")
-            load_classifier(own)  # a damaged one is not handed out
+            load_classifier(own)  # do not hand out a damaged checkpoint
         except UserError as error:
             raise UserError(
-                f"{str(error).partition('; take ')[0]}, so that {BEST} cannot be made of it; delete the folders of its run "
-                "below runs and test, and the same command trains it again"
+                f"{str(error).partition('; take ')[0]}, so {BEST} cannot be made from it; delete the folders of its run "
+                "in runs and test, and rerun the same command, which retrains it"
             ) from error
         register = register_argument(self.runs.record(self.keys[self.chosen][0]).run.settings)
         record.answer.commands = [
@@ -156,7 +156,7 @@ class Answerer:
             print(f"    {command}")
 
     def _deploy(self) -> None:
-        """Export the first network of each finalist, the chosen one first; the others only as far as the budget allows."""
+        """Export the first network of each finalist: the chosen one always, the others as far as the budget allows."""
         name, candidates = self.record.question.deploy, self.record.candidates
         for each in candidates:
             each.deployed = None
@@ -177,7 +177,7 @@ class Answerer:
             each.deployed = replace(found, file=found.file and f"runs/{trained.folder.path.name}/{found.file}")
 
     def _hand_out(self) -> None:
-        """Write best.ckpt, the chosen network that the proof is about, and its card."""
+        """Write best.ckpt, the chosen network, and its model card."""
         key = self.keys[self.chosen][0]
         folder = self.settings.folder
         with atomic_open(folder / BEST, "wb") as file:
@@ -186,7 +186,7 @@ class Answerer:
             write_text(folder / CARD, f"{self._card(key).rstrip()}\n\n{card_section(self.record)}")
 
     def _card(self, key: RunKey) -> str:
-        """Return the card of a training, with what was measured on test where that was opened."""
+        """Return the model card of a run, with its results on test if it was evaluated there."""
         trained, tested = self.runs.record(key), self.runs.record(key, "test")
         shown = tested or trained
         shown.deployed = self.record.candidates[key.candidate].deployed
@@ -199,7 +199,7 @@ class Answerer:
         return model_card(shown, str(self.settings.folder / BEST))
 
     def _trained(self, index: int) -> Trained:
-        """Return what the runs of a candidate gave."""
+        """Return the results of a candidate's runs."""
         keys = self.keys.get(index) or [self.runs.first(index)]
         records = [self.runs.record(key) for key in keys]
         done = [key for key, record in zip(keys, records, strict=True) if record is not None]
@@ -219,7 +219,7 @@ class Answerer:
         )  # fmt: skip
 
     def _measured(self, keys: Sequence[RunKey], split: str) -> Measured | None:
-        """Return the mean of the metric over seeds or folds, with its interval."""
+        """Return the metric's mean over seeds or folds, with its interval; None without predictions."""
         found = read_outcomes(self.runs, keys, split)
         if found is None:
             return None
@@ -227,7 +227,7 @@ class Answerer:
         return Measured(value=value, low=low, high=high, n=found.right.shape[1], n_seeds=len(found.right))
 
     def _front(self) -> list[int]:
-        """Return, where two costs are asked for, the finished candidates that no other one beats in both and is as accurate."""
+        """Return, with two costs, the finished candidates that no equally accurate one beats in both; else nothing."""
         costs = self.settings.question.cost
         if len(costs) < 2:
             return []

@@ -1,4 +1,4 @@
-"""The networks that can be the answer: each backbone, cut after each block, at each image size, with what it costs."""
+"""The networks that can be the answer: each backbone, cut after each block, at each image size, with its costs."""
 
 import contextlib
 import hashlib
@@ -37,22 +37,22 @@ log = logging.getLogger(__name__)
 KEYS = ("backbones", "weights", "image_sizes", "cuts")
 SMALLEST_SIZE, LARGEST_SIZE = 16, 4096  # pixels
 LONGEST_REASON = 120  # characters
-ABOUT = 1.1  # times the limit, from which a latency that was guessed by MACs is above it
-LOOKED_UP = ("auto", "imagenet", None)  # values of model.weights that name no file and no repository
-PACKAGES = ("torch", "torchvision", "timm", "thop")  # that decide what a cut costs
+ABOUT = 1.1  # a latency estimated from MACs counts as above the limit from this many times the limit
+LOOKED_UP = ("auto", "imagenet", None)  # values of model.weights that name neither a file nor a repository
+PACKAGES = ("torch", "torchvision", "timm", "thop")  # their versions decide what a cut costs
 
 
 def list_candidates(config: DictConfig, num_classes: int, notes: list[str] | None = None) -> list[Candidate]:
-    """Return all candidates; one that is above a limit says so in `excluded`.
+    """Return all candidates; for one above a limit, `excluded` says so.
 
-    Weights that are neither in a cache nor in a package are downloaded, as a run would do.
+    As in a run, weights that are neither in a cache nor in a package are downloaded.
 
     Args:
-        config: of smallest.py.
-        notes: gets a sentence about each backbone and size that was left out, which is logged as well.
+        config: the configuration of smallest.py.
+        notes: gets a sentence, also logged, on each backbone and size that is left out.
 
     Raises:
-        UserError: a setting of `candidates` or `limits` that is wrong, no pretrained weights, or none below the limits.
+        UserError: a wrong setting of `candidates` or `limits`, no pretrained weights, or no candidate within the limits.
     """
     notes = [] if notes is None else notes
     limits = check_limits(config.limits)
@@ -82,7 +82,7 @@ def list_candidates(config: DictConfig, num_classes: int, notes: list[str] | Non
     for note in notes:
         log.info("%s", note)
     if not found:
-        raise UserError(f"candidates: none are left. {' '.join(notes)}")
+        raise UserError(f"candidates: no candidate is left. {' '.join(notes)}")
     apply_limits(found, limits)
     return found
 
@@ -91,7 +91,7 @@ def check_limits(limits: Mapping | None) -> dict[str, float]:
     """Return the limits that are set.
 
     Raises:
-        UserError: no mapping, an unknown cost, or a value that is not above 0.
+        UserError: not a mapping, an unknown cost, or a value that is not above 0.
     """
     if limits is not None and not isinstance(limits, Mapping):
         raise UserError(f"limits={limits}: is a group of settings; use limits.macs=VALUE")
@@ -110,11 +110,11 @@ def check_limits(limits: Mapping | None) -> dict[str, float]:
 def apply_limits(candidates: Sequence[Candidate], limits: Mapping[str, float]) -> None:
     """Exclude the candidates that are above a limit.
 
-    One whose latency was not measured yet is above that where it has about as many MACs as are too slow in another cut of
-    its backbone at its size: latencies of cuts grow about as their MACs do.
+    A candidate whose latency is not measured yet is excluded by its MACs, where another cut of the same backbone and size is
+    too slow with about as many: the latency of cuts grows roughly in proportion to their MACs.
 
     Raises:
-        UserError: all are; names what each limit excludes.
+        UserError: every candidate is excluded; names what each limit excludes.
     """
     by_limit: dict[str, list[float]] = {key: [] for key in limits}
     for candidate in candidates:
@@ -128,20 +128,20 @@ def apply_limits(candidates: Sequence[Candidate], limits: Mapping[str, float]) -
         return
     each = [
         f"limits.{key}={_short(limits[key])} excludes {len(above):,}"
-        f"{f' and by their MACs {n_slow:,} more' if n_slow and key == 'latency_ms' else ''}; the smallest value is "
+        f"{f', and {n_slow:,} more by their MACs' if n_slow and key == 'latency_ms' else ''}; the smallest value is "
         f"{_short(min(candidate.costs.of(key) for candidate in candidates if candidate.costs.of(key) is not None))}"
         for key, above in by_limit.items()
         if above
     ]
     raise UserError(
-        f"limits: {plural(len(candidates), 'candidate')} but none below the limits: {'; '.join(each)}. Raise the limits, or "
+        f"limits: none of {plural(len(candidates), 'candidate')} is within the limits: {'; '.join(each)}. Raise the limits, or "
         "add smaller networks and sizes: candidates.backbones=[NAME], candidates.image_sizes=[64]"
     )
 
 
 def _exclude_about_as_slow(candidates: Sequence[Candidate], limit_ms: float) -> int:
-    """Exclude those that were not measured and are about as slow as one that was; return how many these are."""
-    # Of the cuts of a backbone at a size: how many MACs are too many, and by which of them
+    """Exclude unmeasured candidates that are, by their MACs, about as slow as a measured one; return their number."""
+    # For each backbone and size: the MACs from which a cut is too slow, and the latency and MACs that show it
     slow: dict[tuple[str, int], tuple[float, Costs]] = {}
     for each in candidates:
         found_ms, cuts = each.costs.latency_ms, (each.backbone, each.image_size)
@@ -164,14 +164,14 @@ def _short(value: float) -> str:
 
 
 def _amounts(value: float, limit: float, between: str) -> str:
-    """Return both, with so many digits that they differ."""
+    """Return both numbers, with enough digits to differ."""
     texts = _short(value), _short(limit)
     texts = texts if texts[0] != texts[1] else (f"{value:,.10g}", f"{limit:,.10g}")
     return f"{texts[0]} {between}{texts[1]}"
 
 
 def check_candidates(candidates: DictConfig | None) -> tuple[list[str], dict, tuple[int, ...], dict]:
-    """Return backbones, weights of each, image sizes and cuts of single backbones, of which nothing was looked up yet.
+    """Return backbones, weights by backbone, image sizes and cuts by backbone, checked without looking anything up.
 
     Raises:
         UserError: names the key, what was found and what is allowed.
@@ -186,14 +186,14 @@ def check_candidates(candidates: DictConfig | None) -> tuple[list[str], dict, tu
     for name in backbones:
         if not isinstance(name, str) or not name:
             raise UserError(
-                f"candidates.backbones: {name!r} is not the name of a backbone; python train.py --networks lists them"
+                f"candidates.backbones: {name!r} is not the name of a backbone; python train.py --networks lists the names"
             )
     sizes = _list(values, "image_sizes", "[96,128]")
     for size in sizes:
         if type(size) is not int or not SMALLEST_SIZE <= size <= LARGEST_SIZE:
             raise UserError(
-                f"candidates.image_sizes: {size!r} is no size; use whole numbers from {SMALLEST_SIZE} to "
-                f"{LARGEST_SIZE:,} pixels, as candidates.image_sizes=[96,128]"
+                f"candidates.image_sizes: {size!r} is not a size; use whole numbers from {SMALLEST_SIZE} to "
+                f"{LARGEST_SIZE:,} pixels, e.g. candidates.image_sizes=[96,128]"
             )
     for key, listed in (("backbones", backbones), ("image_sizes", sizes)):
         if twice := next((each for each in listed if listed.count(each) > 1), None):
@@ -212,20 +212,20 @@ def check_candidates(candidates: DictConfig | None) -> tuple[list[str], dict, tu
 
 def _list(values: dict, key: str, example: str) -> list:
     if not isinstance(values.get(key), list) or not values[key]:
-        raise UserError(f"candidates.{key}={values.get(key)}: use a list, as 'candidates.{key}={example}'")
+        raise UserError(f"candidates.{key}={values.get(key)}: use a list, e.g. 'candidates.{key}={example}'")
     return values[key]
 
 
 def _mapping(values: dict, key: str, backbones: list[str]) -> dict:
-    """Return what is set of single backbones; that of others, as a file's for a shorter list, only where it is the default."""
+    """Return the settings of single backbones; for a backbone outside the list, only a default value is allowed."""
     if key == "weights" and key in values and values[key] is None:
         raise UserError(
-            "candidates.weights=null: weights are chosen for each backbone; leave it out for pretrained weights, or set "
+            "candidates.weights=null: weights are chosen per backbone; leave it out for pretrained weights, or set "
             f"candidates.weights.{backbones[0]}=null for random ones"
         )
     found = {} if values.get(key) is None else values[key]
     if not isinstance(found, dict):
-        raise UserError(f"candidates.{key}={found}: use a mapping, as 'candidates.{key}={{{backbones[0]}: ...}}'")
+        raise UserError(f"candidates.{key}={found}: use a mapping, e.g. 'candidates.{key}={{{backbones[0]}: ...}}'")
     for name, value in found.items():
         if name not in backbones and value not in ("auto", None):
             raise UserError(
@@ -236,7 +236,7 @@ def _mapping(values: dict, key: str, backbones: list[str]) -> dict:
 
 @contextlib.contextmanager
 def _naming_weights_of(backbone: str) -> Iterator[None]:
-    """Name the setting of candidates in what is wrong with weights."""
+    """Name the setting of `candidates` in errors about weights."""
     try:
         yield
     except UserError as error:
@@ -244,7 +244,7 @@ def _naming_weights_of(backbone: str) -> Iterator[None]:
 
 
 def _known(backbones: list[str], notes: list[str]) -> list[str]:
-    """Return the backbones that exist here: those of timm only where it is installed, the user's own by their full names."""
+    """Return the backbones that exist here; timm's only where timm is installed, the user's own by their full names."""
     own = [name for name in backbones if is_own_backbone(name)]
     register_by_name(own, "candidates.backbones")
     of_timm = [name for name in backbones if name not in BACKBONES and name not in own]
@@ -257,7 +257,7 @@ def _known(backbones: list[str], notes: list[str]) -> list[str]:
                 f"(pip install -e '.[timm]'); {did_you_mean(of_timm[0], BACKBONES)}"
             ) from error
         if of_timm:
-            notes.append(f"{join_words(of_timm)}: left out, because timm is not installed: pip install -e '.[timm]'.")
+            notes.append(f"{join_words(of_timm)}: left out because timm is not installed; pip install -e '.[timm]'.")
         return [name for name in backbones if name not in of_timm]
     with network_errors():
         for name in of_timm:
@@ -275,10 +275,10 @@ def _head(config: DictConfig) -> dict:
 def _find_weights(
     backbones: list[str], policies: dict, head: dict, num_classes: int, cache: Path, notes: list[str]
 ) -> dict[str, str]:
-    """Return the description of the weights of each backbone.
+    """Return the description of each backbone's weights.
 
     Raises:
-        UserError: named ones that are not available or do not fit, or `auto` finds none at all.
+        UserError: weights that a setting names are not available or do not fit, or `auto` finds none for any backbone.
     """
 
     def find(name: str) -> str:
@@ -298,44 +298,44 @@ def _find_weights(
         with _naming_weights_of(name):
             if policy in LOOKED_UP:
                 return find_initial_weights(policy, **sources).description
-            keep = cut_costs(name, only_last=True).cuts[-1].keep  # of a file it is shown, too, what of it fits
+            keep = cut_costs(name, only_last=True).cuts[-1].keep  # a file is loaded, to describe how much of it fits
             with network_errors():
                 built = build_network(**network, keep=keep, head=head, num_classes=num_classes)
             return load_initial_weights(built, policy, **sources)
 
-    # Side by side, so that a server that does not answer is waited for once; files not, since networks are traced for them
+    # In parallel, so that a server that does not answer costs one timeout; files in turn, since they need traced networks
     looked_up = [name for name in backbones if policies.get(name, "auto") in LOOKED_UP]
     with ThreadPoolExecutor(max_workers=len(looked_up) or 1) as pool:
         by_name = dict(zip(looked_up, pool.map(find, looked_up), strict=True))
     found = {name: by_name[name] if name in by_name else find(name) for name in backbones}
     random = [name for name in backbones if found[name].startswith("random (")]
-    # Hydra takes a key that the file of candidates does not list with a plus only
+    # Hydra requires a plus before a key that the file of candidates does not list
     of_file = f"{'' if random[0] in policies else '+'}candidates.weights.{random[0]}=FILE" if random else ""
     if random and all(text.startswith("random") for text in found.values()):
         here = [name for name in installed_networks() if name not in backbones]
         ways = (
-            f"candidates.backbones=[{here[0]}] has them here" if here else "pip install -e '.[samples]' installs some"
+            f"candidates.backbones=[{here[0]}] has some here" if here else "pip install -e '.[samples]' installs some"
         )
         raise UserError(
-            f"candidates: there are no pretrained weights of {join_words(random)} on this machine, and none can be downloaded. "
+            f"candidates: this machine has no pretrained weights of {join_words(random)}, and none can be downloaded. "
             f"{ways}; {of_file} uses a weights file; to use random weights, which give a lower accuracy, set "
             "++candidates.weights.NAME=null for each"
         )
     if random:
         notes.append(
-            f"Random weights, because no pretrained ones are available: {join_words(random, most=20)}; "
+            f"Random weights because no pretrained ones are available: {join_words(random, most=20)}; "
             f"{of_file} uses a weights file."
         )
     return found
 
 
 def _costs_of(name: str, sizes: tuple[int, ...], num_classes: int, head: dict, folder: Path) -> BackboneCosts:
-    """Return the costs of a backbone's cuts: from a file that an earlier command wrote, else measured."""
+    """Return the costs of a backbone's cuts, from a file of an earlier command or measured."""
     versions = {package: _version(package) for package in PACKAGES}
     made_of = [name, sizes, num_classes, head, versions, _code()]
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
     path = folder / f"{safe_name(name)}-{key}.json"
-    is_own = is_full_name(head.get("name")) or is_own_backbone(name)  # whose code may change
+    is_own = is_full_name(head.get("name")) or is_own_backbone(name)  # the user's own code may change between commands
     try:
         if not is_own:
             return msgspec.json.decode(path.read_bytes(), type=BackboneCosts)
@@ -365,7 +365,7 @@ def _version(package: str) -> str | None:
 
 
 def _code() -> str:
-    """Return a hash of the code that builds networks and measures them."""
+    """Return a hash of the code that builds and measures networks."""
     folder = Path(lightning_modules.__file__).parent
     files = [
         folder / "cut_costs.py",
@@ -377,12 +377,12 @@ def _code() -> str:
 
 
 def _left_out(name: str, costs: BackboneCosts, sizes: tuple[int, ...]) -> list[str]:
-    """Return why sizes of a backbone, or all of it, are left out."""
+    """Return why a backbone, or some of its sizes, are left out."""
     if not costs.cuts:
-        return [f"{name}: left out, because it cannot be cut: its blocks were not found, or none gives a feature map."]
+        return [f"{name}: left out because it cannot be cut: its blocks were not found, or none gives a feature map."]
     if not set(costs.sizes) <= set(sizes):
         return [
-            f"{name}: left out, because it takes images of {costs.sizes[0]} pixels only, which is none of "
+            f"{name}: left out because it takes only images of {costs.sizes[0]} pixels, a size that is not in "
             f"candidates.image_sizes={list(sizes)}."
         ]
     reasons = {size: why for size, why in costs.refused.items() if size in sizes}
@@ -390,12 +390,12 @@ def _left_out(name: str, costs: BackboneCosts, sizes: tuple[int, ...]) -> list[s
         return []
     why = clean(next(iter(reasons.values())), LONGEST_REASON)
     return [
-        f"{name} at {join_words(list(map(str, reasons)))} px: left out, because it does not accept such images ({why})."
+        f"{name} at {join_words(list(map(str, reasons)))} px: left out because it does not accept such images ({why})."
     ]
 
 
 def _different(cuts: list[CutCost]) -> list[CutCost]:
-    """Return the cuts without those after which only an activation or a dropout follows: that cut has the same features."""
+    """Drop cuts whose features equal the next cut's, since only an activation or a dropout lies between."""
 
     def cost(cut: CutCost) -> tuple:
         return cut.parameters, cut.macs, cut.maps
@@ -405,7 +405,7 @@ def _different(cuts: list[CutCost]) -> list[CutCost]:
 
 
 def _asked(name: str, keeps: list, cuts: list[CutCost]) -> list[CutCost]:
-    """Return the cuts that are asked for by what model.keep takes: the name of a block or of a stage, or a number of blocks."""
+    """Return the cuts that `keeps` lists, each as in model.keep: a block's or stage's name, or a number of blocks."""
     by_name = {cut.keep: cut for cut in cuts}
     chosen: dict[str, CutCost] = {}
     for keep in keeps:

@@ -1,4 +1,4 @@
-"""The features of a pass over the images, kept on disk: another metric, or folds, need no second pass."""
+"""Features of a pass over the images, kept on disk, so that another metric or number of folds needs no second pass."""
 
 import contextlib
 import hashlib
@@ -14,8 +14,8 @@ from common.atomic_io import atomic_open, tolerate_disk_errors
 
 log = logging.getLogger(__name__)
 
-LARGEST_GIB = 2.0  # of all files together, below datamodule.cache_max_gib; the least recently used are removed
-VERSION = 1  # of how features are computed
+LARGEST_GIB = 2.0  # of all files, within datamodule.cache_max_gib; the least recently used files are removed
+VERSION = 1  # of the computation of features
 
 
 def weights_name(network: nn.Module) -> str:
@@ -28,12 +28,12 @@ def weights_name(network: nn.Module) -> str:
 
 
 class FeatureCache:
-    """Hold (N, C) float32 for each cut in one file that is named by all that it follows from.
+    """Keep (N, C) float32 features of each cut in one file, named by a hash of everything they depend on.
 
     Args:
-        folder: of the files of all searches.
-        key: what the features follow from.
-        limit_gib: of all files together; 0: nothing is kept.
+        folder: folder of the files, shared by all searches.
+        key: what the features depend on.
+        limit_gib: size of all files together; 0: nothing is kept.
     """
 
     def __init__(self, folder: Path, key: Sequence[object], limit_gib: float):
@@ -42,15 +42,15 @@ class FeatureCache:
         self.limit = int(min(limit_gib, LARGEST_GIB) * 2**30)
 
     def load(self, shapes: Sequence[tuple[int, int]]) -> tuple[list[np.ndarray], float, str | None] | None:
-        """Return features, the seconds of their pass and what disturbed it; None where they are not there or damaged."""
+        """Return the features, the seconds of their pass and any disturbance; None if they are missing or damaged."""
         if not self.path.is_file():
             return None
         try:
             with self.path.open("rb") as file, np.load(file, allow_pickle=False) as held:
                 features = [held[f"f{index}"] for index in range(len(shapes))]
                 seconds = float(held["seconds"])
-                flag = (str(held["flag"]) if "flag" in held else "") or None  # earlier versions did not look
-        except Exception as error:  # numpy and zipfile raise what they like on a damaged file
+                flag = (str(held["flag"]) if "flag" in held else "") or None  # earlier versions had no flag
+        except Exception as error:  # numpy and zipfile raise many types of errors on a damaged file
             log.info("%s: damaged (%s); the features are computed again", self.path, error)
             return None
         if [each.shape for each in features] != list(shapes) or any(each.dtype != np.float32 for each in features):
@@ -60,7 +60,7 @@ class FeatureCache:
         return features, seconds, flag
 
     def save(self, features: Sequence[np.ndarray], seconds: float, flag: str | None = None) -> None:
-        """Keep features, unless they are larger than all may be; a full disk does no harm."""
+        """Keep features, unless they exceed the limit; a full disk does no harm."""
         needed = sum(each.nbytes for each in features)
         if needed > self.limit:
             return

@@ -1,4 +1,4 @@
-"""How long candidates take for one image as what is deployed: an ONNX file on one thread, without preprocessing."""
+"""Measure the latency of candidates as they are deployed: one image, an ONNX file on one thread, without preprocessing."""
 
 import contextlib
 import functools
@@ -40,7 +40,7 @@ def check_onnx(asked_by: str) -> None:
     """Check that latencies can be measured.
 
     Args:
-        asked_by: the setting that asks for them.
+        asked_by: the setting that needs them.
 
     Raises:
         UserError: a package is missing; names the extra.
@@ -50,14 +50,14 @@ def check_onnx(asked_by: str) -> None:
 
 
 def measure_latencies(candidates: Sequence[Candidate], num_classes: int, folder: Path) -> None:
-    """Measure, one after the other, the latency of each candidate that has none; what this folder has already is taken over.
+    """Measure in turn the latency of each candidate that has none; reuse those that the folder has already.
 
-    The weights are random ones: they do not change the time. One export serves all cuts of a backbone at one size. Where it
-    fails the reason is logged, and the latency stays None; so it does without the extra `onnx`. Of several processes one
-    measures, and the others wait for it. What was flagged, as of a busy machine, is measured again by the next command.
+    Weights are random, since they do not affect the time. One export serves all cuts of a backbone at one size. Where an export
+    fails, the reason is logged and the latency stays None, as it does without the extra `onnx`. Of several processes, one
+    measures and the others wait. The next command repeats flagged measurements, such as those on a busy machine.
 
     Args:
-        folder: of the search, which keeps them in latency.json.
+        folder: folder of the search, which keeps latencies in latency.json.
     """
     waiting: dict[tuple[str, int], list[Candidate]] = defaultdict(list)
     for candidate in candidates:
@@ -77,7 +77,7 @@ def measure_latencies(candidates: Sequence[Candidate], num_classes: int, folder:
             for group in waiting.values()
         ]
         if n := sum(map(len, new)):
-            log.info("latency of %s, as ONNX on one thread, one after the other", plural(n, "network"))
+            log.info("measuring the latency of %s in turn, as ONNX on one thread", plural(n, "network"))
         for group in filter(None, new):
             for candidate, found in _measure(group, num_classes):
                 known.add(candidate, found)
@@ -96,10 +96,10 @@ def measure_latencies(candidates: Sequence[Candidate], num_classes: int, folder:
 def take_known_latencies(
     candidates: Sequence[Candidate], num_classes: int, folder: Path, *, flagged: bool = True
 ) -> None:
-    """Give each candidate that has none the latency that this folder has of it; measure nothing.
+    """Give each candidate without a latency the one that the folder has; measure nothing.
 
     Args:
-        flagged: also one that was flagged, as of a busy machine.
+        flagged: also take flagged latencies, such as those measured on a busy machine.
     """
     known = _Known(folder / FILE, num_classes)
     for candidate in candidates:
@@ -110,11 +110,11 @@ def take_known_latencies(
 
 
 class _Known:
-    """Keep what was measured in this folder, by this processor and this version of onnxruntime."""
+    """The latencies kept in a folder that were measured on this processor with this version of onnxruntime."""
 
     def __init__(self, path: Path, num_classes: int):
         self.path, self.num_classes = path, num_classes
-        import onnxruntime  # late: it is of an extra, and asked itself: its package may be onnxruntime-gpu
+        import onnxruntime  # late: an extra; asked for its version itself, since the package may be onnxruntime-gpu
 
         self.machine = f"{processor_name()}, onnxruntime {onnxruntime.__version__}"
         self._latencies: dict[str, dict] = {}
@@ -128,11 +128,11 @@ class _Known:
                     }
             except (UserError, AttributeError, KeyError, TypeError) as error:
                 log.warning(
-                    "%s cannot be used, so latencies are measured again: %s", path, clean(error, LONGEST_REASON)
+                    "%s cannot be read, so latencies are measured again: %s", path, clean(error, LONGEST_REASON)
                 )
 
     def take(self, candidate: Candidate) -> bool:
-        """Give a candidate its latency; return whether it is known, perhaps that it cannot be measured."""
+        """Give a candidate its latency; return whether it is known, which includes that it cannot be measured."""
         found = self._latencies.get(self._key(candidate))
         if found is None:
             return False
@@ -153,14 +153,14 @@ class _Known:
 
 
 class _AllCuts(nn.Module):
-    """Give the logits of some cuts of a backbone for one image, from one forward pass."""
+    """Return the logits of several cuts of a backbone for one image, from one forward pass."""
 
     def __init__(self, backbone: str, keeps: Sequence[str], num_classes: int, image_size: int):
         super().__init__()
         whole, waiting = build_backbone(backbone), set(keeps)
         for name, part in kept_parts(whole, backbone):
             waiting.discard(name)
-            if not waiting:  # nothing after the last cut, whose export would take its time
+            if not waiting:  # skips the layers after the last cut, which would take time to export
                 self.backbone = part
                 break
         self.keeps, self._pooled = list(keeps), {}
@@ -188,21 +188,21 @@ class _AllCuts(nn.Module):
         return features
 
     def _pool(self, keep: str, output: Tensor) -> None:
-        """Pool at once: an activation that follows may change the output in place."""
-        _, to_map = self._as_map(output.shape) or (0, None)  # None: a map of one pixel
+        """Pool immediately, since the next activation may change the output in place."""
+        _, to_map = self._as_map(output.shape) or (0, None)  # None: the map has one pixel
         output = output if to_map is None else to_map(output)
         self._pooled.setdefault(keep, nn.functional.adaptive_avg_pool2d(output, 1).flatten(1))
 
 
 def _measure(candidates: list[Candidate], num_classes: int) -> Iterator[tuple[Candidate, dict]]:
-    """Yield the latency of each, of cuts of one backbone at one size; `failed` with the reason where it has none."""
+    """Yield the latency of each candidate, all cuts of one backbone at one size; where it has none, `failed` and why."""
     backbone, size = candidates[0].backbone, candidates[0].image_size
     names = [f"logits{index}" for index in range(len(candidates))]
     try:
         with torch.random.fork_rng(devices=[]):
             network = _AllCuts(backbone, [each.keep for each in candidates], num_classes, size)
         graphs = list(output_graphs(network, size, names))
-    except Exception as error:  # of torch's exporter, which has no common class
+    except Exception as error:  # errors of torch's exporter have no common class
         if len(candidates) == 1:
             yield (
                 candidates[0],
@@ -217,7 +217,7 @@ def _measure(candidates: list[Candidate], num_classes: int) -> Iterator[tuple[Ca
 
 
 def _time(graph, image_size: int, num_classes: int) -> dict:
-    """Return a Latency's fields of an ONNX model, or `failed` with the reason."""
+    """Return the fields of an ONNX model's Latency, or `failed` and the reason."""
     described = ModelDescription([str(k) for k in range(num_classes)], image_size, [0.5] * 3, [0.5] * 3, decision=None)
     image = np.random.default_rng(0).normal(size=(1, 3, image_size, image_size)).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
@@ -233,7 +233,7 @@ def _time(graph, image_size: int, num_classes: int) -> dict:
 
 
 def processor_name() -> str:
-    """Return the name of the processor, where the system has one."""
+    """Return the name of the processor, if the system gives one."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(

@@ -1,4 +1,4 @@
-"""What the budget allows, and the decisions that it has led to, kept so that the same command decides the same again."""
+"""The budget, and the decisions made under it, kept so that a repeated command decides the same."""
 
 import contextlib
 import json
@@ -17,29 +17,29 @@ from common.smallest_record import Candidate
 from common.text import join_words, override_value
 
 FILE = "plan.json"
-TRAINING = 5.0  # times of a forward pass, that training takes for each image: forward, backward, steps of 16 images
-HEAD = 2.0  # likewise in all, where the backbone is frozen: features without augmentation, and one epoch
-STEM = 0.2  # of a pass, that every cut takes: the first layers compute little and move whole images
-FIRST_RATE = 1.5e9  # MACs a second, until a pass has shown the machine's
-PER_RUN_S = 6.0  # of a run besides its epochs
-RESERVE_S = 30.0  # for test images, latencies and the page
-CUT_OFF = 1.15  # of the budget, at which a training ends in the middle
+TRAINING = 5.0  # an image's training step in forward passes: forward, backward, batches of 16 images
+HEAD = 2.0  # all training of an image in forward passes, backbone frozen: features without augmentation, one epoch
+STEM = 0.2  # share of a whole pass that every cut takes: the first layers compute little but move whole images
+FIRST_RATE = 1.5e9  # MACs per second, assumed until a pass has measured this machine
+PER_RUN_S = 6.0  # seconds of a run outside its epochs
+RESERVE_S = 30.0  # seconds kept for test images, latencies and the page
+CUT_OFF = 1.15  # share of the budget at which a run is stopped before its last epoch
 IMAGES, WEIGHTS, FILES = "images", "weights", "files"
-CHANGED = {  # what a search is of besides settings, by its key -> what it is called where it differs
-    IMAGES: "images, labels, splits or weights of images that have changed since",
-    WEIGHTS: "files of weights that have changed since",
+CHANGED = {  # what identifies a search besides its settings: key -> its name in a message where it differs
+    IMAGES: "images, labels, splits or image weights that have changed since",
+    WEIGHTS: "weights files that have changed since",
     FILES: "settings in files of conf or --config-dir that have changed since",
 }
-SEARCH = "search"  # what a folder's search is of, among its decisions
+SEARCH = "search"  # the key, among the decisions, of what identifies a folder's search
 
 
 class Budget:
-    """The time of this command.
+    """The time budget of a command.
 
     Args:
-        minutes: of the whole command; None: no limit.
-        left_minutes: of it, in a process that the command has started; None: it starts now.
-        spent_s: what it has taken so far, for its imports.
+        minutes: for the whole command; None: no limit.
+        left_minutes: what is left of it, in a process that the command has started; None: the command starts now.
+        spent_s: seconds that this process has taken so far, for its imports.
     """
 
     def __init__(self, minutes: float | None, left_minutes: float | None = None, spent_s: float = 0.0):
@@ -53,41 +53,41 @@ class Budget:
         return time.monotonic() - self._started_s
 
     def left_s(self, share: float = 1.0) -> float | None:
-        """Return the seconds that are left of a share of the budget; None: it has no end."""
+        """Return the seconds that are left of a share of the budget; None: no limit."""
         return None if self.minutes is None else share * self.minutes * 60 - self.elapsed_s
 
     def minutes_for(self, seconds: float) -> int:
-        """Return a budget, larger than this one, for so many more seconds with a tenth to spare."""
+        """Return a budget in minutes, larger than this one, that allows this many more seconds with a tenth to spare."""
         return max(math.ceil(1.1 * (self.elapsed_s + seconds) / 60), math.floor(self.minutes) + 1)
 
     @property
     def is_over(self) -> bool:
-        """Whether trainings have to end in the middle."""
+        """Whether runs have to stop before their last epoch."""
         return self.minutes is not None and self.left_s(CUT_OFF) < 0
 
 
 class Plan:
-    """plan.json: each decision by its name, with the budget under which it was taken; another budget takes it again."""
+    """plan.json: decisions by name, each with the budget under which it was made; another budget decides again."""
 
     def __init__(self, folder: Path, budget: Budget):
         self.path, self.budget = folder / FILE, budget
 
     def claim(self, search: dict[str, object]) -> None:
-        """Write down what the search of this folder is of: its settings, and what CHANGED lists, by key.
+        """Write down what identifies the search of this folder: by key, its settings and what CHANGED lists.
 
         Raises:
-            UserError: it was begun with other settings or images, whose results would be mixed with these.
+            UserError: the folder has a search with other settings or images, and their results would be mixed.
         """
         with self._locked():
             known, search = self._read(), json.loads(json.dumps(search))
             before = known.setdefault(SEARCH, search)
             if FILES in search and isinstance(before, dict):
-                before.setdefault(FILES, search[FILES])  # earlier versions did not look
+                before.setdefault(FILES, search[FILES])  # earlier versions did not store it
             if before != search:
                 before = before if isinstance(before, dict) else {}
                 keys = [key for key in {**before, **search} if before.get(key) != search.get(key)]
                 if len(keys) > 1:
-                    keys = [key for key in keys if key != FILES]  # what was typed changes it, too
+                    keys = [key for key in keys if key != FILES]  # typed settings change it, too, so name only those
                 different = [
                     CHANGED.get(key) or f"{key}{_as_typed(before, key)}, now {_as_typed(search, key)[1:]}"
                     for key in keys
@@ -99,7 +99,7 @@ class Plan:
             write_json(self.path, known)
 
     def decide(self, name: str, decide: Callable[[], object]) -> object:
-        """Return the decision that a process has taken, or take it."""
+        """Return the decision `name`, made by this process if none has made it yet."""
         with self._locked():
             if self.is_decided(name):
                 return self._read()[name]["decision"]
@@ -109,12 +109,12 @@ class Plan:
             return decision
 
     def is_decided(self, name: str) -> bool:
-        """Return whether a decision was taken under this budget."""
+        """Return whether a decision was made under this budget."""
         entry = self._read().get(name)
         return isinstance(entry, dict) and entry.get("budget_minutes") == self.budget.minutes
 
     def _locked(self) -> contextlib.AbstractContextManager:
-        """Wait until no other process reads and writes the plan."""
+        """Return a lock on the plan, which waits for other processes."""
         return locked(self.path.with_suffix(".lock"), timeout_s=-1)
 
     def _read(self) -> dict:
@@ -126,17 +126,17 @@ class Plan:
 
 
 def _as_typed(search: dict[str, object], key: str) -> str:
-    """Return `=0.02`; of what was not typed, whose value a file of conf gives, ` not set`."""
+    """Return `=0.02`, or ` not set` for a setting that was not typed, whose value is from a file of conf."""
     if key not in search:
         return " not set"
     return f"={search[key] if isinstance(search[key], str) else override_value(search[key])}"
 
 
 class TrainingTimes:
-    """Predict the seconds of trainings from the passes of the screen, then from the runs that have finished.
+    """Predict training times in seconds, from the passes of the screen and then from finished runs.
 
-    What was timed while others used the cores would make networks seem slow that are not: such a pass counts as no slower
-    than is usual here, and such an epoch only where a run has no other one.
+    Timings taken while other programs used the cores would make networks seem slower than they are. Such a pass counts as no
+    slower than usual on this machine, and such an epoch counts only where a run has no other.
     """
 
     def __init__(self, passes: Sequence, n_train: int, n_val: int, epochs: int):
@@ -151,26 +151,26 @@ class TrainingTimes:
         self._images, self._images_frozen = TRAINING * n_train + n_val, HEAD * n_train + n_val
         self._epochs = epochs
         self._factors: list[float] = []
-        self._factors_disturbed: list[float] = []  # of runs without any other epoch
+        self._factors_disturbed: list[float] = []  # of runs that have only disturbed epochs
 
     def of(self, candidate: Candidate) -> float:
-        """Return the seconds of one whole training of a candidate."""
+        """Return the predicted seconds of one whole training of a candidate."""
         if candidate.frozen:
             return self.of_head(candidate)
         factor = median(self._factors) if self._factors else min(self._factors_disturbed, default=1.0)
         return PER_RUN_S + factor * self._epochs * self._images * self._forward_s(candidate)
 
     def of_head(self, candidate: Candidate) -> float:
-        """Return the seconds of a training of its head on the frozen backbone."""
+        """Return the predicted seconds to train a candidate's head on the frozen backbone."""
         return PER_RUN_S + self._images_frozen * self._forward_s(candidate)
 
     def _forward_s(self, candidate: Candidate) -> float:
-        """Return the seconds of one image forward, by the pass of its backbone and size."""
+        """Return the seconds of a forward pass of one image, from the screen's pass with its backbone and size."""
         rate, whole = self._rates.get((candidate.backbone, candidate.image_size), (self._usual, candidate.costs.macs))
         return (STEM * whole + (1 - STEM) * candidate.costs.macs) / rate
 
     def learn(self, candidate: Candidate, folder: RunFolder) -> None:
-        """Correct the prediction of fine-tuning by a run that has finished."""
+        """Correct the predicted fine-tuning times by a run that has finished."""
         if candidate.frozen:
             return
         try:

@@ -1,4 +1,4 @@
-"""How well a cut does as it is: logistic regression on its pooled features.
+"""Measure how good a cut is without training it: logistic regression on its pooled features.
 
 Linear probes: Alain & Bengio 2016, arXiv:1610.01644.
 
@@ -20,15 +20,15 @@ from datamodules.splits import assign_folds
 from evaluation.intervals import design_effect, wilson
 from evaluation.scores import balanced_accuracy, count_confusion
 
-STRENGTHS = 10.0 ** np.arange(-3, 2.5, 0.5)  # scikit-learn's C, the inverse of the strength: the strongest one first
-PATIENCE = 2  # of them in a row without a smaller loss end the path
+STRENGTHS = 10.0 ** np.arange(-3, 2.5, 0.5)  # scikit-learn's C, the inverse of the strength: strongest first
+PATIENCE = 2  # strengths in a row without a smaller loss, after which the search ends
 INNER_FOLDS = 3  # of the training images, to choose the strength
-MUCH = 2e7  # N x C x K, from which on every second strength and one inner fold have to do, as in a cross-validation
+MUCH = 2e7  # N x C x K from which only every second strength and one inner fold are tried, as in a cross-validation
 ITERATIONS = 300
 
 
 class Part(NamedTuple):
-    """Say which images a probe is fitted to and which it predicts, by their places among all."""
+    """The images that a probe is fitted to and those that it predicts, as indices into all images."""
 
     train: np.ndarray
     val: np.ndarray
@@ -43,23 +43,23 @@ def probe(
     metric: Metric,
     groups: np.ndarray | None = None,
 ) -> Measured:
-    """Return what probes that are fitted to the training images of each part give on its others, all parts together.
+    """Fit a probe to the training images of each part, predict the part's other images, and return the metric over all parts.
 
-    The strength of the regression is chosen within the training images. For balanced accuracy each class weighs the same.
+    The strength of the regularization is chosen within the training images. For balanced accuracy, each class has equal weight.
 
     Args:
         features: (N, C).
         labels: (N,) from 0 to `classes` - 1.
-        parts: train and val; or the folds of a cross-validation, of which each predicts its own.
+        parts: one part, train and val; or the folds of a cross-validation, each of which predicts its own images.
         classes: K.
-        metric: of all that was predicted.
-        groups: (N,) numbers; a group is never divided where the strength is chosen, and widens the interval. None: each image
-            is its own.
+        metric: computed over all predictions.
+        groups: (N,) numbers; a group is never divided to choose the strength, and groups widen the interval. None: each image
+            is a group.
     """
     balanced = metric == "balanced_accuracy"
     val = np.concatenate([part.val for part in parts])
     thorough = len(parts) == 1
-    # Steps this small gain nothing by a second thread of BLAS, and on a busy machine wait for it: 0.3 s became 6 to 24
+    # Steps this small gain nothing from a second BLAS thread, and on a busy machine they wait for it: 0.3 s became 6 to 24
     with threadpool_limits(1, user_api="blas"):
         predicted = np.concatenate([_predict(features, labels, part, balanced, groups, thorough) for part in parts])
     correct = predicted == labels[val]
@@ -74,7 +74,7 @@ def probe(
 def _predict(
     features: np.ndarray, labels: np.ndarray, part: Part, balanced: bool, groups: np.ndarray | None, thorough: bool
 ) -> np.ndarray:
-    """Return the classes that a probe of the training images gives to the others."""
+    """Fit a probe to the training images of a part; return the classes it predicts for the other images."""
     x, y = _standardized(features, part), labels[part.train]
     if len(np.unique(y)) < 2:
         return np.full(len(part.val), y[0])
@@ -85,10 +85,10 @@ def _predict(
 
 
 def _standardized(features: np.ndarray, part: Part) -> np.ndarray:
-    """Return the features of train, then of val, each with mean 0 and deviation 1 in train.
+    """Return the features of train, then val, standardized to mean 0 and deviation 1 over train.
 
-    More features than training images are rotated to as many as there are images, which changes nothing: with an L2 penalty
-    the weights lie in the space of the images.
+    Where there are more features than training images, a rotation reduces them to the number of images. This does not change
+    the result: with an L2 penalty, the weights lie in the space that the images span.
     """
     x = features[np.concatenate([part.train, part.val])].astype(np.float64)
     of_train = x[: len(part.train)]
@@ -100,7 +100,7 @@ def _standardized(features: np.ndarray, part: Part) -> np.ndarray:
 
 
 def _choose_strength(x: np.ndarray, y: np.ndarray, inner: np.ndarray, balanced: bool, thorough: bool) -> float:
-    """Return the strength with the smallest log loss of images that a fold's probe has not seen; a tie: the stronger one."""
+    """Return the strength with the smallest log loss on images that an inner probe has not seen; the stronger in a tie."""
     thorough &= x.size * len(np.unique(y)) <= MUCH
     folds = [inner == fold for fold in range(INNER_FOLDS if thorough else 1)]
     folds = [fold for fold in folds if fold.any() and len(np.unique(y[~fold])) > 1]
@@ -128,13 +128,13 @@ def _model(balanced: bool, strength: float = 1.0) -> LogisticRegression:
 
 def _fit(model: LogisticRegression, x: np.ndarray, y: np.ndarray) -> LogisticRegression:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # what is not quite done predicts all the same
-        warnings.filterwarnings("ignore", "The number of unique classes")  # many classes of few images
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a fit that has not quite converged still predicts
+        warnings.filterwarnings("ignore", "The number of unique classes")  # many classes with few images
         return model.fit(x, y)
 
 
 def _log_loss(model: LogisticRegression, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return (N,) -log p of the true classes; of classes that the model does not know as if it gave them 1e-6."""
+    """Return -log p of the true classes, (N,); a class unknown to the model counts as p = 1e-6."""
     scores = model.decision_function(x)
     if scores.ndim == 1:
         scores = np.stack([np.zeros_like(scores), scores], axis=1)

@@ -1,4 +1,4 @@
-"""The screen of smallest.py: its own lines, at least one every five seconds, and none of the runs' own."""
+"""Log lines of smallest.py: its own, at least one every five seconds, and none from its runs."""
 
 import contextlib
 import logging
@@ -9,33 +9,33 @@ from engine.log_handlers import ScreenFormatter
 
 log = logging.getLogger(__name__)
 
-SHOWN: set[str] = set()  # on the screen, of images and weights
+SHOWN: set[str] = set()  # lines on images and weights that are on the screen already
 OWN = "engine.smallest"  # loggers whose lines are shown while a run trains
 
 
 class Progress(common.progress.Progress):
-    """The progress of a search, beside which the lines of its runs are hidden."""
+    """The progress of a search; the log lines of its runs can be hidden."""
 
     def __init__(self, text: str = ""):
         super().__init__(text, log, own=OWN)
 
     def epoch(self, done: float, epochs: int) -> None:
-        """Keep how far a run is, for the next line."""
+        """Store a run's progress for the next line."""
         self.how_far = f"epoch {min(int(done) + 1, epochs)} of {epochs}, {done / epochs:.0%}"
 
     @contextlib.contextmanager
     def quiet(self) -> Iterator[None]:
-        """Keep the lines of a run off the screen and smallest.log, warnings too: they are in its own log and record."""
-        with _filtered(logging.getLogger().handlers, self.is_own):  # of now: a run adds its own later
+        """Hide a run's lines, warnings included, from screen and smallest.log; its own log and record have them."""
+        with _filtered(logging.getLogger().handlers, self.is_own):  # current handlers only: a run adds its own later
             yield
 
 
 @contextlib.contextmanager
 def repeats_hidden(all_information: bool = False) -> Iterator[None]:
-    """Show once what is logged of the same images and weights, over all blocks of this process.
+    """Show repeated lines on images and weights only once per process.
 
     Args:
-        all_information: hide what is no warning as well, but that images are being read.
+        all_information: also hide every line below warnings, except that images are being read.
     """
 
     def is_new(record: logging.LogRecord) -> bool:

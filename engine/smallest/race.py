@@ -1,4 +1,4 @@
-"""The race: successive halving by Optuna over candidates, each an ordinary run of train.py."""
+"""The race: successive halving of candidates with Optuna; each candidate is an ordinary run of train.py."""
 
 import hashlib
 import logging
@@ -25,12 +25,12 @@ from engine.smallest.selection import cost_of, utility
 
 log = logging.getLogger(__name__)
 
-LOCKING_S = 2.0  # from a trial's entry in the study to its lock, at most
-PLACE = "place"  # parameter of a trial: index into the list of those that race
+LOCKING_S = 2.0  # at most, between a trial's entry in the study and its lock
+PLACE = "place"  # a trial's parameter: index into the list of candidates that race
 
 
 class InOrder(WholePointSampler):
-    """Propose the places from the first on, each once."""
+    """Propose each place once, in order."""
 
     def sample_relative(self, study, trial, search_space) -> dict:
         tried = effective_trials(study, self._space)
@@ -40,18 +40,19 @@ class InOrder(WholePointSampler):
 
 
 class Halving(optuna.pruners.BasePruner):
-    """End a trial that is not among the most useful at a rung.
+    """Stop a trial that is not among the most useful at a rung.
 
-    An asynchronous successive halving (Li et al. 2020, MLSys 2:230-246). Optuna's SuccessiveHalvingPruner keeps what a trial
-    was worth when it came to its rung. Here a later one that is more accurate raises what is good enough, so all are weighed
-    again at each decision. The first place, in the first race that of the reference, is never ended and takes no one's place.
+    This is asynchronous successive halving (Li et al. 2020, MLSys 2:230-246). Optuna's SuccessiveHalvingPruner keeps a trial's
+    value from the moment it reached the rung. Here a more accurate later trial raises the value that is good enough, so all
+    trials are compared again at each decision. The first place, the reference in the first race, is never stopped and does not
+    count among those that continue.
 
     Args:
         utility: takes a place, its value after an epoch, and the best value after that epoch.
-        known: values of runs that were trained before, by place and epoch; of an earlier race by places below 0, which take no
-            one's place either.
-        min_epochs: the first rung; each further one is `reduction_factor` times as far.
-        reduction_factor: one of so many resumes.
+        known: values of earlier runs, by place and epoch. Runs of an earlier race have places below 0 and do not count among
+            those that continue either.
+        min_epochs: the first rung; each further rung is `reduction_factor` times as many epochs.
+        reduction_factor: one of this many trials continues.
     """
 
     def __init__(
@@ -72,11 +73,11 @@ class Halving(optuna.pruners.BasePruner):
         return worth[place] < last
 
     def best(self, study: optuna.Study, epoch: int) -> float:
-        """Return the best value that a run has had after an epoch; -inf where none was so far yet."""
+        """Return the best value of any run after an epoch; -inf where no run has reached it."""
         return max(self._values(study, epoch).values(), default=-math.inf)
 
     def _values(self, study: optuna.Study, epoch: int) -> dict[int, float]:
-        """Return the values after an epoch by place; a run that was resumed is a further trial of its place."""
+        """Return the values after an epoch, by place; of a resumed run, which has several trials, the latest."""
         found = {place: values[epoch] for place, values in self._known.items() if epoch in values}
         for trial in study.get_trials(deepcopy=False):
             value = trial.intermediate_values.get(epoch, math.nan)
@@ -85,7 +86,7 @@ class Halving(optuna.pruners.BasePruner):
         return found
 
     def _is_rung(self, trial: FrozenTrial) -> bool:
-        """Return whether the last epoch is the first one since a rung, as validations may be several epochs apart."""
+        """Return whether a rung was reached since the previous validation, which may be several epochs ago."""
         before = max((epoch for epoch in trial.intermediate_values if epoch < trial.last_step), default=0)
         rung = self._min_epochs
         while rung <= before:
@@ -94,15 +95,15 @@ class Halving(optuna.pruners.BasePruner):
 
 
 class Race(Search):
-    """Train candidates, and end those that the others leave behind at a rung (`Halving`).
+    """Train candidates, and stop those that fall behind at a rung (`Halving`).
 
-    What is compared is `selection.utility`: accuracy below what is good enough counts against a candidate, accuracy above it
-    does not count for it.
+    They are compared by `selection.utility`: accuracy below what is good enough counts against a candidate, and accuracy above
+    it does not help.
 
     Args:
-        places: candidates in the order in which they start; the first is not pruned.
-        title: on the screen.
-        trained: candidates whose accuracies count as well: those of an earlier race.
+        places: candidates in the order in which they start; the first is never pruned.
+        title: name of the race in log lines.
+        trained: candidates of an earlier race, whose accuracies count as well.
     """
 
     stages = STAGES
@@ -117,7 +118,7 @@ class Race(Search):
             lambda place, value, best: self._utility(self.places[place], value, best),
             _known_values(runs, places, trained), settings.min_epochs, settings.reduction_factor,
         )  # fmt: skip
-        # Another budget decides again which runs it has the time for; earlier versions reported utilities
+        # The budget is part of the name, since it decides which runs fit; "values", since earlier versions stored utilities
         digest = hashlib.blake2b(repr((places, runs.budget.minutes, "values")).encode(), digest_size=4).hexdigest()
         own = SearchSettings(
             name=f"race-{digest}", n_trials=len(places), objectives=[Objective(f"val.{settings.question.metric}")],
@@ -131,7 +132,7 @@ class Race(Search):
         return open_study(self.settings, self.folder, InOrder(self.settings.space), self._halving)
 
     def run_trials(self) -> bool:
-        """Run what is left, first of all what a killed process has begun; return whether no process runs one any more."""
+        """Run the remaining trials, first those of killed processes; return whether no process runs a trial any more."""
         self._forget_lost_runs()
         if any(map(self._is_orphan, self._running())):
             time.sleep(LOCKING_S)
@@ -140,14 +141,14 @@ class Race(Search):
         return super().run_trials() and all(map(self._is_free, range(len(self.places))))
 
     def _forget_lost_runs(self) -> None:
-        """Let the trials start again that have ended, but whose runs were deleted or damaged since, or were reopened."""
+        """Let trials start again that have ended, but whose runs were deleted, damaged or reopened since."""
         ended = (trial for trial in self._trials().values() if trial.state in (TrialState.COMPLETE, TrialState.PRUNED))
         lost = [each.number for each in ended if self.runs.record(self._key(each)) is None]
         if lost:
             self.study.set_user_attr(LOST_RUNS, sorted({*self.study.user_attrs.get(LOST_RUNS, []), *lost}))
 
     def _is_orphan(self, trial: FrozenTrial) -> bool:
-        """Return whether no process runs a trial that counts as running."""
+        """Return whether a trial counts as running although no process runs it."""
         return self._is_free(trial.params[PLACE])
 
     def _is_free(self, place: int) -> bool:
@@ -155,7 +156,7 @@ class Race(Search):
             return is_free
 
     def _lock(self, place: int) -> Path:
-        """Return the lock that a process holds from the start of a trial; that of the run's folder comes seconds later."""
+        """Return the lock that a process holds from the start of a trial; it locks the run's folder only seconds later."""
         return self.folder / f".{self.settings.name}-{place}.lock"
 
     def _key(self, trial: FrozenTrial | optuna.Trial) -> RunKey:
@@ -167,10 +168,10 @@ class Race(Search):
 
     def _evaluate(self, trial: optuna.Trial) -> list[float]:
         place = suggest_point(self.settings.space, trial)[PLACE]
-        # Not at once: another process may just look whether it is free
+        # Waits a second, since another process may be testing the lock at this moment
         with locked(self._lock(place), timeout_s=1.0) as is_free, self.runs.progress.quiet():
             if not is_free:
-                raise RunFailed  # two processes have proposed it at the same moment
+                raise RunFailed  # two processes have proposed the same place
             return super()._evaluate(trial)
 
     def _callbacks(self, trial: optuna.Trial) -> list:
@@ -188,7 +189,7 @@ class Race(Search):
         return utility(value, best, question.good_enough, question.target, costs[0] / costs[1])
 
     def _is_trial_left(self) -> bool:
-        """Return whether a trial can start, and has the time to end within the budget."""
+        """Return whether a trial can start and is likely to end within the budget."""
         if not super()._is_trial_left():
             return False
         left_s, started = self.runs.budget.left_s(), {trial.params[PLACE] for trial in self._trials().values()}
@@ -207,7 +208,7 @@ class Race(Search):
 
 
 def _known_values(runs: Runs, places: Sequence[int], trained: Sequence[int]) -> dict[int, dict[int, float]]:
-    """Return the values of finished and pruned runs by place, below 0 of those of an earlier race, and epoch."""
+    """Return the values of finished and pruned runs by place (below 0 for an earlier race) and epoch."""
     known = {}
     for place, candidate in [*enumerate(places), *enumerate(trained, -len(trained))]:
         key = runs.first(candidate)
@@ -216,7 +217,7 @@ def _known_values(runs: Runs, places: Sequence[int], trained: Sequence[int]) -> 
         try:
             rows = runs.folder(key).read_metrics()
         except UserError as error:
-            log.warning("%s: its accuracies do not count in the race: %s", runs.describe(key), error)
+            log.warning("%s: the race ignores its accuracies: %s", runs.describe(key), error)
             continue
         values = {epoch: row.get(runs.settings.monitor, math.nan) for epoch, row in rows.items()}
         known[place] = {epoch: value for epoch, value in values.items() if not math.isnan(value)}

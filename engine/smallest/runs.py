@@ -1,4 +1,4 @@
-"""The runs of smallest.py: which arguments of train.py and which folder, waiting for other processes, what a run gave."""
+"""The runs of smallest.py: their arguments and folders, training shared with other processes, and their results."""
 
 import functools
 import logging
@@ -27,7 +27,7 @@ from evaluation.intervals import group_numbers
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0
-STAGES = "stages=[fit]"  # of a training: the costs are known, and the test split stays closed
+STAGES = "stages=[fit]"  # costs are known, and the test split stays closed
 FROZEN = [
     "model.freeze=true", "trainer.max_epochs=1", "trainer.min_epochs=null",
     "trainer.check_val_every_n_epoch=1", "callbacks.linear_probe.steps=200", "callbacks.linear_probe.weight_decay=auto",
@@ -35,7 +35,7 @@ FROZEN = [
 
 
 class RunKey(NamedTuple):
-    """One training: a candidate with a seed, and with cross-validation a fold."""
+    """One training run: a candidate, a seed and, in cross-validation, a fold."""
 
     candidate: int
     seed: int
@@ -43,7 +43,7 @@ class RunKey(NamedTuple):
 
 
 class Runs:
-    """Train and evaluate candidates as ordinary runs of train.py, each in a folder of its own, below that of the search."""
+    """Train and evaluate candidates as ordinary runs of train.py, each in its own folder inside that of the search."""
 
     def __init__(
         self, settings: SmallestSettings, candidates: Sequence[Candidate], weights: dict, folds: int | None,
@@ -55,18 +55,18 @@ class Runs:
         self.failed: dict[RunKey, Exception] = {}
 
     def first(self, candidate: int) -> RunKey:
-        """Return the training of the race, which is one of the finals as well."""
+        """Return a candidate's run in the race, which also counts in the finals."""
         return RunKey(candidate, self.settings.question.seeds[0], None if self.folds is None else 0)
 
     def finals(self, candidate: int) -> list[RunKey]:
-        """Return all trainings of a finalist: a seed each, or a fold each."""
+        """Return all runs of a finalist, one per seed or fold."""
         seeds = self.settings.question.seeds
         if self.folds is None:
             return [RunKey(candidate, seed) for seed in seeds]
         return [RunKey(candidate, seeds[0], fold) for fold in range(self.folds)]
 
     def folder(self, key: RunKey, stage: str = "runs") -> RunFolder:
-        """Return the folder of a training, or of its evaluation on test (`stage="test"`)."""
+        """Return the folder of a run, or of its evaluation on test (`stage="test"`)."""
         each = self.candidates[key.candidate]
         fold = "" if key.fold is None else f"-fold{key.fold}"
         frozen = "-frozen" if each.frozen else ""
@@ -74,7 +74,7 @@ class Runs:
         return RunFolder(self.settings.folder / stage / name)
 
     def overrides(self, key: RunKey) -> list[str]:
-        """Return the arguments of train.py for a training, without its stages."""
+        """Return a run's arguments of train.py, without the stages."""
         each = self.candidates[key.candidate]
         given = (
             [f"model.weights={override_value(self._weights[each.backbone])}"] if each.backbone in self._weights else []
@@ -93,11 +93,11 @@ class Runs:
         ]
 
     def callbacks(self) -> list:
-        """Return what shows how far a run is, and ends it with the budget."""
+        """Return the callbacks that show a run's progress and stop it when the budget is used up."""
         return [RunProgress(show=self.progress.epoch, is_over=lambda: self.budget.is_over)]
 
     def reopen(self) -> None:
-        """Let the runs that an earlier budget has ended in the middle resume."""
+        """Let the runs resume that an earlier budget has cut off."""
         for path in (self.settings.folder / "runs").glob("*/result.json"):
             record = completed_record(RunFolder(path.parent))
             if record is not None and record.reason == USED_UP:
@@ -105,20 +105,20 @@ class Runs:
                 write_record(record)
 
     def is_cut_off(self, key: RunKey) -> bool:
-        """Return whether the budget has ended a training in the middle."""
+        """Return whether the budget has cut off a run."""
         record = self.record(key)
         return record is not None and record.reason == USED_UP
 
     def train(self, keys: Sequence[RunKey], title: str) -> None:
-        """Train all of these, unless that was done before or other processes do it; wait for them."""
+        """Train all runs that are not done yet, and wait for those that other processes train."""
         run = functools.partial(self._run, callbacks=self.callbacks())
         self._all(keys, title, "runs", lambda key: [*self.overrides(key), STAGES], run)
 
     def test(self, keys: Sequence[RunKey], title: str, *, cost_of: RunKey) -> None:
-        """Evaluate the best checkpoints of these trainings on the test images, each once.
+        """Evaluate the best checkpoints of these runs on the test images, each once.
 
         Args:
-            cost_of: the one that is handed out, whose card has its costs.
+            cost_of: the run whose network is handed out; its costs are measured for the model card.
         """
 
         def overrides(key: RunKey) -> list[str]:
@@ -147,7 +147,7 @@ class Runs:
                 time.sleep(POLL_S)
 
     def describe(self, key: RunKey) -> str:
-        """Return the candidate's name with what is not of its first run."""
+        """Return the candidate's name with the fold or seed."""
         each = self.candidates[key.candidate]
         if key.fold is not None:
             return f"{each.name}, fold {key.fold + 1} of {self.folds}"
@@ -158,7 +158,7 @@ class Runs:
         return completed_record(self.folder(key, stage))
 
     def is_trained(self, key: RunKey) -> bool:
-        """Return whether a run has come to its last epoch."""
+        """Return whether a run has reached its last epoch."""
         record = self.record(key)
         return record is not None and record.status == "finished"
 
@@ -170,35 +170,35 @@ class Runs:
             return is_free
 
     def value(self, key: RunKey) -> float | None:
-        """Return the metric of a training on its validation images."""
+        """Return the metric of a run on its validation images; None without a record."""
         record = self.record(key)
         found = getattr(record.val, self.settings.question.metric) if record and record.val else None
         return getattr(found, "value", found)
 
 
 def describe_failure(error: BaseException) -> str:
-    """Return why a run has failed, for its note and the page."""
+    """Return why a run failed, for its note and the page."""
     return user_message(error) or repr(error)
 
 
 class Outcomes(NamedTuple):
-    """Which images the networks of a candidate get right, a line a seed; or with folds, on validation, one line of all."""
+    """Which images a candidate's networks classify correctly: one row per seed; with folds, on val, one row for all."""
 
     seeds: list[int]
     right: np.ndarray  # (S, n) bool
     labels: np.ndarray  # (n,)
-    groups: np.ndarray | None  # (n,) numbers; None: each image is its own
+    groups: np.ndarray | None  # (n,) numbers; None: each image is a group
     images: list[str]  # (n,) paths, in order
 
 
 def read_outcomes(runs: Runs, keys: Iterable[RunKey], split: str) -> Outcomes | None:
-    """Read the predictions of trainings of one candidate on val or test; None where there are none.
+    """Read the predictions of one candidate's runs on val or test; return None without any.
 
-    Out-of-fold predictions are put together: each image was predicted by the network that did not train on it. On test the
-    networks of the folds are lines of their own.
+    On val, out-of-fold predictions are joined: each image was predicted by the network that did not train on it. On test, the
+    network of each fold has its own row.
 
     Raises:
-        UserError: a table is missing or damaged, or they are of different images.
+        UserError: a table is missing or damaged, or the tables list different images.
     """
     stage, tables = "test" if split == "test" else "runs", []
     keys = [key for key in keys if runs.is_trained(key) and (split == "val" or runs.record(key, "test") is not None)]
@@ -210,8 +210,10 @@ def read_outcomes(runs: Runs, keys: Iterable[RunKey], split: str) -> Outcomes | 
         except UserError as error:
             if isinstance(error.__cause__, ImportError):
                 raise
-            found = str(error).partition("; run the stage test")[0]  # as of a run of the user's
-            raise UserError(f"{found}; delete the folder {folder.path}, and the same command makes it again") from error
+            found = str(error).partition("; run the stage test")[0]  # drops the advice for a run that the user started
+            raise UserError(
+                f"{found}; delete the folder {folder.path}, then rerun the same command, which creates it"
+            ) from error
         lines = zip(table.paths, table.labels.tolist(), table.correct.tolist(), strict=True)
         tables.append(sorted((path, label, groups.get(path, ""), right) for path, label, right in lines))
     if not tables:
@@ -221,7 +223,7 @@ def read_outcomes(runs: Runs, keys: Iterable[RunKey], split: str) -> Outcomes | 
         tables, numbers = [sorted(line for table in tables for line in table)], [keys[0].seed]
     images = [line[:3] for line in tables[0]]
     if any([line[:3] for line in table] != images for table in tables):
-        raise UserError(f"{runs.settings.folder}: its runs were measured on different images; use another name=NAME")
+        raise UserError(f"{runs.settings.folder}: its runs were evaluated on different images; use another name=NAME")
     paths, labels, groups = map(list, zip(*images, strict=True))
     right = np.array([[line[3] for line in table] for table in tables])
     return Outcomes(numbers, right, np.array(labels), group_numbers(groups), paths)

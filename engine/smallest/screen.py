@@ -1,4 +1,4 @@
-"""Screen every cut: one forward pass a backbone and image size, and a probe of the features after each cut."""
+"""Screen every cut: one forward pass per backbone and image size, and a probe of the features after each cut."""
 
 import logging
 import re
@@ -42,12 +42,12 @@ from lightning_modules.pretrained_weights import load_initial_weights
 
 log = logging.getLogger(__name__)
 
-MOST_TRAIN, MOST_VAL = 3000, 2000  # images of a pass; of more a part with every class: that ranks the cuts as well
-SCREEN_SHARE = 0.35  # of the budget of a command
-MARGIN = 1.2  # of a predicted time, where more of the budget is asked for
+MOST_TRAIN, MOST_VAL = 3000, 2000  # images of a pass; a part of a larger set, with every class, ranks cuts as well
+SCREEN_SHARE = 0.35  # share of the budget
+MARGIN = 1.2  # factor on a predicted time, where a message asks for a larger budget
 BATCH_ON_CPU, BATCH_ON_GPU = 16, 256
 POLL_S = 0.5
-MEASURED_S = 1.0  # of forward passes, from which on a rate is believed
+MEASURED_S = 1.0  # of forward passes, after which their rate is reliable
 LARGEST_RESULT = 2**20  # bytes
 
 
@@ -59,9 +59,9 @@ class Pass:
     image_size: int
     images: int
     seconds: float | None = None
-    """Of the forward passes only; null where it was skipped."""
+    """Of the forward passes only; null where the pass was skipped."""
     macs: float
-    """Multiply-accumulates of one image, up to the last cut."""
+    """Multiply-accumulates for one image, up to the last cut."""
     skipped: str | None = None
     """Why."""
     flag: str | None = None
@@ -74,42 +74,42 @@ class Pass:
 
 @dataclass(kw_only=True)
 class PassResult:
-    """What is kept of a pass in the folder of the search."""
+    """The result of a pass, as kept in the folder of the search."""
 
     question: dict[str, Any]
-    """What the probes follow from besides the images; another one is answered again."""
+    """What the probes depend on besides the images; where it differs, the pass is repeated."""
     done: Pass
     forward_s: float = 0.0
-    """Seconds of the forward passes of this command: none where the features were on the disk."""
+    """Seconds of this command's forward passes: 0 where the features were on disk."""
     reading_s: float = 0.0
-    """Seconds of reading the images, where no pass of this command has read them before."""
+    """Seconds to read the images, unless an earlier pass of this command has read them."""
     further_s: float = 0.0
-    """Seconds besides these and the forward passes: weights, probes."""
+    """All other seconds: weights, probes."""
     budget_minutes: float | None = None
-    """Of the command that skipped it; one with more decides again."""
+    """The budget of the command that skipped the pass; a command with a larger one decides again."""
     probes: dict[str, Measured] = field(default_factory=dict)
     """By cut."""
 
 
 class DoesNotFit(Exception):  # noqa: N818 a decision, no error
-    """End a pass that turns out to take longer than is left; the argument is the seconds that all of it would take."""
+    """Stop a pass that would take longer than the remaining time; the argument is the seconds of the whole pass."""
 
 
 class Screen:
-    """Fill in the probe of every pretrained candidate that is not excluded and whose pass fits into the time; in place.
+    """Fill in, in place, the probe of every pretrained candidate that is not excluded and whose pass fits into the time.
 
-    The cheapest pass is the first one. Processes that do this in the same folder share the passes, and one that was killed
-    repeats at most the pass that it was at.
+    The cheapest pass comes first. Processes with the same folder share the passes; one that was killed repeats at most the pass
+    that it was working on.
 
     Args:
-        candidates: of one backbone and size all cuts that are asked for.
-        config: of smallest.py: `candidates.weights` and `budget.minutes` are read here.
-        folder: of the search.
-        folds: probes predict the images of train and val by this cross-validation; None: those of val.
-        metric: of the probes.
-        remaining_s: seconds that are left for the screen; None: as many as it takes.
-        overrides: arguments of train.py that its runs have.
-        progress: gets how far it is.
+        candidates: all cuts that are asked for, of all backbones and sizes.
+        config: the configuration of smallest.py; used for `candidates.weights` and `budget.minutes`.
+        folder: folder of the search.
+        folds: number of folds, where probes predict train and val by cross-validation; None: they predict val.
+        metric: metric of the probes.
+        remaining_s: returns the seconds left for the screen; None: no limit.
+        overrides: arguments of train.py that all runs share.
+        progress: shows how far the screen is.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Screen:
         """Do the passes that no other process does, and wait for the others.
 
         Raises:
-            UserError: what is wrong with the images or settings, or there is no time for the cheapest pass.
+            UserError: wrong images or settings, or too little time for the cheapest pass.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         waiting = list(self.groups)
@@ -161,7 +161,7 @@ class Screen:
         return [self.results[key].done for key in self.groups]
 
     def _settle(self, key: tuple[str, int]) -> bool:
-        """Read the result of a pass, or do it; return False where another process is doing it."""
+        """Read the result of a pass, or do the pass; return False while another process is doing it."""
         backbone, size = key
         name = re.sub(r"[^\w.-]", "_", f"{backbone}-{size}")
         path, question = self.folder / f"{name}.json", self._question(key)
@@ -184,7 +184,7 @@ class Screen:
         }  # fmt: skip
 
     def _read(self, path: Path, question: dict[str, Any]) -> PassResult | None:
-        """Return what an earlier command, or another process, has found; None where it has to be done."""
+        """Return the result of an earlier command or another process; None where the pass is still to be done."""
         if not path.is_file():
             return None
         try:
@@ -200,7 +200,7 @@ class Screen:
         return None if result.done.skipped and (result.budget_minutes is None or had_less) else result
 
     def _do(self, key: tuple[str, int], question: dict[str, Any]) -> PassResult:
-        """Do a pass, or decide that it is skipped."""
+        """Do a pass, or decide to skip it."""
         number = list(self.groups).index(key) + 1
         started = time.monotonic()
         done = Pass(backbone=key[0], image_size=key[1], images=0, macs=self.macs[key])
@@ -219,13 +219,13 @@ class Screen:
                 spent_s = SCREEN_SHARE * 60 * (self.budget_minutes or 0) - (self.remaining_s() or 0)  # reading included
                 needed = (spent_s + seconds * MARGIN) / 60 / SCREEN_SHARE
                 raise UserError(
-                    f"budget.minutes={self.budget_minutes}: too short for a single pass over the images; the cheapest one, "
-                    f"{done.name}, takes about {duration(seconds)}, and the screen has {SCREEN_SHARE:.0%} of the budget; use "
+                    f"budget.minutes={self.budget_minutes}: too short for a single pass over the images; the cheapest, "
+                    f"{done.name}, takes about {duration(seconds)}, and the screen gets {SCREEN_SHARE:.0%} of the budget; use "
                     f"budget.minutes={np.ceil(needed * 10) / 10:g} or more"
                 ) from None
             done.skipped = (
-                f"would take about {duration(seconds)}, and {duration(max(0.0, self.remaining_s() or 0.0))} are left of the "
-                f"screen's part of budget.minutes={self.budget_minutes}"
+                f"it would take about {duration(seconds)}, but the screen has only "
+                f"{duration(max(0.0, self.remaining_s() or 0.0))} left of budget.minutes={self.budget_minutes}"
             )
             result.budget_minutes = self.budget_minutes
         except _SkippedError as error:
@@ -239,17 +239,17 @@ class Screen:
     def _line(self, result: PassResult) -> str:
         done, probes = result.done, result.probes
         best = max(probes, key=lambda cut: probes[cut].value, default=None)
-        found = "no cut gives features that are finite numbers"
+        found = "every cut has features that are not finite"
         if best is not None:
             each = probes[best]
             interval = "" if each.low is None else f" ({rounded_down(each.low)} to {rounded_up(each.high)})"
-            found = f"the best probe: cut after {best}, {self.metric.replace('_', ' ')} {each.value:.3f}{interval}"
+            found = f"best probe: cut after {best}, {self.metric.replace('_', ' ')} {each.value:.3f}{interval}"
         seconds = duration(result.forward_s + result.reading_s + result.further_s)
         disturbed = f" ({done.flag})" if done.flag and result.forward_s else ""
         return f"screen: {done.name}: {plural(len(probes), 'cut')} in {seconds}{disturbed}; {found}"
 
     def _expected_s(self, key: tuple[str, int]) -> float | None:
-        """Return how long a pass should take by those before it, of its own backbone where there are some; None: unknown."""
+        """Return the seconds a pass should take, judged by earlier passes, of the same backbone if any; None: unknown."""
         passes = [each for each in self.results.values() if each.done.seconds]
         if not passes:
             return None
@@ -265,11 +265,11 @@ class Screen:
     def _features(
         self, key: tuple[str, int], question: dict[str, Any], result: PassResult, head: str
     ) -> tuple["Images", list[np.ndarray]]:
-        """Return the images and the (N, C) features of each cut, from the disk where they are there.
+        """Return the images and the (N, C) features of each cut, read from disk if they are there.
 
         Raises:
-            DoesNotFit: the time is too short, as its first images show.
-            _SkippedError: the weights are not available, or the network gives no features of these cuts.
+            DoesNotFit: the speed on the first images shows that the time is too short.
+            _SkippedError: the weights are not available, or the network gives no features for these cuts.
         """
         backbone, size = key
         cuts = in_order(backbone, question["cuts"])
@@ -291,7 +291,7 @@ class Screen:
         look = Look(size, data.fit, data.value_range, data.interpolation)
         fingerprints = [data.pixel_cache.stats.fingerprints[row] for row in images.rows]
         on_gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
-        machine = torch.cuda.get_device_name() if on_gpu else processor_name()  # by whose seconds trainings are planned
+        machine = torch.cuda.get_device_name() if on_gpu else processor_name()  # runs are planned by its seconds
         pixels = [look.name(), data.pixel_cache.kept_as == JpegPixels.kept_as, mean, std, fingerprints]
         named = [backbone, cuts, weights_name(network), *pixels, machine, torch.get_num_threads()]
         kept_gib = 0 if is_own_backbone(backbone) else data.cache_max_gib  # of the user's own the code may change
@@ -306,12 +306,12 @@ class Screen:
         return images, [by_cut[cut] for cut in question["cuts"]]
 
     def _images(self, config: DictConfig, preprocessing: Preprocessing) -> "Images":
-        """Return the images as a run would have them, without augmentation, once for all passes of one look."""
+        """Return the images as a run would see them without augmentation, read once for passes that share a look."""
         look = (config.model.image_size, preprocessing.interpolation, preprocessing.mean is None)
         if look not in self.images:
             images = Images.of(config, preprocessing, self.folds)
             if images.described and not self.images:
-                log.info("screen: probes use %s, with every class", images.described)
+                log.info("screen: probes use %s, including every class", images.described)
             self.images[look] = images
         return self.images[look]
 
@@ -325,11 +325,11 @@ class Screen:
         device: torch.device,
         head: str,
     ) -> tuple[list[np.ndarray], float, str | None]:
-        """Run the network over all images; return (N, C) float32 of each cut, its seconds, and what disturbed it."""
+        """Run the network over all images; return (N, C) float32 features of each cut, the seconds, and any disturbance."""
         network = network.eval().to(device, memory_format=torch.channels_last)
         found = [np.empty((len(images.rows), channels), np.float32) for channels in network.channels]
         total, size, seconds = len(images.rows), BATCH_ON_GPU if device.type == "cuda" else BATCH_ON_CPU, 0.0
-        if device.type == "cuda":  # its first pass loads kernels for seconds, which says nothing about the others
+        if device.type == "cuda":  # the first pass spends seconds on loading kernels, which would distort the rate
             side = images.data.image_size
             network(torch.zeros(min(size, total), 3, side, side, device=device))
             torch.cuda.synchronize(device)
@@ -353,7 +353,7 @@ class Screen:
         return found, seconds, watch.used().describe_shortage(threads, "a pass")
 
     def _rest_s(self, key: tuple[str, int], seconds: float) -> float:
-        """Return how long the passes that are left should take if this one takes so long, as far as they will be done."""
+        """Return the expected seconds of the remaining passes, given this one's `seconds`, at most the time that is left."""
         waiting = {other: macs for other, macs in self.macs.items() if other != key and other not in self.results}
         rest = sum(self._expected_s(other) or seconds * macs / self.macs[key] for other, macs in waiting.items())
         left = self.remaining_s()
@@ -362,12 +362,12 @@ class Screen:
     def _probes(
         self, cuts: Sequence[str], images: "Images", features: Sequence[np.ndarray], head: str
     ) -> dict[str, Measured]:
-        """Return the probe of each cut whose features are finite numbers."""
+        """Return the probe of each cut whose features are all finite."""
         probes = {}
         for number, (cut, of_cut) in enumerate(zip(cuts, features, strict=True), 1):
             self.progress.set(head, f"probe {number} of {len(cuts)}")
             if not np.isfinite(of_cut).all():
-                log.info("%s: not all features after %s are finite numbers; this cut is not screened", head, cut)
+                log.info("%s: some features after %s are not finite; this cut is not screened", head, cut)
                 continue
             probes[cut] = probe(
                 of_cut, images.labels, images.parts, classes=images.classes, metric=self.metric, groups=images.groups
@@ -377,7 +377,7 @@ class Screen:
 
 @dataclass
 class Images:
-    """The images of the passes of one look, and which of them a probe is fitted to and predicts."""
+    """The images of passes that share a look, with the images that probes are fitted to and predict."""
 
     data: ImageDataModule
     rows: np.ndarray
@@ -386,7 +386,7 @@ class Images:
     groups: np.ndarray
     parts: list[Part]
     described: str | None
-    """Where they are not all images of train and val."""
+    """How many images of train and val these are; None: all."""
 
     @property
     def classes(self) -> int:
@@ -394,16 +394,16 @@ class Images:
 
     @classmethod
     def of(cls, config: DictConfig, preprocessing: Preprocessing, folds: int | None) -> "Images":
-        """Read the images, of many a part with every class.
+        """Read the images; of a large set, a part with every class.
 
         Raises:
-            UserError: as of the data module, which also refuses a split or a fold without a class.
+            UserError: no validation images, or an error of the data module, which also refuses a split or fold without a class.
         """
         data = _read_images(config, preprocessing)
         catalog, seed = data.catalog, data.rules["seed"]
         train, val = data.rows("train"), data.rows("val")
         if not len(val):
-            raise UserError("datamodule.select_on=test: leaves no validation images to choose by; use select_on=val")
+            raise UserError("datamodule.select_on=test: leaves no validation images to choose with; use select_on=val")
         thinned = [
             rows if len(rows) <= most else np.sort(rows[spread_rows(catalog.labels[rows], most, seed)])
             for rows, most in ((train, MOST_TRAIN), (val, MOST_VAL))
@@ -420,7 +420,7 @@ class Images:
 
 
 def _read_images(config: DictConfig, preprocessing: Preprocessing) -> ImageDataModule:
-    """Return a data module as a run has it, set up."""
+    """Return a run's data module, set up."""
     data = build_data(config, preprocessing.interpolation, preprocessing.mean, preprocessing.std)
     data.memory = MEMORY
     data.limits = batch_limits(config.trainer)
@@ -429,7 +429,7 @@ def _read_images(config: DictConfig, preprocessing: Preprocessing) -> ImageDataM
 
 
 def _folds(config: DictConfig, preprocessing: Preprocessing, folds: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the rows of train and val of each fold, as runs with datamodule.folds and datamodule.fold have them."""
+    """Return the rows of train and val in each fold, the same as in runs with datamodule.folds and datamodule.fold."""
     found = []
     for fold in range(folds):
         of_fold = OmegaConf.merge(config, {"datamodule": {"folds": folds, "fold": fold}})
@@ -437,27 +437,27 @@ def _folds(config: DictConfig, preprocessing: Preprocessing, folds: int) -> list
             data = _read_images(of_fold, preprocessing)
         except UserError as error:
             raise UserError(
-                f"{error}; this is with {folds} folds: of datamodule.folds where it is given, else of finals.folds, which "
-                "finals.folds_below=0 leaves out"
+                f"{error}; this is with {folds} folds, as set by datamodule.folds or else by finals.folds; "
+                "finals.folds_below=0 turns the latter off"
             ) from error
         found.append((data.rows("train"), data.rows("val")))
     return found
 
 
 class _SkippedError(Exception):
-    """End a pass that cannot be done; the text is the reason."""
+    """Skip a pass that cannot be done; the text is the reason."""
 
 
 def _load_network(config: DictConfig, data: ImageDataModule, backbone: str, cuts: list[str]) -> CutFeatures:
     """Return the network with its pretrained weights.
 
     Raises:
-        _SkippedError: it has none here, or gives no features of these cuts.
+        _SkippedError: it has none here, or gives no features for these cuts.
     """
     arguments = network_arguments(OmegaConf.to_container(config.model))
     try:
         with network_errors(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)  # what the file of weights lacks is the same in every process
+            torch.manual_seed(config.seed)  # weights that the file lacks are the same in every process
             network = build_network(**arguments, num_classes=len(data.catalog.classes))
             source = load_initial_weights(
                 network,

@@ -1,4 +1,4 @@
-"""Which candidates are trained, and how: the reference, those that race, the finalists; pure functions of costs and times."""
+"""Choose which candidates are trained, and how: reference, race, finalists. Pure functions of costs and times."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 from common.smallest_record import Candidate
 
-SLACK = 0.03  # of the probed value, about its noise, up to which a candidate counts as on the front of cost against it
-TUNING = 0.03  # that fine-tuning adds to a probed value, on average
-GAIN = 0.07  # more than fine-tuning adds, as a rule, to a probed value beyond what it adds to that of the reference
-REFERENCE_SHARE = 0.35  # of the time that is left, which one training of the reference may take
-RACE_SHARE = 0.5  # likewise, the race
-PRUNED_SHARE = 0.5  # of a whole training that a candidate of the race takes on average
+SLACK = 0.03  # in probed value, about its noise: how far below the front of cost and value a candidate may be
+TUNING = 0.03  # what fine-tuning adds to a probed value on average
+GAIN = 0.07  # upper bound, as a rule, on how much more fine-tuning adds to a candidate's probe than to the reference's
+REFERENCE_SHARE = 0.35  # share of the remaining time that one training of the reference may take
+RACE_SHARE = 0.5  # share of the remaining time that the race may take
+PRUNED_SHARE = 0.5  # share of a whole training that a candidate of the race takes on average
 
 Time = Callable[[Candidate], float]  # seconds of one whole training
 
@@ -21,38 +21,40 @@ class Racer(NamedTuple):
 
     index: int
     frozen: bool
-    """Whether only its head is trained, in seconds: the time that is left does not allow to fine-tune it."""
+    """Whether only its head is trained, which takes seconds, because the remaining time is too short to fine-tune it."""
     expected: float
-    """Its value after training, by its probe; -inf where it has none."""
+    """Its metric after training, predicted from its probe; -inf without a probe."""
 
 
 def cost_of(candidate: Candidate, key: str) -> float:
-    """Return a cost; where a latency was not measured, MACs, which order candidates about as it does."""
+    """Return a cost; in place of an unmeasured latency, the MACs, which order candidates in about the same way."""
     value = candidate.costs.of(key)
     return float(candidate.costs.macs if value is None else value)
 
 
 def rank_of(candidate: Candidate, key: str) -> tuple[float, int]:
-    """Return what orders candidates by a cost; of equals, as one cut at several image sizes has equal parameters, by MACs."""
+    """Return the sort key for a cost; MACs break ties, such as equal parameters of one cut at several image sizes."""
     return cost_of(candidate, key), candidate.costs.macs
 
 
 def is_raced_unprobed(candidate: Candidate) -> bool:
-    """Return whether a candidate has random weights because that was asked for: a probe would say nothing of it."""
+    """Return whether a candidate has random weights on request, so that it races without a probe, which would be useless."""
     return candidate.weights == "random" and not candidate.pretrained
 
 
 def pick_reference(
     candidates: Sequence[Candidate], cost: str, time_s: Time, head_s: Time, left_s: float | None
 ) -> Racer | None:
-    """Return the candidate that is likely to be the most accurate one within the time that is left.
+    """Return the candidate that is likely to be the most accurate after training in the remaining time, or None.
 
-    Of those within a standard error of the best, which the images cannot tell apart, the most expensive: what is cheaper races
-    against it, and a reference that training does not lift would leave nothing to compare with (docs/experiments.md).
-    Where none has a probe, the most expensive one of those with random weights. None: there is none, or none fits.
+    The images cannot tell apart candidates within a standard error of the best. The most expensive of them becomes the
+    reference: the cheaper ones race against it, whereas a reference that training does not improve would leave nothing to
+    compare with (docs/experiments.md). Without any probe, the most expensive candidate with random weights is the reference.
 
     Args:
-        head_s: seconds to train the head of a frozen backbone.
+        time_s: seconds of one whole training of a candidate.
+        head_s: seconds to train a candidate's head on the frozen backbone.
+        left_s: remaining seconds; None: no limit.
     """
     possible = [i for i, each in enumerate(candidates) if not each.excluded]
     within_s = math.inf if left_s is None else REFERENCE_SHARE * left_s
@@ -81,21 +83,27 @@ def pick_race(
     *,
     with_best: bool = True,
 ) -> list[Racer]:
-    """Return what races against the reference: the frozen ones, which take seconds, then the most promising ones first.
+    """Return the candidates that race against the reference: frozen ones first, since they take seconds, then by promise.
 
-    A better probe that costs more than the reference, which the time is too short to fine-tune, races in any case, frozen.
-    The others are cheaper than one of the two, near the front of cost against probed value (SLACK), and so good that
-    fine-tuning can lift them to `need` (GAIN), which adds to them at least what it has added to a reference that is trained.
-    Of more than `most` one is taken of each of so many equal steps of the logarithm of the cost: neighbors, such as two cuts
-    of the same stage, say much the same. Then as many as fit into the budget; of the others those race frozen whose probe is
-    about good enough as it is. Those with random weights that were asked for have no probe, and take part as far as there are
-    places.
+    A candidate with a better probe than the reference and a higher cost, too slow to be fine-tuned in time, always races
+    frozen. All others have to be cheaper than the reference or than that candidate, near the front of cost and probed value
+    (SLACK), and good enough for fine-tuning to lift them to `need` (GAIN). Fine-tuning is assumed to add at least what it added
+    to a trained reference.
+
+    Where more than `most` qualify, the range of costs is divided into `most` equal steps on a logarithmic scale, and each step
+    gives its best probe, since neighbors such as two cuts of one stage are much alike. As many race as fit into the budget;
+    others race frozen where their probe is about good enough as it is. Candidates with random weights on request have no
+    probe; they fill the places that are left.
 
     Args:
+        reference: the candidate that the others race against.
+        cost: the cost that decides.
         need: the value that is good enough.
-        head_s: seconds to train the head of a frozen backbone.
-        left_s: besides the training of the reference.
-        with_best: whether a better probe that costs more does.
+        most: the largest number of racers.
+        time_s: seconds of one whole training of a candidate.
+        head_s: seconds to train a candidate's head on the frozen backbone.
+        left_s: remaining seconds after the training of the reference; None: no limit.
+        with_best: whether a better probe with a higher cost may race.
     """
     lead, adds = candidates[reference.index], TUNING
     if lead.probe is not None and not reference.frozen:
@@ -121,7 +129,7 @@ def pick_race(
     chosen = _spread(candidates, hopeful, cost, most)
     unprobed = [i for i in cheaper if candidates[i].probe is None and is_raced_unprobed(candidates[i])]
     chosen += _spread(candidates, unprobed, cost, most - len(chosen))
-    # Cheap ones that are good enough as they are come first, then those that lack least
+    # The cheapest of those expected to be good enough come first, then those that lack least
     chosen.sort(key=lambda i: (max(0.0, need - adds - _probed(candidates[i])), rank_of(candidates[i], cost)))
     racers = [Racer(best, True, _probed(candidates[best]))] if leads else []
     free_s = (
@@ -139,7 +147,7 @@ def pick_race(
 
 
 def _can_freeze(candidates: Sequence[Candidate], head_s: Time, within_s: float) -> list[int]:
-    """Return the candidates of which a head can be trained in that time, on features that a probe has tried."""
+    """Return the probed candidates whose heads can be trained in that time."""
     return [
         i for i, each in enumerate(candidates)
         if not each.excluded and each.pretrained and each.probe is not None and head_s(each) <= within_s
@@ -151,13 +159,13 @@ def _probed(candidate: Candidate) -> float:
 
 
 def _standard_error(candidate: Candidate) -> float:
-    """Return that of its probe, as of a share of its images; one that has all right counts as with half an error."""
+    """Return the standard error of a probe, as for a proportion; a perfect probe counts as having half an error."""
     value, n = candidate.probe.value, candidate.probe.n
     return math.sqrt(max(value * (1 - value), 0.5 / n) / n) if n else 0.0
 
 
 def _spread(candidates: Sequence[Candidate], indices: list[int], cost: str, most: int) -> list[int]:
-    """Return at most so many, the best probed one of each step of the logarithm of the cost."""
+    """Return at most `most` candidates: the best probe in each of equal steps of the logarithm of the cost."""
     if len(indices) <= most:
         return list(indices)
     if most < 1:
@@ -173,13 +181,14 @@ def _spread(candidates: Sequence[Candidate], indices: list[int], cost: str, most
 
 
 def utility(value: float, best: float, margin: float, target: float | None, cost_ratio: float) -> float:
-    """Return what the race ranks by: no loss for what is good enough with half of the margin to spare, then the cheaper one.
+    """Return what the race ranks by: any shortfall from good enough plus half the margin, then the cost.
 
     Args:
-        value: of the metric after an epoch.
+        value: the metric after an epoch.
         best: the best value of any run after that epoch.
-        target: the value that is enough; None: `best` less the margin.
-        cost_ratio: cost over that of the reference.
+        margin: how far below `best` is good enough.
+        target: the value that is good enough; None: `best` minus the margin.
+        cost_ratio: cost divided by the reference's cost.
     """
     need = best - margin / 2 if target is None else target + margin / 2
     return min(0.0, value - need) + 0.002 * -math.log2(max(cost_ratio, 1e-9))
@@ -188,12 +197,14 @@ def utility(value: float, best: float, margin: float, target: float | None, cost
 def pick_finalists(
     values: dict[int, float], costs: dict[int, tuple[float, int]], need: float, most: int, reference: int
 ) -> list[int]:
-    """Return who is trained with all seeds beside the reference: the cheapest that may be good enough, then the safest.
+    """Return the candidates to train with all seeds beside the reference: the cheapest good one, then the most accurate.
 
     Args:
-        values: of those that finished the race, on validation, with one seed.
-        costs: what orders them, as of `rank_of`.
+        values: validation metric, with one seed, of the candidates that finished the race.
+        costs: their sort keys (`rank_of`).
         need: the value that is good enough.
+        most: the largest number of finalists.
+        reference: index of the reference.
     """
     cheaper = [i for i in values if i != reference and costs[i] < costs[reference]]
     hopeful = sorted((i for i in cheaper if values[i] >= need), key=lambda i: (costs[i], -values[i]))

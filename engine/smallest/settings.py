@@ -1,4 +1,4 @@
-"""The settings of conf/smallest.yaml, checked before anything runs; what else is typed goes to each run of train.py."""
+"""The settings of conf/smallest.yaml, checked before anything runs; all others go to each run of train.py."""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ OWN = {
     "name", "metric", "good_enough", "target_accuracy", "cost", "limits", "budget", "seeds", "race", "finals", "workers",
     "worker", "storage", "candidates", "deploy",
 }  # fmt: skip
-# What the command sets in each run -> what is typed in its place
+# Settings that smallest.py makes in each run -> what to type instead
 RESERVED = {
     "model": "candidates.backbones=[NAME]",
     "model.name": "candidates.backbones=[NAME]",
@@ -34,29 +34,29 @@ RESERVED = {
     "stages": None,
     "ckpt_path": None,
     "seed": "seeds=[1,2,3]",
-    "datamodule.fold": "datamodule.folds=5, whose folds it takes one after the other",
+    "datamodule.fold": "datamodule.folds=5, which trains every fold",
     "debug": None,
     "experiment": None,
 }
-# Settings with parts
+# Groups of settings -> their keys
 GROUPS = {
     "budget": ("minutes", "left_minutes"),
     "race": ("candidates", "min_epochs", "reduction_factor"),
     "finals": ("candidates", "folds", "folds_below"),
 }
 METRICS = ("accuracy", "balanced_accuracy")
-# name -> the least value, and whether whole numbers are needed
+# Whole numbers -> the smallest value
 NUMBERS = {
     "race.candidates": 1, "race.min_epochs": 1, "race.reduction_factor": 2, "finals.candidates": 1, "finals.folds": 2,
     "finals.folds_below": 0, "workers": 1,
 }  # fmt: skip
-# Of each run: its figures are left out, since nobody looks at those of a race
+# Callbacks that every run turns off, since nobody looks at the figures of a race
 QUIET = ("contact_sheet", "image_logger", "feature_maps")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SmallestSettings:
-    """What the command is to do."""
+    """The checked settings of the command."""
 
     name: str
     folder: Path
@@ -74,16 +74,16 @@ class SmallestSettings:
 
     @property
     def monitor(self) -> str:
-        """The metric of each epoch that the race compares."""
+        """The metric, measured after each epoch, that the race compares."""
         return f"val/{self.question.metric}"
 
 
 def read_settings(config: DictConfig, folder: Path, typed: Sequence[str]) -> SmallestSettings:
-    """Check the settings, and that train.py takes the others.
+    """Check the command's own settings, and that train.py accepts the others.
 
     Args:
-        folder: of the search.
-        typed: the arguments of the command line.
+        folder: folder of the search.
+        typed: arguments of the command line.
 
     Raises:
         UserError: names the key, what was found and what is allowed.
@@ -121,7 +121,7 @@ def read_settings(config: DictConfig, folder: Path, typed: Sequence[str]) -> Sma
 
 
 def _check_groups(config: DictConfig) -> None:
-    """Check that settings with parts have their own parts and no others, as `+budget.minute=3` adds one."""
+    """Check that groups of settings have no unknown keys, such as `+budget.minute=3` adds."""
     for name, parts in GROUPS.items():
         group = config[name]
         if not isinstance(group, DictConfig):
@@ -146,7 +146,7 @@ def _question(values: dict) -> Question:
     least = RESERVE_S / 60
     if minutes is not None and (type(minutes) not in (int, float) or not least < minutes < math.inf):
         raise UserError(
-            f"budget.minutes={minutes}: use a number above {least:g}, which test images, latencies and the page may take, or "
+            f"budget.minutes={minutes}: use a number above {least:g} (reserved for test images, latencies and the page), or "
             "null for no limit"
         )
     seeds = values["seeds"]
@@ -162,7 +162,7 @@ def _question(values: dict) -> Question:
 
 
 def _of_runs(typed: list[str], config: DictConfig) -> tuple[list[str], int | None]:
-    """Return what of the command line is for each run, completed by what makes a run of this search; and datamodule.folds."""
+    """Return the arguments that every run gets, typed ones and those of any search; and datamodule.folds."""
     parsed = OverridesParser.create().parse_overrides(typed)
     shared = [each for each in parsed if each.key_or_group.split(".")[0] not in OWN]
     keys = {each.key_or_group for each in shared}

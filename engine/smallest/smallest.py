@@ -1,4 +1,4 @@
-"""Answer which network is the smallest that is good enough: candidates, screen, race, finals, choice, proof, page."""
+"""Find the smallest network that is good enough: candidates, screen, race, finals, choice, proof, page."""
 
 import contextlib
 import hashlib
@@ -59,21 +59,21 @@ from lightning_modules.weight_sources import find_file
 log = logging.getLogger(__name__)
 
 LATENCY = "latency_ms"
-START = "start"  # among the seconds of stages: until the images are read, and the start of workers
-BELOW = "race below"  # a decision of plan.json
+START = "start"  # a key of the stages' seconds: the time until the images are read, and to start workers
+BELOW = "race below"  # name of a decision in plan.json
 DECISIVE = ("metric", "good_enough", "target_accuracy", "cost", "limits", "seeds", "race", "finals", "candidates")
-LINE = "%(asctime)s %(levelname)s %(message)s"  # of smallest.log
+LINE = "%(asctime)s %(levelname)s %(message)s"  # format of smallest.log
 
 
 def run_smallest(config: DictConfig, run: Callable, progress: Progress) -> None:
-    """Run all stages, of which those that were done before are taken over; write smallest.json, the page and best.ckpt.
+    """Run all stages, reusing those that an earlier command has finished; write smallest.json, the page and best.ckpt.
 
     Args:
-        run: the one of train.py, which takes a configuration, a record and further callbacks.
-        progress: gets how far it is.
+        run: train.py's function, which takes a configuration, a record and further callbacks.
+        progress: shows how far the search is.
 
     Raises:
-        UserError: bad settings, no candidate, or images of which nothing can be learned.
+        UserError: wrong settings, no candidate, or images from which nothing can be learned.
     """
     hydra = HydraConfig.get()
     settings = read_settings(config, Path(hydra.run.dir), list(hydra.overrides.task))
@@ -86,8 +86,8 @@ def run_smallest(config: DictConfig, run: Callable, progress: Progress) -> None:
 
 
 def work(config: DictConfig) -> None:
-    """Do what is left of screen, race and finals in a process that a launcher has started; the answer is the first one's."""
-    from train import run  # the root script, of which a worker has no other sign
+    """Do what is left of screen, race and finals, in a process that a launcher has started; the first process answers."""
+    from train import run  # a worker does not go through the root script, which passes it otherwise
 
     prepare_worker()
     hydra = HydraConfig.get()
@@ -97,7 +97,7 @@ def work(config: DictConfig) -> None:
 
 
 class Smallest:
-    """Find the smallest network that is good enough; the processes of a search share its folder, and nothing else."""
+    """Find the smallest network that is good enough; the processes of a search share only its folder."""
 
     def __init__(self, settings: SmallestSettings, config: DictConfig, run: Callable, progress: Progress):
         self.settings, self.config, self._run, self.progress = settings, config, run, progress
@@ -116,12 +116,12 @@ class Smallest:
                 left_s = self.budget.left_s()
                 self.progress.set(f"{plural(self.settings.workers, 'worker')} at work")
                 run_workers(self.config, self.settings.workers, None if left_s is None else left_s / 60)
-                self.record.seconds = SmallestRecord.read(self.folder).seconds  # as the workers took
+                self.record.seconds = SmallestRecord.read(self.folder).seconds  # counted by the workers
                 self._count_start()
             self._answer(self._train())
 
     def train(self) -> None:
-        """Run the stages that processes share, the answer not."""
+        """Run the stages that processes share: all but the answer."""
         self._prepare()
         self._train()
 
@@ -130,7 +130,7 @@ class Smallest:
             self._screen()
             return self._finals(self._race_below(self._race()))
         except StopRequested:
-            self._save()  # how long it took so far
+            self._save()  # with the seconds so far
             raise
 
     def _prepare(self) -> None:
@@ -141,11 +141,11 @@ class Smallest:
         data = self._open_data()
         if data.source.streams:
             raise UserError(
-                f"{type(data.source).__name__} streams its training images, and smallest.py computes features of all of them; "
-                "use datamodule=image_folder datamodule.root=DIR with a part of them"
+                f"{type(data.source).__name__} streams its training images, but smallest.py computes features of all of them; "
+                "use datamodule=image_folder datamodule.root=DIR with a part of the images"
             )
         notes: list[str] = []
-        with repeats_hidden():  # the screen would show it again
+        with repeats_hidden():  # the screening phase would log it again
             self.progress.begin("candidates: looking up weights, measuring costs")
             self.candidates = list_candidates(self.config, len(data.catalog.classes), notes)
             self.progress.begin("reading the images")
@@ -155,10 +155,10 @@ class Smallest:
         self.record.notes = [*notes, *self.record.notes]
 
     def _open_data(self, *more: str) -> L.LightningDataModule:
-        """Return the data of the runs, without an image read: the classes are known from the names.
+        """Return the data module of the runs without reading images: the names are enough to know the classes.
 
         Args:
-            more: arguments of train.py besides those of all runs.
+            more: arguments of train.py in addition to those of all runs.
         """
         size = min(self.config.candidates.image_sizes)
         overrides = [
@@ -172,9 +172,9 @@ class Smallest:
         return build_data(validate(compose_run(overrides)), "bilinear", mean=[0.5] * 3, std=[0.5] * 3)
 
     def _folds(self, data: L.LightningDataModule) -> int | None:
-        """Return into how many folds train and val are divided; None: one validation split, and seeds."""
+        """Return the number of folds of train and val; None: one validation split and several seeds."""
         if self.settings.folds is not None:
-            for fold in range(self.settings.folds):  # refused before there is a folder
+            for fold in range(self.settings.folds):  # raises UserError before the folder exists
                 self._open_fold(fold, self.settings.folds)
             return self.settings.folds
         n_val, folds = len(data.catalog.rows("val")), self.settings.n_folds
@@ -186,7 +186,7 @@ class Smallest:
         return folds if all(self._is_whole(fold, folds) for fold in range(folds)) else None
 
     def _is_whole(self, fold: int, folds: int) -> bool:
-        """Return whether a fold has every class on both sides: a class of few groups, as of patients, may lack in one."""
+        """Return whether both sides of a fold have every class; one may lack a class with few groups, such as patients."""
         try:
             self._open_fold(fold, folds)
         except UserError as error:
@@ -198,7 +198,7 @@ class Smallest:
         """Check the images of a fold.
 
         Raises:
-            UserError: there are too few, or one side lacks a class.
+            UserError: the fold has too few images, or one side lacks a class.
         """
         with repeats_hidden(all_information=True):
             data = self._open_data(f"datamodule.folds={folds}", f"datamodule.fold={fold}")
@@ -206,11 +206,11 @@ class Smallest:
             data.setup()
 
     def _begin(self, data: L.LightningDataModule) -> None:
-        """Begin the record, in a folder that now exists."""
+        """Create the folder of the search, claim it, and begin the record."""
         catalog = data.catalog
         counts = {split: len(catalog.rows(split)) for split in ("train", "val", "test")}
         self.n_train, self.n_val, self.has_test = counts["train"], counts["val"], counts["test"] > 0
-        # With folds each image of train and val is predicted once
+        # With folds, every image of train and val is predicted once
         rows = {
             "val": np.isin(catalog.splits, ["train", "val"] if self.folds else ["val"]),
             "test": catalog.splits == "test",
@@ -237,7 +237,7 @@ class Smallest:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.plan.claim(search_of(self.settings, self.config, data))
         before = None
-        with contextlib.suppress(UserError, OSError):  # none, or of another version
+        with contextlib.suppress(UserError, OSError):  # there is none, or it is of another version
             before = SmallestRecord.read(self.folder)
             self.record.seconds = before.seconds
         self._has_answer = before is not None and before.status == "finished"
@@ -249,15 +249,15 @@ class Smallest:
         if self.folds:
             if self.settings.folds is None:
                 self.note(
-                    f"The validation split has only {self.n_val} images: the finals are a cross-validation over train and "
-                    f"validation images in {self.folds} folds instead of several seeds."
+                    f"The validation split has only {self.n_val} images: instead of several seeds, the finals use a "
+                    f"cross-validation over the training and validation images in {self.folds} folds."
                 )
             self.n_train, self.n_val = (
                 round((self.n_train + self.n_val) * (1 - 1 / self.folds)), round((self.n_train + self.n_val) / self.folds)
             )  # fmt: skip
 
     def _decide(self, name: str, take: Callable):
-        """Return a decision of the plan, with the notes that were made when it was taken."""
+        """Return a decision of the plan, taking it if needed; record the notes that belong to it."""
 
         def take_with_notes() -> dict:
             before, decision = len(self.record.notes), take()
@@ -266,21 +266,21 @@ class Smallest:
         found = self.plan.decide(name, take_with_notes)
         if not _is_decision(name, found, len(self.candidates)):
             raise UserError(
-                f"{self.plan.path}: what was decided for {name!r} is damaged; delete this file, and the same command decides "
-                "again with the runs that have finished"
+                f"{self.plan.path}: the decision {name!r} is damaged; delete this file and rerun the same command, which "
+                "decides again with the runs that have finished"
             )
         for text in found["notes"]:
             self.note(text)
         return found["decision"]
 
     def note(self, text: str) -> None:
-        """Record what was skipped, fell back or was cut off, and show it."""
+        """Record and log one sentence on what was skipped, fell back or was cut off."""
         if text not in self.record.notes:
             self.record.notes.append(text)
             log.info("%s", text)
 
     def _screen(self) -> None:
-        """Probe all cuts, and learn how fast this machine is."""
+        """Probe all cuts, and measure how fast this machine is."""
         with self._timed("screen"):
             passes = Screen(
                 self.candidates, self.config, self.folder, folds=self.folds, metric=self.question.metric,
@@ -295,11 +295,11 @@ class Smallest:
         self.runs = Runs(self.settings, self.candidates, weights, self.folds, self.budget, self.progress, self._run)
 
     def _race(self) -> list[int]:
-        """Train the reference and those that may be good enough for less; return all of them, the reference first."""
+        """Train the reference and cheaper candidates that may be good enough; return those that finished, reference first."""
         plan = self._decide("race", self._plan_race)
         for index in plan["frozen"]:
             self.candidates[index].frozen = True
-        if self._asks_latency and self._is_answered:  # typed again: what a busy machine gave is measured again
+        if self._asks_latency and self._is_answered:  # a repeated command remeasures what a busy machine disturbed
             take_known_latencies(self.candidates, len(self.record.data["classes"]), self.folder, flagged=False)
             decided = [name for name in ("race", BELOW) if self.plan.is_decided(name)]
             self._measure_latencies([index for name in decided for index in self._decide(name, dict)["places"]])
@@ -308,15 +308,18 @@ class Smallest:
         if not self.plan.is_decided("raced"):
             others = f"; {plural(len(places) - 1, 'other candidate')} race{'s' if len(places) == 2 else ''} against it"
             log.info("Reference, trained first: %s%s", self.candidates[places[0]].name,
-                     others if len(places) > 1 else "; no cheaper candidate comes near it")  # fmt: skip
+                     others if len(places) > 1 else "; no cheaper candidate comes close")  # fmt: skip
         finished = self._run_race(places, "raced", "race", [])
         if not finished:
             raise UserError(self._why_none_finished(places))
         return finished
 
     def _race_below(self, finished: list[int]) -> list[int]:
-        """Train cheaper ones where the most accurate of those that finished is the cheapest good one, too; return all."""
-        if self.plan.is_decided("finals") and not self.plan.is_decided(BELOW):  # by an earlier version
+        """Run a second race among cheaper candidates where the most accurate finisher is also the cheapest good one.
+
+        Return the finishers of both races.
+        """
+        if self.plan.is_decided("finals") and not self.plan.is_decided(BELOW):  # by a version without second races
             return finished
         plan = self._decide(BELOW, lambda: self._plan_race_below(finished))
         for index in plan["frozen"]:
@@ -328,7 +331,13 @@ class Smallest:
         return [*finished, *(index for index in found if index not in finished)]
 
     def _run_race(self, places: list[int], decision: str, title: str, trained: list[int]) -> list[int]:
-        """Train those of a race, after those that are trained, until none is left; return those that have finished it."""
+        """Train the candidates of a race until none is left; return those that finished.
+
+        Args:
+            places: the candidates that race.
+            decision: name of the decision in plan.json that lists the finishers.
+            trained: finishers of an earlier race.
+        """
         failed = []
         if not self.plan.is_decided(decision):
             failed = self._run_trials(places, title, trained)
@@ -337,17 +346,17 @@ class Smallest:
         for folder, error in failed:
             self.note(f"{folder.path.name} failed: {describe_failure(error)}.")
         finished = [index for index in places if self.runs.is_trained(self.runs.first(index))]
-        if (finished or self.plan.is_decided(decision)) and not failed:  # else the same command tries again
+        if (finished or self.plan.is_decided(decision)) and not failed:  # otherwise the same command tries again
             decided = self._decide(decision, lambda: self._raced(places, finished))
-            self.runs.train([self.runs.first(index) for index in decided], title)  # whose folders were deleted since
+            self.runs.train([self.runs.first(index) for index in decided], title)  # where folders were deleted since
             finished = [index for index in decided if self.runs.is_trained(self.runs.first(index))]
         self._save()
         return finished
 
     def _run_trials(self, places: list[int], title: str, trained: list[int]) -> list[tuple[RunFolder, Exception]]:
-        """Return the runs that failed."""
+        """Run the trials of a race; return the runs that failed."""
         with self._timed("race"), storage_errors():
-            self.progress.set(title)  # that of the screen is over
+            self.progress.set(title)  # replaces the progress of the screen
             race = Race(self.runs, places, self.times, self._run, title, trained)
             with self.progress.quiet():
                 while not race.run_trials():
@@ -355,12 +364,12 @@ class Smallest:
         return race.failed
 
     def _raced(self, places: list[int], finished: list[int]) -> list[int]:
-        """Note what the budget has cut off of the race; return those that have finished it."""
+        """Note which runs of the race the budget has cut off; return the candidates that finished."""
         not_started = [index for index in places if self.runs.record(self.runs.first(index)) is None]
         if not_started and self.budget.minutes is not None:
             self.note(
-                f"{plural(len(not_started), 'candidate')} of the race did not start, because too little of "
-                f"budget.minutes={self.question.budget_minutes:g} was left for the next one."
+                f"{plural(len(not_started), 'candidate')} of the race did not start: too little of "
+                f"budget.minutes={self.question.budget_minutes:g} was left."
             )
         self._note_ended_early([self.runs.first(index) for index in places])
         return finished
@@ -368,21 +377,21 @@ class Smallest:
     def _note_ended_early(self, keys: list[RunKey]) -> None:
         for key in keys:
             if self.runs.is_cut_off(key):
-                self.note(f"{self.runs.describe(key)} was ended before its last epoch: {USED_UP}.")
+                self.note(f"{self.runs.describe(key)} stopped before its last epoch: {USED_UP}.")
 
     def _why_none_finished(self, places: list[int]) -> str:
         if any(self.runs.is_cut_off(self.runs.first(index)) for index in places):
             return (
                 f"budget.minutes={self.question.budget_minutes}: no network was trained to the end; use about "
-                f"budget.minutes={2 * self.question.budget_minutes:g}, which resumes what was trained"
+                f"budget.minutes={2 * self.question.budget_minutes:g}, which resumes the runs"
             )
         return f"{self.folder}: no run of the race has finished; the log of each is runs/RUN/train.log"
 
     def _plan_race(self) -> dict[str, list[int]]:
-        """Return `places`, the reference and those that race against it, and which of them are `frozen`.
+        """Return `places`, the reference and the candidates that race against it, and which of them are `frozen`.
 
         Raises:
-            UserError: not one can be trained; nothing is decided then.
+            UserError: no candidate can be trained; the plan then keeps no decision.
         """
         self.runs.reopen()
         cost, n, pool = self.question.cost[0], self.settings.n_raced, list(range(len(self.candidates)))
@@ -395,17 +404,17 @@ class Smallest:
         least, epochs = self.settings.min_epochs, self.config.trainer.max_epochs
         if least >= epochs and sum(not each.frozen for each in racers) > 1:
             self.note(
-                f"The race ends no network early, since race.min_epochs={least} is not below trainer.max_epochs={epochs}."
+                f"The race stops no network early, since race.min_epochs={least} is not below trainer.max_epochs={epochs}."
             )
         return {"places": [each.index for each in racers], "frozen": [each.index for each in racers if each.frozen]}
 
     def _plan_race_below(self, finished: list[int]) -> dict[str, list[int]]:
-        """Return what races below the most accurate one, as `_plan_race`.
+        """Return the candidates that race below the most accurate finisher, in the form of `_plan_race`.
 
-        Nothing does where a cheaper one is good enough already, or none is.
+        There are none where a cheaper finisher is good enough already, or no finisher is.
 
-        The first race is against one of the best probes. Where a network that costs much less is more accurate when trained,
-        what is cheaper than that one was hardly looked at.
+        The first race is against one of the best probes. Where training makes a much cheaper network more accurate than that
+        one, the first race has hardly tried any candidate that is cheaper still.
         """
         cost, raced = self.question.cost[0], {i for i, each in enumerate(self.candidates) if each.stage == "raced"}
         values, costs = self._values_and_costs(finished)
@@ -431,18 +440,19 @@ class Smallest:
         places = [each.index for each in racers]
         if places:
             self.note(
-                f"No network of the race is good enough for less than its most accurate one, {self.candidates[best].name}, so "
-                f"{plural(len(places), 'cheaper network')} race{'s' if len(places) == 1 else ''} below it."
+                "No network of the race is both good enough and cheaper than its most accurate one, "
+                f"{self.candidates[best].name}: {plural(len(places), 'cheaper network')} "
+                f"race{'s' if len(places) == 1 else ''} below it."
             )
         return {"places": places, "frozen": [each.index for each in racers if each.frozen]}
 
     def _values_and_costs(self, indices: list[int]) -> tuple[dict[int, float], dict[int, tuple[float, int]]]:
-        """Return the metric on validation and the cost of those that have finished the race."""
+        """Return the validation metric and the cost of candidates that finished the race, both by index."""
         values = {index: self.runs.value(self.runs.first(index)) for index in indices}
         return values, {index: rank_of(self.candidates[index], self.question.cost[0]) for index in indices}
 
     def _note_frozen(self, racers: list[Racer]) -> None:
-        """Say which of those that race are frozen, and what it would take to fine-tune them; or which one cannot race."""
+        """Note which racers are frozen, and the budget that would fine-tune them; note a best probe that cannot race."""
         listed = [self.candidates[each.index] for each in racers]
         frozen = [each for each, racer in zip(listed, racers, strict=True) if racer.frozen]
         if frozen:
@@ -454,8 +464,8 @@ class Smallest:
             )
             self.note(
                 f"{of_race} of the race {are} frozen: the budget leaves no time to fine-tune {them}, so only {their_heads} "
-                f"trained. {'It' if len(frozen) == 1 else 'The best of them by its probe'} is {best.network} at "
-                f"{best.image_size} px (probe {best.probe.value:.3f}). To fine-tune it takes about "
+                f"trained. {'It' if len(frozen) == 1 else 'The one with the best probe'} is {best.network} at "
+                f"{best.image_size} px (probe {best.probe.value:.3f}). Fine-tuning it takes about "
                 f"{duration(tuning_s)}: use budget.minutes="
                 f"{self.budget.minutes_for(RESERVE_S + tuning_s / REFERENCE_SHARE)} or more."
             )
@@ -463,8 +473,8 @@ class Smallest:
         best = max(probed, key=lambda each: each.probe.value, default=None)
         if best and best.probe.value > max(each.probe.value if each.probe else 0.0 for each in listed):
             self.note(
-                f"The best network by its probe is {best.name} ({best.probe.value:.3f}), but the budget is too small even to "
-                "train its head; the reference is one of the others."
+                f"The network with the best probe is {best.name} ({best.probe.value:.3f}), but the budget is too small even to "
+                "train its head; the reference is another one."
             )
 
     @property
@@ -472,24 +482,24 @@ class Smallest:
         return LATENCY in (*self.question.cost, *self.question.limits)
 
     def _take_known_latencies(self) -> None:
-        """Take over the latencies by which this command or another process has decided."""
+        """Give candidates the latencies on which this command or another process has based its decisions."""
         if self._asks_latency:
             take_known_latencies(self.candidates, len(self.record.data["classes"]), self.folder)
             apply_limits(self.candidates, self.question.limits)
 
     def _pick_measured(self, pick: Callable[..., list[Racer]], pool: list[int], most: int) -> list[int]:
-        """Return those of a pool that are likely to race by their MACs, each with a latency that is not above its limit."""
+        """Return the candidates of a pool that are likely to race, judged by MACs; their latencies are within the limit."""
         before_s = self._left_s()
-        while True:  # what a limit excludes leaves its place to others
+        while True:  # others take the places of candidates that a limit excludes
             picked = [each.index for each in pick(pool, "macs", most)]
             self._measure_latencies(picked)
             fast, left_s = [index for index in picked if not self.candidates[index].excluded], self._left_s()
-            # Two thirds of the time are for the race
+            # Two thirds of the time are kept for the race
             if len(fast) == len(picked) or (left_s is not None and left_s < before_s * 2 / 3):
                 return fast
 
     def _measure_latencies(self, indices: list[int]) -> None:
-        """Measure the latency of these, and exclude what is above its limit."""
+        """Measure the latency of candidates that have none, and exclude those above the limit."""
         listed = [each for each in (self.candidates[index] for index in indices) if each.costs.latency is None]
         if not listed:
             return
@@ -499,7 +509,7 @@ class Smallest:
         apply_limits(self.candidates, self.question.limits)
 
     def _pick(self, pool: list[int], cost: str, most: int) -> list[Racer]:
-        """Return the reference of a pool and at most so many that race against it for less of a cost."""
+        """Return the reference of a pool and at most `most` candidates that race against it by a cost."""
         among, left_s, times = [self.candidates[index] for index in pool], self._left_s(), self.times
         reference = pick_reference(among, cost, times.of, times.of_head, left_s)
         if reference is None:
@@ -515,10 +525,11 @@ class Smallest:
         measured = [each for each in self.candidates if each.costs.latency]
         if measured and all(each.excluded for each in measured):
             return (
-                f"limits.{LATENCY}={self.question.limits[LATENCY]:g}: the {plural(len(measured), 'network')} whose latency was "
-                f"measured are above it, the fastest with {milliseconds(min(each.costs.latency_ms for each in measured))}, and "
-                "no other one was screened and can be trained in the time that is left; raise the limit, or add smaller "
-                "networks and sizes: candidates.backbones=[NAME], candidates.image_sizes=[64]"
+                f"limits.{LATENCY}={self.question.limits[LATENCY]:g}: the fastest of "
+                f"{plural(len(measured), 'measured network')} takes "
+                f"{milliseconds(min(each.costs.latency_ms for each in measured))}, and no other screened network can be "
+                "trained in the time that is left; raise the limit, or add smaller networks and sizes: "
+                "candidates.backbones=[NAME], candidates.image_sizes=[64]"
             )
         possible = [
             each
@@ -540,13 +551,13 @@ class Smallest:
         return None if left_s is None else max(0.0, left_s - RESERVE_S)
 
     def _finals(self, raced: list[int]) -> list[int]:
-        """Train the reference and the finalists with all seeds or folds, as far as the budget allows; return them."""
+        """Train the reference and the finalists with as many seeds or folds as the budget allows; return their indices."""
         raced = [*raced, *self._trained_before()]
         reference, *finalists = self._decide("finals", lambda: self._plan_finals(raced))
         allowed = self._decide("repeats", lambda: self._plan_repeats([reference, *finalists]))
         self.keys = {index: self.runs.finals(index)[:allowed] for index in (reference, *finalists)}
         with self._timed("finals"):
-            # All with one seed before any with the next
+            # All networks with one seed before any with the next
             order = [keys[i] for i in range(allowed) for keys in self.keys.values()]
             self.runs.train(order, "finals")
         for key, error in self.runs.failed.items():
@@ -558,13 +569,13 @@ class Smallest:
         return [reference, *finalists]
 
     def _trained_before(self) -> list[int]:
-        """Return what was trained to the end within another budget, and is in no race of this one; it counts as raced."""
+        """Return candidates trained to the end under another budget that are in no race of this one; they count as raced."""
         found = []
         for index, each in enumerate(self.candidates):
             if each.stage in ("raced", "final") or each.excluded:
                 continue
             if not self.runs.is_trained(self.runs.first(index)):
-                each.frozen = True  # or as such
+                each.frozen = True  # perhaps it was trained with a frozen backbone
             if self.runs.is_trained(self.runs.first(index)):
                 each.stage = "raced"
                 found.append(index)
@@ -586,13 +597,13 @@ class Smallest:
         for index in finals:
             self.times.learn(self.candidates[index], self.runs.folder(self.runs.first(index)))
         keys = {index: self.runs.finals(index) for index in finals}
-        seconds = [  # of each further seed or fold, as far as another budget has not trained it
+        seconds = [  # of each further seed or fold, without runs that another budget has trained already
             sum(self.times.of(self.candidates[i]) for i in finals if not self.runs.is_trained(keys[i][number]))
             for number in range(1, wanted)
         ]
         allowed = 1 + sum(until_then <= left_s for until_then in itertools.accumulate(seconds))
         if self.folds is None and allowed < min(wanted, FEWEST_SEEDS):
-            allowed = 1  # two seeds say next to nothing of how much seeds differ
+            allowed = 1  # two seeds say next to nothing about how much seeds differ
         if allowed < wanted:
             what = "folds" if self.folds else "seeds"
             self.note(
@@ -612,11 +623,11 @@ class Smallest:
         answerer.write(self._timed)
 
     def _save(self) -> None:
-        if not self._has_answer:  # an earlier one stays until there is a new one
+        if not self._has_answer:  # an earlier answer stays until there is a new one
             self.record.write(self.folder)
 
     def _count_start(self) -> None:
-        """Count what this command has taken so far and is of no stage, as the start of processes."""
+        """Count the seconds of this command that belong to no stage, such as the start of processes."""
         seconds = self.record.seconds
         further_s = self._before_s + self.budget.elapsed_s - sum(seconds.values())
         seconds[START] = round(seconds.get(START, 0.0) + max(0.0, further_s), 1)
@@ -631,12 +642,12 @@ class Smallest:
 
 
 def _most_accurate(values: dict[int, float], costs: dict[int, tuple[float, int]]) -> int:
-    """Return the index of the largest value; of equals that of the smallest cost."""
+    """Return the index of the largest value; of equal values, the one with the smallest cost."""
     return min(values, key=lambda index: (-values[index], costs[index]))
 
 
 def _is_decision(name: str, found: object, candidates: int) -> bool:
-    """Return whether a decision of plan.json is one of this name, about so many candidates."""
+    """Return whether a decision of plan.json has the form that its name requires, for this number of candidates."""
     if not isinstance(found, dict) or not isinstance(notes := found.get("notes"), list):
         return False
     decision = found.get("decision")
@@ -651,7 +662,7 @@ def _is_decision(name: str, found: object, candidates: int) -> bool:
 
 
 def search_of(settings: SmallestSettings, config: DictConfig, data: L.LightningDataModule) -> dict[str, object]:
-    """Return what results follow from, by key: all settings but budget and places of files, and hashes of the files."""
+    """Return what determines the results, by key: all settings except budget and file locations, and hashes of the files."""
     typed = [each.partition("=") for each in settings.overrides if not MAY_DIFFER.match(each.lstrip("+"))]
     own = {key: OmegaConf.to_container(config[key], resolve=True) if OmegaConf.is_config(config[key]) else config[key]
            for key in DECISIVE}  # fmt: skip
@@ -660,7 +671,7 @@ def search_of(settings: SmallestSettings, config: DictConfig, data: L.LightningD
     catalog = data.catalog
     lines = sorted(zip(catalog.paths, catalog.groups, strict=True))
     images = hashlib.blake2b(f"{data.fingerprint()} {lines}".encode(errors="surrogateescape"), digest_size=8)
-    files = [find_file(str(policy)) for policy in check_candidates(config.candidates)[1].values()]  # None: no file
+    files = [find_file(str(policy)) for policy in check_candidates(config.candidates)[1].values()]  # None: not a file
     weights = hashlib.blake2b(b"".join(_digest(file) for file in files if file), digest_size=8)
     composed = OmegaConf.to_container(compose_run([*map("".join, typed), "model=truncated"]))
     of_files = hashlib.blake2b(json.dumps(composed, sort_keys=True, default=str).encode(), digest_size=8)

@@ -1,4 +1,4 @@
-"""Start smallest.py: what is checked and shown before torch is imported, which takes seconds."""
+"""Start smallest.py: check packages and show progress before torch is imported, which takes seconds."""
 
 import importlib.util
 from collections.abc import Callable
@@ -10,13 +10,13 @@ from engine.smallest.progress import Progress
 
 
 def start(config: DictConfig, run: Callable) -> None:
-    """Check that the packages are here, and run all stages.
+    """Check that the packages are installed, and run all stages.
 
     Args:
-        run: the one of train.py, which takes a configuration, a record and further callbacks.
+        run: train.py's function, which takes a configuration, a record and further callbacks.
 
     Raises:
-        UserError: a package is missing; and as of `run_smallest`.
+        UserError: a package is missing, or an error of `run_smallest`.
     """
     check_packages()
     with Progress("starting") as progress:
@@ -26,13 +26,13 @@ def start(config: DictConfig, run: Callable) -> None:
 
 
 def check_packages() -> None:
-    """Check that what the extra `smallest` brings is installed.
+    """Check that the packages of the extra `smallest` are installed.
 
     Raises:
-        UserError: names the package and the extra.
+        UserError: one is missing; names it and the extra.
     """
     for package in ("optuna", "sklearn"):
         if importlib.util.find_spec(package) is None:
             raise UserError(
-                f'smallest.py needs {package}, which is not installed: pip install -e ".[smallest]" ("[samples]" has it)'
+                f'smallest.py needs {package}, which is not installed: pip install -e ".[smallest]" ("[samples]" includes it)'
             )

@@ -1,4 +1,4 @@
-"""Processes that share race and finals, started over Hydra's launcher: joblib, Ray, SLURM."""
+"""Processes that share screen, race and finals, started by Hydra's launcher: joblib, Ray, SLURM."""
 
 import logging
 import time
@@ -24,10 +24,10 @@ def has_launcher() -> bool:
 
 
 def run_workers(config: DictConfig, n: int, left_minutes: float | None) -> None:
-    """Start so many processes that do what is left of screen, race and finals, and wait for them.
+    """Start `n` processes that do what is left of screen, race and finals, and wait for them.
 
     Args:
-        left_minutes: of the budget; None: it has no end.
+        left_minutes: minutes left of the budget; None: no limit.
     """
     from engine.smallest.smallest import work  # late: it imports this file
 
@@ -35,18 +35,18 @@ def run_workers(config: DictConfig, n: int, left_minutes: float | None) -> None:
     with open_dict(config):
         whole = OmegaConf.merge(hydra, config)
     with read_write(whole), read_write(whole.hydra):
-        whole.hydra.hydra_logging = {"root": None}  # the launcher leaves the log of this process as it is
+        whole.hydra.hydra_logging = {"root": None}  # keeps the launcher from changing the log of this process
     context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks())
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=work, config=whole)
     left = [] if left_minutes is None else [f"budget.left_minutes={left_minutes:.2f}"]
     typed = list(hydra.hydra.overrides.task)
-    logging.getLogger("hydra_plugins").setLevel(logging.WARNING)  # it repeats the arguments of each
+    logging.getLogger("hydra_plugins").setLevel(logging.WARNING)  # it would repeat the arguments of each process
     log.info("%s, started by %s", plural(n, "worker"), hydra.hydra.launcher._target_.rpartition(".")[2])
     launcher.launch([[*typed, *left, f"worker={number}"] for number in range(n)], initial_job_idx=0)
 
 
 def prepare_worker() -> None:
-    """Prepare a process that a launcher has started for the lines and threads of this project."""
+    """Set up logging and threads in a process that a launcher has started."""
     hydra = HydraConfig.get()
     tune_process()
     log_handlers.protect_screen()

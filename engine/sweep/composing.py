@@ -1,4 +1,4 @@
-"""Check the jobs of a sweep before it writes anything, by few of them: to compose a thousand takes minutes."""
+"""Check a sample of a sweep's jobs before the sweep writes anything; composing a thousand takes minutes."""
 
 import logging
 from collections.abc import Sequence
@@ -16,18 +16,19 @@ from engine.sweep.seeds import sweep_overrides
 
 log = logging.getLogger(__name__)
 
-ON_THIS_MACHINE = ("BasicLauncher", "JoblibLauncher")  # that of a cluster may have no GPU where its jobs have one
+ON_THIS_MACHINE = ("BasicLauncher", "JoblibLauncher")  # on a cluster, this machine may lack the GPU that jobs have
 
 
 def check_jobs(config: DictConfig) -> None:
-    """Compose a job of each combination of files of groups and of each value of a setting, and check its settings.
+    """Compose one job for each combination of group files and one for each value of a setting, and check its settings.
 
-    Seeds, of which there may be many, are all alike. Hydra's sweeper would compose every job after it has written its own
-    files: its check is switched off.
+    Only one seed is checked, since there may be many and they are alike. Hydra's sweeper would compose every job, and only
+    after writing its files, so its check is switched off.
 
     Raises:
-        HydraException: as of a composition: an unknown choice or key.
-        UserError: all jobs would have one folder, or as of `check_in_sweep`; where jobs run on this machine, a wrong setting.
+        HydraException: the composition fails: an unknown choice or key.
+        UserError: all jobs would share a folder, an error of `check_in_sweep` or, where jobs run on this machine, a wrong
+            setting.
     """
     is_here = str(config.hydra.launcher._target_).endswith(ON_THIS_MACHINE)
     loader = GlobalHydra.instance().config_loader()
@@ -35,8 +36,8 @@ def check_jobs(config: DictConfig) -> None:
     subdir = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"])
     if "${" not in subdir and len(batch) > 1:
         raise UserError(
-            f"hydra.sweep.subdir={subdir}: is the same folder for all jobs, of which only the last one would be left; leave it "
-            "out, or name what is swept: 'hydra.sweep.subdir=${seed}'"
+            f"hydra.sweep.subdir={subdir}: is the same folder for all jobs, so only the last job would remain; leave it "
+            "out, or use a swept key: 'hydra.sweep.subdir=${seed}'"
         )
     jobs = _jobs_to_check(batch)
     with Progress("checking the settings", log) as progress:
@@ -44,13 +45,13 @@ def check_jobs(config: DictConfig) -> None:
             progress.set("checking the settings", f"{number:,} of {plural(len(jobs), 'job')}")
             composed = loader.load_sweep_config(config, job)
             check_in_sweep(composed, composed.hydra.runtime.choices.get("debug"))
-            if is_here and composed.ckpt_path is None:  # a job with a checkpoint takes the settings of its run
+            if is_here and composed.ckpt_path is None:  # a job with a checkpoint uses its run's settings
                 check_settings(composed)
     Sweeper.validate_batch_is_legal = _is_checked
 
 
 def _jobs_to_check(batch: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Return the first job of each combination of files of groups, and of each value of a setting but seeds."""
+    """Return the first job of each combination of group files, and of each value of a setting except seeds."""
     jobs, seen = [], set()
     for job in batch:
         files = tuple(each for each in job if not _is_setting(each))
@@ -62,10 +63,10 @@ def _jobs_to_check(batch: Sequence[Sequence[str]]) -> list[list[str]]:
 
 
 def check_settings(config: DictConfig) -> None:
-    """Check the settings of a composed run as far as that needs no images: what it needs is built.
+    """Check the settings of a composed run as far as possible without images, by building its components.
 
     Raises:
-        UserError: what is wrong with one of them.
+        UserError: a setting is wrong.
     """
     from engine.config.instantiate import instantiate
     from engine.config.validate import validate
@@ -86,7 +87,7 @@ def _is_checked(sweeper: Sweeper, batch: Sequence[Sequence[str]]) -> None:
 
 
 def _is_setting(override: str) -> bool:
-    """Return whether an override gives a single value: a group's name has no dot."""
+    """Return whether an override sets a single value; the name of a group has no dot."""
     key = override.lstrip("+~").partition("=")[0]
     return key == "seed" or "." in key
 

@@ -1,4 +1,4 @@
-"""Hydra callbacks around a sweep: its seeds and sweep.json at its start, latencies, report and exit status at its end."""
+"""Hydra callbacks around a sweep: seeds and sweep.json at its start; latencies, report and exit status at its end."""
 
 import contextlib
 import logging
@@ -24,23 +24,23 @@ from engine.sweep.progress import SweepProgress
 from engine.sweep.seeds import check_single_run, complete_sweep
 
 log = logging.getLogger(__name__)
-# Loggers of what is done before and between jobs, when Hydra's own log begins at warnings
+# Loggers for the time before and between jobs, when Hydra's logging shows only warnings
 SHOWN = ("engine.sweep", "engine.run.deploy", "reports.report", "common.progress")
-# Imports in the methods are late, since every start of a job imports this file
+# Methods import late, since every start of a job imports this file
 
 
 class SweepReport(Callback):
-    """Add the seeds and write sweep.json, later the report of the sweep's runs; print its table and answer."""
+    """At the start, add the seeds and write sweep.json; at the end, write the report and print its table and answer."""
 
     def __init__(self):
         self.progress: SweepProgress | None = None
         self._lines: Progress | None = None
 
     def __getstate__(self) -> dict:
-        return {**vars(self), "_lines": None}  # launchers send it to their processes
+        return {**vars(self), "_lines": None}  # launchers pickle this object for their processes
 
     def on_run_start(self, config: DictConfig, **_) -> None:
-        if config.hydra.job.name == "train":  # smallest.py stands on the same configuration
+        if config.hydra.job.name == "train":  # smallest.py shares this configuration
             with _refusing():
                 check_single_run(config)
         with contextlib.suppress(OSError, OmegaConfBaseException):  # as below
@@ -59,14 +59,14 @@ class SweepReport(Callback):
             if config.hydra.launcher._target_ == ray_launcher.NAME:
                 ray_launcher.connect(config.hydra.launcher.ray)
             check_jobs(config)
-            print(about, flush=True)  # Hydra makes the jobs of what this leaves in `config`
-        with contextlib.suppress(OSError):  # Hydra meets the same error in its next step, and there it ends the sweep
+            print(about, flush=True)  # Hydra makes the jobs from `config` as it is now
+        with contextlib.suppress(OSError):  # Hydra meets the same error in its next step, where it ends the sweep
             self.progress = SweepProgress.begin(config, STATE.command)
         if self.progress and not config.hydra.launcher._target_.endswith(".BasicLauncher"):
             self.show_lines()
 
     def show_lines(self) -> None:
-        """Show a line a minute of jobs that run in other processes, perhaps on other machines."""
+        """Show a line per minute on jobs that run in other processes, perhaps on other machines."""
         self._lines = Progress(log=log).__enter__()
         self._lines.set("Sweep", lambda: self.progress.describe().removeprefix("Sweep: "))
         self._lines.then_every_s = EVERY_S
@@ -86,20 +86,20 @@ class SweepReport(Callback):
             report = write_report(str(folder), str(folder), good_enough=config.good_enough, draws_overview=drawn)
         except UserError as error:
             log.error("%s: no report: %s", folder, error)
-        except Exception as error:  # the runs are done and recorded: a defect of the report must not fail them
+        except Exception as error:  # a defect of the report must not fail the runs, which are recorded
             log.exception("%s: no report: %r", folder, error)
         else:
             print(f"\n{report.text}\n\nPage: {report.page}")
         print(f"Sweep: {folder}")
         known = {failed.name for failed in STATE.failed}
         for name in self.progress.unfinished() if self.progress else []:
-            if name not in known:  # a job of another process
+            if name not in known:  # it ran in another process
                 STATE.failed.append(FailedJob(name, None, in_sweep=True))
 
 
 @contextlib.contextmanager
 def _refusing() -> Iterator[None]:
-    """End the command at an error of the user's: of an exception Hydra would only warn, and start the jobs."""
+    """End the command on a user's error; Hydra would only warn of the exception and start the jobs."""
     try:
         yield
     except Exception as error:
@@ -111,7 +111,7 @@ def _refusing() -> Iterator[None]:
 
 
 class LearningCurveCallback(Callback):
-    """Draw learning_curve.png of a sweep over the number of training images, and print what more images would bring."""
+    """Draw learning_curve.png of a sweep over the number of training images, and print what more images would gain."""
 
     def on_multirun_end(self, config: DictConfig, **_) -> None:
         from common.atomic_io import write_bytes
@@ -130,7 +130,7 @@ class LearningCurveCallback(Callback):
 
 
 class SubsetTableCallback(Callback):
-    """Write subsets.md of a sweep over seeds, and print it: the accuracy of each kind of image."""
+    """Write and print subsets.md of a sweep over seeds: the accuracy on each kind of image."""
 
     def on_multirun_end(self, config: DictConfig, **_) -> None:
         from common.atomic_io import write_text

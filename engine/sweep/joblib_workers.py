@@ -1,4 +1,4 @@
-"""Stop the jobs that joblib runs side by side: at a signal they save and end, where joblib would kill them."""
+"""Stop jobs that joblib runs side by side: on a signal they save and end, whereas joblib would kill them."""
 
 import functools
 import logging
@@ -21,26 +21,26 @@ from engine.state import STATE, resume_advice
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.5
-STOPPED = "stopped"  # what a job returns that was asked to stop, or comes after one in its process
+STOPPED = "stopped"  # return value of a job that was asked to stop, and of later jobs in its process
 
 
 def register() -> None:
-    """Have the launcher of the plugin use the functions below."""
+    """Make the plugin's launcher use the functions below."""
     _core.execute_job, _core.launch = execute_job, launch
 
 
 def launch(launcher, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-    """Run the jobs; at a signal have the running ones save and end, and wait for them; a second signal ends them at once.
+    """Run the jobs; on a signal, let running jobs save and end, and wait for them; a second signal ends them at once.
 
     Raises:
-        StopRequested: there was a signal, to the command or to one of its processes.
+        StopRequested: the command or one of its processes received a signal.
     """
     received = []
 
     def stop(number: int, frame) -> None:
         received.append(number)
         if len(received) > 1:
-            raise KeyboardInterrupt  # at which joblib kills its processes
+            raise KeyboardInterrupt  # makes joblib kill its processes
         log.warning("%s: waiting for the jobs to save; a second signal ends them at once", StopRequested(number))
         for worker in multiprocessing.active_children():
             os.kill(worker.pid, signal.SIGTERM)
@@ -49,10 +49,10 @@ def launch(launcher, job_overrides: Sequence[Sequence[str]], initial_job_idx: in
     with handle_stops(stop):
         try:
             returned = usual_launch(launcher, job_overrides, initial_job_idx)
-        except (Exception, KeyboardInterrupt):  # of a worker that was still starting
+        except (Exception, KeyboardInterrupt):  # a worker was still starting
             if not received:
                 raise
-    if received or any(each.return_value == STOPPED for each in returned):  # or one of the processes was sent a signal
+    if received or any(each.return_value == STOPPED for each in returned):  # or one of the processes received a signal
         stopped = StopRequested(received[0] if received else signal.SIGTERM)
         stopped.next_step = resume_advice(STATE.command)
         raise stopped
@@ -60,7 +60,7 @@ def launch(launcher, job_overrides: Sequence[Sequence[str]], initial_job_idx: in
 
 
 def execute_job(*arguments) -> JobReturn:
-    """Run a job in a process of joblib; once it was asked to stop, return at once, so that no other process is killed."""
+    """Run a job in a joblib process; after a stop, return immediately, so that joblib kills no other process."""
     if multiprocessing.current_process().name == "MainProcess":  # hydra.launcher.n_jobs=1
         return usual_job(*arguments)
     stop_once()
@@ -73,9 +73,9 @@ def execute_job(*arguments) -> JobReturn:
     return JobReturn(status=JobStatus.COMPLETED, _return_value=STOPPED)
 
 
-@functools.cache  # once a process
+@functools.cache  # once per process
 def end_with_command(parent: int) -> None:
-    """Have this process save and end where its command was killed: its jobs would hold up the next one, and have no page."""
+    """Save and end this process if its command is killed: its jobs would block the next command, and get no page."""
 
     def watch() -> None:
         while os.getppid() == parent:

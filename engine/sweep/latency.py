@@ -1,4 +1,4 @@
-"""What is measured at the end of a sweep, one job after the other, when nothing trains: latencies, and files for elsewhere."""
+"""Measure latencies and export files at the end of a sweep, job by job, when nothing trains."""
 
 import logging
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 
 
 def measure_latencies(sweep: SweepProgress) -> None:
-    """Measure the latency of each finished job that has left it out, in this process; write its record and its model card.
+    """Measure, in this process, the latency of each finished job that lacks it; update its record and model card.
 
-    One that was disturbed is measured again. It is that of this machine, also where the jobs ran on others: the figures of a
-    page are then of one machine.
+    Disturbed measurements are repeated. Even where jobs ran on other machines, latencies are measured on this one, so that all
+    figures of a page come from one machine.
     """
     waiting = sorted((record for record in sweep.records() if _waits(record)), key=lambda record: record.folder.path)
     if not waiting:
@@ -32,7 +32,7 @@ def measure_latencies(sweep: SweepProgress) -> None:
             plural(len(waiting), "run"),
         )
         return
-    print(f"\nLatency of {plural(len(waiting), 'run')}, one after the other, now that nothing of the sweep trains")
+    print(f"\nLatency of {plural(len(waiting), 'run')}, measured in turn now that no job of the sweep runs")
     n_flagged = 0
     for record in waiting:
         name = record.folder.path.name
@@ -42,22 +42,20 @@ def measure_latencies(sweep: SweepProgress) -> None:
                 if locked and _waits(record):
                     with Progress(f"latency of {name}", log):
                         _measure(record)
-                    shown = min(record.model.latency, key=lambda each: each.is_reliable)  # an unreliable one is counted
+                    shown = min(record.model.latency, key=lambda each: each.is_reliable)  # so that unreliable ones show
                     print(f"{name}: {shown.describe()}", flush=True)
                 n_flagged += _waits(record)
         except UserError as error:
             log.warning("%s: no latency: %s", name, error)
-        except Exception as error:  # of a network of the user's own; the run is done and recorded
+        except Exception as error:  # a user's own network failed; its run is recorded and complete
             log.exception("%s: no latency: %r", name, error)
     if n_flagged:
-        print(
-            f"{n_flagged:,} of them are unreliable; run the same command again when the machine is idle to repeat them"
-        )
+        print(f"{n_flagged:,} of them are unreliable; to repeat them, rerun the same command when the machine is idle")
 
 
 def deploy_rest(sweep: SweepProgress, name: str | None, register: Sequence[str]) -> None:
-    """Export the network of each finished job that has no file of this format: those that ran side by side, or before it was
-    asked for. Test images stay closed, which these runs have opened before."""
+    """Export the network of each finished job without a file of this format: jobs that ran side by side, or before `deploy`
+    was set. The files are not compared on test images, which these runs have already opened once."""
     records = [] if name is None else sorted(sweep.records(), key=lambda record: record.folder.path)
     waiting = [record for record in records if _is_undeployed(record, name)]
     if not waiting:
@@ -71,7 +69,7 @@ def deploy_rest(sweep: SweepProgress, name: str | None, register: Sequence[str])
         return
     from engine.run.deploy import deploy  # late: torch
 
-    print(f"\nExport of {plural(len(waiting), 'run')} as {name}, one after the other")
+    print(f"\nExporting {plural(len(waiting), 'run')} in turn as {name}")
     for record in waiting:
         with folder_lock(record.folder) as locked:
             record = RunRecord.read(record.folder)
@@ -85,13 +83,13 @@ def deploy_rest(sweep: SweepProgress, name: str | None, register: Sequence[str])
 
 
 def _is_undeployed(record: RunRecord, name: str) -> bool:
-    """Return whether a finished job has no file of this format, or a failed attempt."""
+    """Return whether a finished job has no file of this format, perhaps because an export failed."""
     has_file = record.deployed is not None and record.deployed.is_file_of(name)
     return record.status == "finished" and record.best is not None and not has_file
 
 
 def _waits(record: RunRecord) -> bool:
-    """Return whether a job has measured its other costs, and a latency is missing or not reliable."""
+    """Return whether a job has measured its other costs while a latency is missing or unreliable."""
     if record.status != "finished" or not record.model or not record.model.macs:
         return False
     return not record.model.latency or not all(each.is_reliable for each in record.model.latency)
@@ -105,7 +103,7 @@ def _measure(record: RunRecord) -> None:
 
 
 def _write(record: RunRecord) -> None:
-    """Write the record and, where there is one, the model card."""
+    """Write the record and, if there is one, the model card."""
     from reports.model_card import write_card
 
     config = OmegaConf.load(record.folder.config)

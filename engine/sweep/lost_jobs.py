@@ -1,4 +1,4 @@
-"""Jobs that a launcher has lost with their process or node: each is one line and fails the command, and the others end."""
+"""Jobs that a launcher lost with their process or node: each gets one line and fails the command; the others complete."""
 
 import functools
 import logging
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def compose_job(context: HydraContext, config: DictConfig, number: int, overrides: Sequence[str]) -> DictConfig:
-    """Compose the configuration of one job of a sweep, whose own is `config`, and make it the one of this process."""
+    """Compose the configuration of one job of a sweep, and make it this process's; `config` is that of the sweep."""
     composed = context.config_loader.load_sweep_config(config, list(overrides))
     with open_dict(composed):
         composed.hydra.job.id = f"{composed.hydra.job.name}_{number}"
@@ -26,24 +26,25 @@ def compose_job(context: HydraContext, config: DictConfig, number: int, override
 
 
 def note_lost(config: DictConfig, reason: str) -> JobReturn:
-    """Log that the job of this composed configuration is lost, and let the command fail by it."""
+    """Log that the job with this composed configuration is lost, and make the command fail."""
     name = str(config.hydra.sweep.subdir)
     log.error("%s: lost: %s", name, " ".join(reason.split()))
-    if config.hydra.mode == RunMode.MULTIRUN:  # what a worker of smallest.py has left, others do
+    if config.hydra.mode == RunMode.MULTIRUN:  # other workers of smallest.py take over
         STATE.failed.append(FailedJob(name, None, in_sweep=True))
     return JobReturn(overrides=list(config.hydra.overrides.task), status=JobStatus.COMPLETED)
 
 
 def wait_for_all(launcher: DictConfig) -> None:
-    """Have the launchers of plugins wait for all jobs.
+    """Make the plugins' launchers wait for all jobs.
 
-    submitit's end the command with the traceback of one that is canceled or killed; joblib's kills the jobs at a signal.
+    By themselves, submitit's launchers end the command with a traceback when a job is canceled or killed, and joblib's kills
+    the jobs on a signal.
 
     Args:
-        launcher: the configured one, which may be another one.
+        launcher: the configured launcher; any other one is left as it is.
 
     Raises:
-        UserError: no jobs at a time.
+        UserError: `n_jobs` is 0.
     """
     if "joblib" in launcher._target_:
         if launcher.n_jobs == 0:
@@ -63,7 +64,7 @@ def wait_for_all(launcher: DictConfig) -> None:
         try:
             return usual(job)
         except UncompletedJobError:
-            submitted = job.submission()  # the launcher's call
+            submitted = job.submission()  # called by the launcher
             overrides, _, number, *_ = submitted.args
             config = compose_job(submitted.function.hydra_context, submitted.function.config, number, overrides)
             return [note_lost(config, f"job {job.job_id}, {job.state}; what it wrote: {job.paths.stdout}")]

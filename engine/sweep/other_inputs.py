@@ -1,4 +1,4 @@
-"""Compare images and files of weights with those that the finished jobs of a sweep had."""
+"""Compare images and weights files with those of a sweep's finished jobs."""
 
 import functools
 import logging
@@ -14,14 +14,14 @@ from engine.sweep.progress import SweepProgress
 
 log = logging.getLogger(__name__)
 
-TRAIN_AGAIN = "To train them again, give the sweep another folder: hydra.sweep.dir=DIR"
+TRAIN_AGAIN = "To retrain them, give the sweep another folder: hydra.sweep.dir=DIR"
 
 
 def warn_of_other_inputs(sweep: SweepProgress) -> None:
-    """Warn where jobs that were skipped, since they had finished before, have seen other images or began with other weights.
+    """Warn where jobs that were skipped as finished used other images or began with other weights.
 
-    Their accuracies stay, and beside those of jobs that ran now would not be comparable. Where images are added to a folder, or
-    a file of weights is written again, and the same command is typed, this is the only sign of it.
+    Their accuracies stay on the page, and cannot be compared with those of jobs that ran now. If images were added to a folder,
+    or a weights file was rewritten, before the same command was repeated, this is the only sign of it.
     """
     skipped = [
         each for each in sweep.records() if not sweep.has_run(each.folder.path.name, each.run.process_started_at)
@@ -33,7 +33,7 @@ def warn_of_other_inputs(sweep: SweepProgress) -> None:
 def _warn_of_other_files(skipped: list[RunRecord]) -> None:
     from lightning_modules.pretrained_weights import digest_of_file  # late: torch
 
-    digest_now = functools.cache(digest_of_file)  # once a file
+    digest_now = functools.cache(digest_of_file)  # computed once per file
     other = defaultdict(list)
     for record in skipped:
         for setting, field in DIGESTS.items():
@@ -42,7 +42,7 @@ def _warn_of_other_files(skipped: list[RunRecord]) -> None:
                 other[setting, path].append(record)
     for (setting, path), records in other.items():
         log.warning(
-            "%s=%s: is another file than %s of this sweep, skipped now, began with: %s. %s",
+            "%s=%s: this file has changed since %s of this sweep, skipped now, began with it: %s. %s",
             setting, path, plural(len(records), "finished run"), _names(records), TRAIN_AGAIN,
         )  # fmt: skip
 
@@ -52,7 +52,7 @@ def _names(records: list[RunRecord]) -> str:
 
 
 def _warn_of_other_images(skipped: list[RunRecord]) -> None:
-    """Warn of other images, labels, splits or weights of images; one job stands for all that had the same images."""
+    """Warn of changed images, labels, splits or image weights; jobs with the same images are checked once."""
     by_images: dict[str, list[RunRecord]] = {}
     for record in skipped:
         if record.status == "finished" and record.data and record.data.fingerprint_full and record.data.preprocessing:
@@ -62,22 +62,22 @@ def _warn_of_other_images(skipped: list[RunRecord]) -> None:
         try:
             with Progress("comparing the images with those of finished runs", log):
                 now = _fingerprint(records[0])
-        except Exception as error:  # also of a source of the user's own: the sweep's report comes in any case
+        except Exception as error:  # even a user's own data source must not prevent the sweep's report
             log.warning(
-                "%s skipped: whether the images are still those that it was trained on cannot be checked: %s",
+                "%s skipped without checking that the images are still the same: %s",
                 plural(len(records), "finished run"), user_message(error) or repr(error),
             )  # fmt: skip
             continue
         other += records if now != fingerprint else []
     if other:
         log.warning(
-            "the images, labels, splits or weights of images are not those that %s of this sweep, skipped now, had: %s. %s",
+            "images, labels, splits or image weights have changed since %s of this sweep, skipped now: %s. %s",
             plural(len(other), "finished run"), _names(other), TRAIN_AGAIN,
         )  # fmt: skip
 
 
 def _fingerprint(record: RunRecord) -> str:
-    """Return that of the images which a job with the configuration of this record would have now."""
+    """Return the fingerprint of the images that a job with this record's configuration would use now."""
     from engine.config.validate import validate  # late: torch
     from engine.run.stages import MEMORY, build_data
 

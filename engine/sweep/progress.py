@@ -1,4 +1,4 @@
-"""How far a sweep is: sweep.json in its folder, written when it starts, and the records of its jobs."""
+"""The progress of a sweep: sweep.json in its folder, written at the start, and the records of its jobs."""
 
 import contextlib
 import functools
@@ -24,17 +24,17 @@ FILE = "sweep.json"
 
 
 class SweepProgress(NamedTuple):
-    """A running sweep, as each of its processes knows it."""
+    """A running sweep, as seen by each of its processes."""
 
     folder: Path
     command: list[str]  # as typed
     jobs: int
     started_at: float  # seconds since 1970
-    before: dict[str, list] = {}  # job -> version of the record that it had then, and when the process of that started
+    before: dict[str, list] = {}  # job -> its record's version at the start, and when that record's process started
 
     @classmethod
     def begin(cls, config: DictConfig, command: list[str]) -> "SweepProgress":
-        """Write sweep.json; `config` has Hydra's own part."""
+        """Write sweep.json; `config` includes the section hydra."""
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         before = {}
@@ -47,7 +47,7 @@ class SweepProgress(NamedTuple):
 
     @classmethod
     def of(cls, folder: Path) -> "SweepProgress | None":
-        """Return the sweep that runs in this folder, or None where that is not known."""
+        """Return the sweep that runs in this folder, or None if unknown."""
         try:
             content = json.loads((folder / FILE).read_text(encoding="utf-8"))
             command, before = list(content["command"]), dict(content["before"])
@@ -60,16 +60,16 @@ class SweepProgress(NamedTuple):
         return [record for path, _ in self._files() if (record := _read(path)) is not None]
 
     def outcomes(self) -> list["Outcome"]:
-        """Return the same in short; a record is read again only where it has changed, since each of a thousand jobs asks."""
+        """Return the records' outcomes; only changed records are read again, since each of a thousand jobs asks."""
         outcomes = (_outcome(path, stat.st_mtime_ns, stat.st_size) for path, stat in self._files())
         return [each for each in outcomes if each is not None]
 
     def has_run(self, job: str, process_started_at: float | None) -> bool:
-        """Return whether the record of a job is of this sweep; that of a skipped one is as it was."""
+        """Return whether a job ran in this sweep; the record of a skipped job is unchanged."""
         return process_started_at != self.before.get(job, (None, None))[1]
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
-        """Yield the records that were written or marked since; not by their times, since clocks differ and are set."""
+        """Yield the records that were written or touched since; found by version, since clocks differ and change."""
         for path, stat in _find_records(self.folder):
             if stat.st_mtime_ns != self.before.get(path.parent.name, (None,))[0]:
                 yield path, stat
@@ -85,23 +85,23 @@ class SweepProgress(NamedTuple):
         left = self.jobs - finished - failed
         text = f"Sweep: {finished} of {self.jobs} done, {running} running, {failed} failed"
         elapsed_s = time.time() - self.started_at
-        if left > 0 and ran_now and elapsed_s > 0:  # else the clock was set back
+        if left > 0 and ran_now and elapsed_s > 0:  # otherwise the clock was set back
             text += f", about {duration(elapsed_s / ran_now * left)} left"
         return text
 
     def unfinished(self) -> list[str]:
-        """Return the names of the jobs of this sweep that started, did not finish, and are not run by another process."""
+        """Return the names of this sweep's jobs that started, did not finish, and do not run in another process."""
         names = sorted(each.name for each in self.outcomes() if each.status != "finished")
         return [name for name in names if not _is_locked(RunFolder(self.folder / name))]
 
     def is_training(self, beside: Path | None = None) -> bool:
-        """Return whether a process runs a job of this sweep; `beside`: other than the one in this folder."""
+        """Return whether any process runs a job of this sweep, other than the job in the folder `beside`."""
         folders = (path.parent for path in self.folder.glob("*/result.json"))
         return any(folder != beside and _is_locked(RunFolder(folder)) for folder in folders)
 
 
 class Outcome(NamedTuple):
-    """What the record of a job says of its end."""
+    """What a job's record says about its end."""
 
     name: str
     status: str
@@ -109,7 +109,7 @@ class Outcome(NamedTuple):
 
 
 def _is_locked(folder: RunFolder) -> bool:
-    """Return whether a process runs the job of this folder."""
+    """Return whether a process runs the job in this folder."""
     if not folder.lock.is_file():
         return False
     with folder_lock(folder) as is_free:
@@ -118,13 +118,13 @@ def _is_locked(folder: RunFolder) -> bool:
 
 def _find_records(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
     for path in folder.glob("*/result.json"):
-        with contextlib.suppress(OSError):  # removed in between
+        with contextlib.suppress(OSError):  # removed meanwhile
             yield path, path.stat()
 
 
 @functools.lru_cache(maxsize=100_000)
 def _outcome(path: Path, mtime_ns: int, size: int) -> Outcome | None:
-    """Return the outcome in a record of this version."""
+    """Return the outcome in a record; cached by its version."""
     record = _read(path)
     return record and Outcome(record.folder.path.name, record.status, record.run.process_started_at)
 
@@ -137,5 +137,5 @@ def _read(path: Path) -> RunRecord | None:
 
 
 def count_jobs(config: DictConfig) -> int:
-    """Multiply the numbers of values of what is swept."""
+    """Return the number of jobs: the product of the numbers of swept values."""
     return math.prod(map(len, swept_values(config).values()))

@@ -1,4 +1,4 @@
-"""Hydra's launcher over Ray: the jobs of a sweep, or workers of smallest.py, on a machine or a cluster."""
+"""Hydra's launcher for Ray: run the jobs of a sweep, or the workers of smallest.py, on a machine or a cluster."""
 
 import contextlib
 import importlib.util
@@ -26,20 +26,20 @@ from engine.sweep.lost_jobs import compose_job, note_lost
 
 log = logging.getLogger(__name__)
 
-NAME = "hydra_plugins.ray_launcher.RayLauncher"  # Hydra takes launchers of this package only
+NAME = "hydra_plugins.ray_launcher.RayLauncher"  # Hydra accepts launchers only from this package
 CONNECT_S = 10.0
-SAVING_S = 60.0  # that stopped jobs have to save
-LAST_LINES_S = 1.0  # until the last lines of the jobs are on this screen
-TOKEN_LOG = "ray._private.authentication.authentication_token_setup"  # it warns that a token is in use, the default
-# What Ray reads from the environment: lines of jobs uncolored and all of them, nothing sent to its makers, and no more trials
-# of a job that takes all memory than of one that is lost (by default it is tried forever)
+SAVING_S = 60.0  # time for stopped jobs to save
+LAST_LINES_S = 1.0  # time until the jobs' last lines are on this screen
+TOKEN_LOG = "ray._private.authentication.authentication_token_setup"  # warns of a token in use, the default
+# Ray's environment variables: show all lines of jobs, without color; send nothing to its makers; retry a job that runs out of
+# memory no more often than a lost one (by default, forever)
 ENVIRONMENT = {
     "RAY_COLOR_PREFIX": "0", "RAY_DEDUP_LOGS": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_task_oom_retries": "3",
 }  # fmt: skip
 
 
 def register() -> None:
-    """Let Hydra find the launcher.
+    """Make the launcher known to Hydra.
 
     Raises:
         UserError: Ray is not installed.
@@ -50,17 +50,17 @@ def register() -> None:
 
 
 def connect(settings: DictConfig) -> None:
-    """Start Ray, or join a cluster; do nothing where that was done.
+    """Start Ray or join a cluster, unless that was done before.
 
     Args:
         settings: hydra.launcher.ray.
 
     Raises:
-        UserError: what Ray refuses, a cluster that is not there, or a job that no node is large enough for.
+        UserError: Ray refuses a setting, the cluster does not answer, or no node is large enough for a job.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    import ray  # late: a second, and an extra
+    import ray  # late: it takes a second, and is an extra
 
     if ray.is_initialized():
         return
@@ -73,7 +73,7 @@ def connect(settings: DictConfig) -> None:
         ray.remote(**options)(_job)
     if not any(_has(node, options) for node in _nodes(ray)):
         asked = " ".join(f"num_{kind.lower()}s={amount:g}" for kind, amount in _asked(options).items())
-        text = f"hydra.launcher.ray.remote: no node has what a job asks for ({asked}); available: {_found(ray)}"
+        text = f"hydra.launcher.ray.remote: no node has what a job needs ({asked}); available: {_found(ray)}"
         if start.get("address") == "local":
             ray.shutdown()
             raise UserError(text)
@@ -99,20 +99,20 @@ def _found(ray: ModuleType) -> str:
 
 
 class Sweep(NamedTuple):
-    """What all jobs share, sent to each node once."""
+    """What all jobs share, sent once to each node."""
 
     context: HydraContext
     config: DictConfig
     task: TaskFunction
     singletons: dict[Any, Any]
-    place: str  # the current folder of the command
-    threads: int  # of each job
+    place: str  # current folder of the command
+    threads: int  # per job
 
 
 class RayLauncher(Launcher):
-    """Run jobs as tasks of Ray, which reuses a process for the next job; of a GPU Ray starts a new one for each.
+    """Run jobs as Ray tasks. Ray reuses a process for the next job, except on a GPU, where each job gets a new one.
 
-    Ray starts a job again that was stopped or whose process or node was lost, and the job resumes as any run does.
+    Ray restarts a job that was stopped, or whose process or node was lost; the job then resumes like any run.
     """
 
     def __init__(self, ray: DictConfig):
@@ -123,8 +123,8 @@ class RayLauncher(Launcher):
         self._context, self._task, self._config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs and wait for them; stop and save all of them at a signal."""
-        connect(self._settings)  # smallest.py does it here; a sweep before anything is written
+        """Run the jobs and wait for them; on a signal, let all of them save and stop."""
+        connect(self._settings)  # for smallest.py; a sweep has connected before writing anything
         import ray
 
         Path(self._config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
@@ -145,20 +145,20 @@ class RayLauncher(Launcher):
 
 
 def _look_for_cluster(address: str | None) -> None:
-    """Raise ConnectionError where nothing answers at HOST:PORT, for which Ray would wait a quarter of an hour."""
+    """Raise ConnectionError if nothing answers at HOST:PORT; Ray would wait a quarter of an hour."""
     host, separator, port = (address or "").rpartition(":")
     if separator and "/" not in host:
         try:
             socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
         except OSError as error:
             raise ConnectionError(
-                f"nothing answers at address={address} ({error}); ray start --head prints it"
+                f"nothing answers at address={address} ({error}); ray start --head prints the address"
             ) from error
 
 
 @contextlib.contextmanager
 def _as_user_error(key: str) -> Iterator[None]:
-    """Name the setting of what Ray refuses: a cluster that is not there, an argument that it does not know."""
+    """Name the setting in errors of Ray, such as a missing cluster or an unknown argument."""
     try:
         yield
     except (ConnectionError, RuntimeError, TypeError, ValueError) as error:
@@ -167,12 +167,12 @@ def _as_user_error(key: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stopping(ray: ModuleType, jobs: Sequence) -> Iterator[None]:
-    """At a signal have the running jobs save and end, and wait for them; a second signal waits no longer."""
+    """On a signal, let running jobs save and end, and wait for them; a second signal ends the waiting."""
     received = []
 
     def stop(number: int, frame) -> None:
         received.append(number)
-        raise KeyboardInterrupt  # the only exception that Ray's own code lets through while it waits
+        raise KeyboardInterrupt  # the only exception that Ray lets through while it waits
 
     with handle_stops(stop):
         try:
@@ -189,7 +189,7 @@ def _stopping(ray: ModuleType, jobs: Sequence) -> Iterator[None]:
 
 
 def _result(ray: ModuleType, sweep: Sweep, job, number: int, overrides: Sequence[str]) -> JobReturn:
-    """Wait for a job; log and note one that Ray has lost for good, so that the others end."""
+    """Wait for a job; log and note one that Ray has lost for good, so that the others complete."""
     try:
         return ray.get(job)
     except ray.exceptions.RayError as error:
@@ -200,13 +200,13 @@ def _result(ray: ModuleType, sweep: Sweep, job, number: int, overrides: Sequence
 
 
 def _job(sweep: Sweep, number: int, overrides: Sequence[str]) -> JobReturn:
-    """Run a job in a process of Ray."""
+    """Run a job in a Ray process."""
     setup_globals()
     Singleton.set_state(sweep.singletons)
     folder = Path(sweep.place, sweep.config.hydra.sweep.dir)
     if not folder.is_dir():
         raise UserError(
-            f"{folder}: does not exist on node {socket.gethostname()}; all nodes of a cluster must see the folder of the sweep"
+            f"{folder}: does not exist on node {socket.gethostname()}; all nodes of a cluster need access to the sweep's folder"
         )
     os.chdir(sweep.place)
     os.environ["OMP_NUM_THREADS"] = str(sweep.threads)
@@ -217,4 +217,4 @@ def _job(sweep: Sweep, number: int, overrides: Sequence[str]) -> JobReturn:
             job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir",
         )  # fmt: skip
     except StopRequested:
-        os._exit(1)  # no other job for this process, which may have stopped within an import; as one that was killed
+        os._exit(1)  # as if killed: it may have stopped inside an import, so it must run no other job

@@ -1,4 +1,4 @@
-"""The seeds of a sweep: `seeds` of conf/train.yaml as its slowest axis, and one line on what the sweep takes and can show."""
+"""The seeds of a sweep: `seeds` of conf/train.yaml as its slowest axis, and one line on its runs and what they can show."""
 
 import math
 
@@ -16,7 +16,7 @@ MOST = 10_000  # seeds
 
 
 def sweep_overrides(config: DictConfig) -> list[Override]:
-    """Return the overrides that Hydra's sweeper combines: those of an experiment's file, then those of the command line."""
+    """Return the overrides that Hydra's sweeper combines: those of an experiment file, then those of the command line."""
     params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     hydra = GlobalHydra.instance()
     parser = OverridesParser.create(hydra.config_loader() if hydra.is_initialized() else None)  # for glob(*)
@@ -24,16 +24,16 @@ def sweep_overrides(config: DictConfig) -> list[Override]:
 
 
 def swept_values(config: DictConfig) -> dict[str, list[str]]:
-    """Return the values of each key, on the command line and in an experiment's file, as Hydra's sweeper combines them.
+    """Return the swept values by key, from the command line and an experiment file, as Hydra's sweeper combines them.
 
     Raises:
-        UserError: a key is to be swept over an interval, or over no value.
+        UserError: a key is swept over an interval, or has no values.
     """
     values = {}
     for override in sweep_overrides(config):
         if override.is_interval_sweep():
             raise UserError(
-                f"{override.input_line}: an interval has no values to run; give values, separated by commas, or "
+                f"{override.input_line}: an interval has no values to run; give values separated by commas, or "
                 "range(START,STOP,STEP); search.py searches in intervals"
             )
         sweeps = override.is_sweep_override()
@@ -48,7 +48,7 @@ def swept_values(config: DictConfig) -> dict[str, list[str]]:
 
 
 def check_single_run(config: DictConfig) -> None:
-    """Refuse what only a sweep has in a single run, before it has a folder.
+    """Refuse settings of a sweep in a single run, before it has a folder.
 
     Raises:
         UserError: `seeds` has a value, or `good_enough` is on the command line.
@@ -60,24 +60,26 @@ def check_single_run(config: DictConfig) -> None:
             "which makes it a sweep"
         )
     if "good_enough" in typed:
-        raise UserError("good_enough: of the page of a sweep: add -m; or of python report.py runs=DIR good_enough=...")
+        raise UserError(
+            "good_enough: is for the page of a sweep: add -m, or use python report.py runs=DIR good_enough=..."
+        )
 
 
 def complete_sweep(config: DictConfig) -> str:
-    """Check what only a sweep has, add its seeds in place, and return one line about it.
+    """Check the settings that only a sweep has, add its seeds in place, and return one line on it.
 
     All settings run with the first seed before any runs with the second, so that a sweep that is stopped early has compared
-    as many as possible.
+    as many settings as possible.
 
     Raises:
-        UserError: `seeds` or `good_enough` is none, or both `seed` and `seeds` are given.
+        UserError: `seeds` or `good_enough` is invalid or swept, a value is repeated, or both `seed` and `seeds` are given.
     """
     check_good_enough(config.good_enough)
     values = swept_values(config)
     for key, instead in (
         ("seeds", "the seeds in brackets: seeds=[1,2]"),
-        ("good_enough", "one; report.py takes another"),
-        ("deploy", "one; export.py makes files of other formats of the trained networks"),
+        ("good_enough", "one value; report.py takes others"),
+        ("deploy", "one format; export.py exports the trained networks in others"),
     ):
         if len(values.get(key, [])) > 1:
             raise UserError(
@@ -102,7 +104,7 @@ def complete_sweep(config: DictConfig) -> str:
 
 
 def _check_repeated(key: str, values: list[str]) -> None:
-    """Raise UserError where a swept key has a value twice, of which both jobs would have one folder or one result."""
+    """Raise UserError where a swept key has a value twice: both jobs would share a folder or have the same result."""
     parser, seen = OverridesParser.create(), {}
     for text in values if len(values) > 1 else ():
         text = text if text.startswith(f"{key}=") else f"{key}={text}"
@@ -113,10 +115,10 @@ def _check_repeated(key: str, values: list[str]) -> None:
 
 
 def _describe(config: DictConfig, chosen: bool) -> str:
-    """Return the line.
+    """Return one line on the number of runs and what they can show.
 
     Args:
-        chosen: whether the seeds are those of `seeds`.
+        chosen: whether the seeds come from `seeds`.
     """
     swept = swept_values(config)
     seeds = [value.rpartition("=")[2] for value in swept.get("seed", [str(config.seed)])]
@@ -125,7 +127,7 @@ def _describe(config: DictConfig, chosen: bool) -> str:
     parts = [plural(settings, "setting"), *([plural(folds, "fold")] if folds > 1 else [])]
     text = f"Sweep: {plural(jobs, 'run')}"
     if _measures_costs_only(config) and len(seeds) == 1:
-        return f"{text}, with one seed, since a network costs the same with any"
+        return f"{text}, with one seed, since a network's cost does not depend on it"
     if len(seeds) > 1:
         text += f": {' x '.join([*parts, plural(len(seeds), 'seed')])} ({_range(seeds)})"
         if settings > 1 and len(seeds) < FEWEST_SEEDS:
@@ -137,13 +139,13 @@ def _describe(config: DictConfig, chosen: bool) -> str:
     if settings == 1:
         return text
     return (
-        f"{text}: one seed a setting: the page compares these trained networks, not the settings; "
+        f"{text}: one seed per setting: the page compares these trained networks, not the settings; "
         f"seeds={FEWEST_SEEDS} compares the settings, with {plural(FEWEST_SEEDS * jobs, 'run')}"
     )
 
 
 def _seeds(config: DictConfig) -> list[int]:
-    """Return the seeds that `seeds` stands for, from `seed` on where it is a number; none where it is null."""
+    """Return the seeds that `seeds` means: a list, or as many as the number, starting at `seed`; none for null."""
     value, first = config.get("seeds"), config.seed
     if value is None:
         return []
@@ -163,7 +165,7 @@ def _seeds(config: DictConfig) -> list[int]:
 
 
 def _typed(config: DictConfig) -> dict[str, str]:
-    """Return the arguments of the command line by their keys."""
+    """Return the arguments of the command line by key."""
     parsed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
     return {override.key_or_group: override.input_line for override in parsed}
 

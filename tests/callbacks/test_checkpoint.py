@@ -140,7 +140,7 @@ def test_a_run_that_resumes_with_another_monitor_says_that_the_best_starts_over(
     trainer.callbacks = []
     best.dirpath = str(tmp_path)
     best.on_train_start(trainer, None)
-    assert "callbacks.best_checkpoint.monitor=val/f1: the checkpoint has no best epoch by it" in caplog.text
+    assert "callbacks.best_checkpoint.monitor=val/f1: the checkpoint has no best epoch by this metric" in caplog.text
     caplog.clear()
     best.load_state_dict(best.state_dict())
     best.on_train_start(trainer, None)

@@ -91,7 +91,7 @@ def test_the_teacher_sees_the_normalization_that_it_was_trained_with(tmp_path, f
     callback = Distillation(teacher=str(path), temperature=4, weight=0.5)
     callback.setup(fake_trainer, student, "fit")
     assert caplog.messages == [
-        f"teacher={path}: was trained on images that were resized bicubic, and here they are bilinear"
+        f"teacher={path}: was trained on images that were resized bicubic, but here they are bilinear"
     ]
     callback.on_train_start(fake_trainer, student)
     pixels = torch.from_numpy(np.stack([data.pixel_cache[row] for row in range(4)])).permute(0, 3, 1, 2)
@@ -127,7 +127,7 @@ def test_the_teacher_sees_the_mixed_images(finished_run, fake_trainer):
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (None, "does not record on which images it was trained"),
+        (None, "has no record of its training images"),
         (DataInfo(fingerprint_val_test="0" * 16), "was trained with other val and test images"),
         (DataInfo(fingerprint_val_test="1" * 16), None),
     ],
@@ -145,7 +145,7 @@ def test_a_teacher_of_unknown_or_other_images_is_warned_of(tmp_path, finished_ru
 def test_a_teacher_outside_of_a_run_is_warned_of(tmp_path, caplog):
     path = make_checkpoint(tmp_path / "teacher.ckpt")
     check_teacher(str(path), RunRecord(data=DataInfo(fingerprint_val_test="1" * 16)))
-    assert "does not record on which images it was trained" in caplog.text
+    assert "has no record of its training images" in caplog.text
 
 
 def test_another_teacher_than_the_training_began_with_is_warned_of(tmp_path, caplog):
@@ -155,16 +155,14 @@ def test_another_teacher_than_the_training_began_with_is_warned_of(tmp_path, cap
         record = RunRecord(model=ModelInfo(teacher_digest=now), data=DataInfo())
         record.previous = RunRecord(status="running", model=ModelInfo(teacher_digest=before))
         check_teacher(str(path), record)
-        assert ("is another file than the one with which this training began" in caplog.text) == (
-            before == "0" * 16 != now
-        )
+        assert ("is not the file with which this training began" in caplog.text) == (before == "0" * 16 != now)
 
 
 def test_a_wrong_teacher_is_refused_in_one_line(tmp_path):
     path = make_checkpoint(tmp_path / "teacher.ckpt", classes=("ants", "bees"))
     callback = Distillation(teacher=str(path), temperature=4, weight=0.5)
     student = SimpleNamespace(classes=["blue", "red"])
-    with pytest.raises(UserError, match=r"teacher=.*knows the classes ants, bees, the data has blue, red"):
+    with pytest.raises(UserError, match=r"teacher=.*has the classes ants, bees, but the data has blue, red"):
         callback.setup(None, student, "fit")
     missing = tmp_path / "other.ckpt"
     with pytest.raises(UserError, match=f"^teacher={missing}: no such checkpoint"):

@@ -75,7 +75,7 @@ def test_images_of_one_class_are_refused(score):
 
 
 @pytest.mark.parametrize(("labels", "text"), [
-    ([0, 0, 1, 1], "val has no images of c, so that it is of the other classes only"),
+    ([0, 0, 1, 1], "val has no images of c, so it covers only the other classes"),
     ([0, 0, 1, 2], "val has one image of b and c, which counts as much as all of another class"),
     ([0, 0, 1, 1, 2, 2], None),
 ])  # fmt: skip

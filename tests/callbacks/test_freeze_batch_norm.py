@@ -107,7 +107,7 @@ def test_auto_keeps_the_statistics_or_learns_them_and_a_resumed_run_does_the_sam
     assert whole.status == 0, whole.err
     choice = vars(whole.record.batch_norms)
     assert choice["kept"] is kept and choice["lr_factor"] == (0.2 if kept else 1) and choice["shift"] > 0
-    assert ("their mean and variance stay" in whole.err + whole.out) is kept
+    assert ("their mean and variance are kept" in whole.err + whole.out) is kept
     before = torch.load(pretrained, weights_only=True)
     after = torch.load(whole.folder / "checkpoints" / "last.ckpt", weights_only=True)
     state = after["state_dict"]

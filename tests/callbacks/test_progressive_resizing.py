@@ -44,7 +44,7 @@ def test_a_training_that_ends_before_images_in_full_size_warns(train):
     resizing = "callbacks.progressive_resizing.initial_scale=0.75"
     ran = train("callbacks=early_stopping", *stopping, resizing, "trainer.max_epochs=9", "stages=[fit]")
     assert ran.status == 0, ran.err
-    assert any("ended before it came to images in full size" in text for text in ran.record.run.warnings)
+    assert any("ended before it used images in full size" in text for text in ran.record.run.warnings)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])

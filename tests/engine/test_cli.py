@@ -93,7 +93,9 @@ def test_an_installation_without_settings_says_how_to_install(tmp_path, monkeypa
     monkeypatch.setattr("sys.argv", ["train.py"])
     with pytest.raises(SystemExit, match="1"):
         cli.run_cli(pytest.fail)
-    message = f"ERROR: {conf}: no such folder, as after pip install without -e; in a clone: pip install -e .\n"
+    message = (
+        f"ERROR: {conf}: no such folder; pip install without -e does not copy it; run in a clone: pip install -e .\n"
+    )
     assert capsys.readouterr().err == message
 
 
@@ -175,13 +177,15 @@ def test_choices_that_are_none_are_named(argument, message):
 ])  # fmt: skip
 def test_a_command_without_a_folder_of_a_run_takes_none(monkeypatch, tmp_path, script, instead):
     monkeypatch.setattr("sys.argv", [script])
-    with pytest.raises(UserError, match=f"hydra.run.dir={tmp_path}: {script} has no folder of a run; .* {instead}$"):
+    with pytest.raises(UserError, match=f"hydra.run.dir={tmp_path}: {script} has no run folder; .* {instead}$"):
         complete_overrides([f"hydra.run.dir={tmp_path}"])
 
 
 @pytest.mark.parametrize("flag", ["-m", "--multirun"])
 def test_a_sweep_takes_no_folder_of_a_single_run(flag):
-    with pytest.raises(UserError, match=r"^hydra.run.dir=/x: is of a single run; of a sweep: hydra.sweep.dir=DIR$"):
+    with pytest.raises(
+        UserError, match=r"^hydra.run.dir=/x: is for a single run; for a sweep use hydra.sweep.dir=DIR$"
+    ):
         complete_overrides([flag, "seed=1,2", "hydra.run.dir=/x"])
 
 

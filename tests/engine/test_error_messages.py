@@ -44,8 +44,8 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
     (["device=cpu"], "did you mean trainer.accelerator=cpu?"),
     (["early_stopping=7"], "did you mean callbacks.early_stopping.patience=7 with callbacks=early_stopping"),
     (["cache_limit_gib=7"], "did you mean datamodule.cache_max_gib=7?"),
-    (["val_split=0.2"], "val_split: is no setting: images without folders train, val and test are split 60/20/20;"),
-    (["num_classes=3"], "num_classes: is no setting: the classes are the folders of the images"),
+    (["val_split=0.2"], "val_split: is not a setting: images without folders train, val and test are split 60/20/20;"),
+    (["num_classes=3"], "num_classes: is not a setting: the classes are the folders of the images"),
     (["datamodule=webdataset", "classes=[a,b]"], "did you mean datamodule.source.classes=[a,b]?"),
     (["output_dir=x"], "did you mean hydra.run.dir=x?"),
     (["patience=3"], "patience=3 with callbacks=early_stopping or scheduler.patience=3 with scheduler=plateau?"),
@@ -85,10 +85,10 @@ def test_of_train(in_process, tmp_path, arguments, words):
     (predict_script, ["ckpt=a.ckpt", "images=x/[ab]*.jpg"], "two kinds of quotes: 'images=\"x/[ab]*.jpg\"'"),
     (export_script, ["format=onnx,web"], "format=onnx,web: several values; give one\n"),
     (predict_script, ["images=a,b"], "several values; as a list: 'images=[a,b]'; as one text: 'images=\"a,b\"'"),
-    (search_script, ["model=simple_cnn"], "is a setting of the trials; give it to them: 'base_overrides=\"model=simple_cnn\"'"),
-    (search_script, ["optimizer.lr=1"], "of the trials; give it to them: 'base_overrides=\"optimizer.lr=1\"'"),
+    (search_script, ["model=simple_cnn"], "is a setting of the trials; pass it to them: 'base_overrides=\"model=simple_cnn\"'"),
+    (search_script, ["optimizer.lr=1"], "of the trials; pass it to them: 'base_overrides=\"optimizer.lr=1\"'"),
     (search_script, ["trails=1"], "trails: no such key; did you mean n_trials or "),
-    (predict_script, ["model=x"], "model: is no setting of predict.py; --help lists"),
+    (predict_script, ["model=x"], "model: is not a setting of predict.py; --help lists"),
     (predict_script, ["epochs=3"], "epochs: no such key; Allowed: batch_size"),
     (report_script, ["outputs/sweeps"], "python report.py runs=outputs/sweeps "),
 ])  # fmt: skip
@@ -117,7 +117,7 @@ def test_a_quoted_value_is_read_back_as_it_was(path):
 def test_what_slurm_does_not_take_is_one_line():
     refused = type("FailedJobError", (RuntimeError,), {})("sbatch: error: Invalid generic resource (gres)\n")
     message = user_message(refused)
-    assert message.startswith("SLURM does not take the jobs: sbatch: error: Invalid generic resource (gres);")
+    assert message.startswith("SLURM rejected the jobs: sbatch: error: Invalid generic resource (gres);")
     assert "hydra.launcher.gpus_per_node=null" in message and "\n" not in message
 
 

@@ -35,7 +35,7 @@ def test_a_screen_that_takes_no_more_is_named_once(make, caplog):
         print("x" * 100_000, "数", file=protected)
         protected.flush()
     stream.close()  # what Python does at its end
-    assert [message.partition(" (")[0] for message in caplog.messages] == ["the screen takes no more"]
+    assert [message.partition(" (")[0] for message in caplog.messages] == ["could not write to the screen"]
 
 
 def test_letters_beyond_its_encoding_are_escaped_and_a_closed_one_is_nowhere(monkeypatch):
@@ -138,4 +138,6 @@ def test_training_into_a_closed_pipe_and_a_full_log_reaches_its_end(tmp_path):
     record = RunRecord.read(folder)
     assert (process.returncode, errors, record.status) == (0, b"", "finished")
     warnings = " ".join(record.run.warnings)
-    assert "the screen takes no more (Broken pipe)" in warnings and "train.log (No space left on device)" in warnings
+    assert (
+        "could not write to the screen (Broken pipe)" in warnings and "train.log (No space left on device)" in warnings
+    )

@@ -85,9 +85,9 @@ def test_tasks_of_srun_with_one_process_or_with_jobs_of_a_sweep_are_runs_of_thei
         (TORCHRUN, lambda: process_of_run("auto", in_sweep=True), "each job of a sweep.*start it without torchrun"),
         ({"NODE_RANK": "1"}, lambda: process_of_run("ddp"), "NODE_RANK=1: .*torchrun --nnodes=2.*srun --nodes=2"),
         (TORCHRUN, lambda: trainer_settings(process_of_run("ddp"), {"devices": 4}),
-         "trainer.devices=4: torchrun has started 2 processes on each node; give trainer.devices=auto"),
+         "trainer.devices=4: torchrun has started 2 processes on each node; use trainer.devices=auto"),
         (SRUN | {"SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_NUM_NODES": "2"},
-         lambda: trainer_settings(process_of_run("ddp"), {}), "3 processes on 2 nodes; use as many on each"),
+         lambda: trainer_settings(process_of_run("ddp"), {}), "3 processes on 2 nodes; start as many on each"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_the_launcher_is_refused(monkeypatch, environment, ask, message):
@@ -213,7 +213,7 @@ def test_the_first_process_says_which_one_was_killed(both, quick_watch, monkeypa
 def test_a_process_that_finds_no_other_one_says_so_once(both, monkeypatch, process):
     monkeypatch.setattr(processes, "CONNECT_S", 0.5)
     started = time.monotonic()
-    with pytest.raises(UserError, match="the 2 processes of srun do not find each other there") as caught:
+    with pytest.raises(UserError, match="the 2 processes of srun cannot connect there") as caught:
         processes.share(process, "folder")
     agreed = processes.agreed_error(process, caught.value, str(caught.value))
     assert isinstance(agreed, UserError) and str(agreed).endswith(str(caught.value))
@@ -245,4 +245,4 @@ def test_a_folder_that_the_nodes_do_not_share_is_refused(both, tmp_path):
         return processes.check_shared(process, tmp_path / name / ".hydra" / "config.yaml")
 
     first, other = both(check, check)
-    assert first is None and "there: is another folder here than where the first process writes" in str(other)
+    assert first is None and "there: is not the folder that the first process writes to" in str(other)

@@ -77,7 +77,7 @@ def test_the_user_s_own_classes_from_training_to_the_report(own, cells, train, i
 
     last, best = (first.folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
     without = train(f"ckpt_path={last}", "trainer.max_epochs=3", small=False)
-    assert without.status == 1 and "from a folder of its own; add it: --config-dir=DIR" in without.err, without.err
+    assert without.status == 1 and "from your own configuration files; add --config-dir=DIR" in without.err, without.err
     resumed = train(mine, f"ckpt_path={last}", "trainer.max_epochs=3", small=False, to=first.folder)
     assert resumed.status == 0, resumed.err
     assert len((first.folder / "weight_norms.txt").read_text().splitlines()) == 3
@@ -227,7 +227,7 @@ BAD = [  # file of the page, what is replaced in it, and the message
     ("losses.py", 'reduction="none"', 'reduction="mean"', r"loss=my_package.losses.PolyLoss: gives \(\) for two images"),
     ("losses.py", "return losses +", "return losses.detach() +", "nothing would be learned"),
     ("metrics.py", "return (np", "return 'good' if len(labels) else (np",
-     "metrics.kappa=my_package.metrics.kappa: gives 'good'; a number is needed"),
+     "metrics.kappa=my_package.metrics.kappa: gives 'good'; it must give a number"),
     ("networks.py", "nn.Linear(width, num_classes)", "nn.Linear(width, 5)",
      r"model.network=my_package.networks.Tiny: gives \(1, 5\) for one image"),
     ("networks.py", "return self.head(self.pool(self.body(x)).flatten(1))",
@@ -235,7 +235,7 @@ BAD = [  # file of the page, what is replaced in it, and the message
      r"model.network=my_package.networks.Tiny: gives \(1, 2\) for two images"),
     ("networks.py", "return self.head(self.pool(self.body(x)).flatten(1))",
      "return self.head(self.pool(self.body(x)).flatten(1)).long()",
-     r"model.network=my_package.networks.Tiny: gives logits of torch.int64; torch.float32 is needed"),
+     r"model.network=my_package.networks.Tiny: gives logits of torch.int64, not torch.float32"),
     ("networks.py", "self.head = nn.Linear(width, num_classes)",
      "self.head = nn.Linear(width, num_classes)\n        self.requires_grad_(False)",
      r"model.network=my_package.networks.Tiny: has no weights to train"),
@@ -245,9 +245,9 @@ BAD = [  # file of the page, what is replaced in it, and the message
      "self.head = nn.Linear(width, num_classes)\n        self.head.weight.data = self.head.weight.data.cfloat()",
      r"model.network=my_package.networks.Tiny: has complex weights \(head.weight\)"),
     ("networks.py", "    def forward", "    def get_extra_state(self):\n        return {}\n\n    def forward",
-     r"model.network=my_package.networks.Tiny: has a state that is no tensor \(_extra_state\)"),
+     r"model.network=my_package.networks.Tiny: has a state that is not a tensor \(_extra_state\)"),
     ("networks.py", ".flatten(1))\n", ".flatten(1)).half()\n",
-     r"model.network=my_package.networks.Tiny: gives logits of torch.float16; torch.float32 is needed"),
+     r"model.network=my_package.networks.Tiny: gives logits of torch.float16, not torch.float32"),
     ("networks.py", "    def forward(self, x):\n",
      "        self.register_buffer('seen', self.head.weight.new_zeros(0, 3))\n\n    def forward(self, x):\n"
      "        if self.training:\n            self.seen = self.seen.new_zeros(len(self.seen) + len(x), 3)\n",
@@ -267,9 +267,9 @@ BAD = [  # file of the page, what is replaced in it, and the message
      "model.network=my_package.networks.Tiny: its logits do not depend on its weights in training"),
     ("callbacks.py", "    def on_train_epoch_end", "    def state_dict(self):\n        return {'kept': Path('x')}\n\n"
      "    def on_train_epoch_end", "the callback WeightNorms: its state_dict gives .*, which a checkpoint cannot hold"),
-    ("losses.py", "class PolyLoss(nn.Module)", "class PolyLoss", "loss=my_package.losses.PolyLoss: is no torch.nn.Module"),
+    ("losses.py", "class PolyLoss(nn.Module)", "class PolyLoss", "loss=my_package.losses.PolyLoss: is not a torch.nn.Module"),
     ("metrics.py", "probabilities: np.ndarray) -> float:", "probabilities, other) -> float:",
-     r"metrics.kappa=my_package.metrics.kappa: is given labels \(n,\) and probabilities \(n, K\): missing a required"),
+     r"metrics.kappa=my_package.metrics.kappa: does not take labels \(n,\) and probabilities \(n, K\): missing a required"),
     ("data.py", "def images(self):", "def images(self):\n        return None\n\n    def other(self):",
      r"datamodule.source=my_package.data.Cells: its images\(\) returns a NoneType"),
     ("data.py", "yield ImageRow(", "if False:\n                yield ImageRow(",
@@ -279,7 +279,7 @@ BAD = [  # file of the page, what is replaced in it, and the message
     ("networks.py", "    def __init__", "    __hash__ = None\n\n    def __init__",
      r"model.network=my_package.networks.Tiny: cannot be hashed, as torch needs it; use @dataclass\(eq=False\)"),
     ("losses.py", "    def __init__", "    __hash__ = None\n\n    def __init__",
-     "loss=my_package.losses.PolyLoss: cannot be hashed, as torch needs it"),
+     "loss=my_package.losses.PolyLoss: cannot be hashed, which torch requires"),
     ("optimizers.py", "def step(self, closure):", "def step(self):",
      "optimizer=my_package.optimizers.SignMomentum: its step needs the argument closure"),
     ("optimizers.py", "loss = closure()", "loss = None",

@@ -66,20 +66,17 @@ def test_a_checkpoint_of_another_fit_or_size_is_refused(train, sides, tmp_path):
     settings = [*SIMPLE_CNN, "stages=[test]", f"ckpt_path={moved}", f"hydra.run.dir={place}"]
     other = train(*settings, root=sides)
     assert other.status == 1 and other.err == (
-        f"ERROR: ckpt_path={moved}: was trained with datamodule.fit=pad, and here it is squash; give datamodule.fit=pad\n"
+        f"ERROR: ckpt_path={moved}: was trained with datamodule.fit=pad, not squash; use datamodule.fit=pad\n"
     )
     other = train(*settings, "datamodule.fit=pad", "model.image_size=24", root=sides)
-    assert (
-        other.status == 1
-        and "trained with model.image_size=16, and here it is 24; give model.image_size=16" in other.err
-    )
+    assert other.status == 1 and "trained with model.image_size=16, not 24; use model.image_size=16" in other.err
     same = train(*settings, "datamodule.fit=pad", root=sides, to=place)
     assert same.status == 0 and same.record.test.accuracy == again.record.test.accuracy, same.err
 
     student = train(*SIMPLE_CNN, "stages=[fit]", f"teacher={moved}", "datamodule.fit=crop", root=sides)
     assert (
         student.status == 1
-        and "was trained with datamodule.fit=pad, and this run has crop; use a teacher" in student.err
+        and "was trained with datamodule.fit=pad, but this run has crop; use a teacher" in student.err
     )
     squashed = train(*SIMPLE_CNN, "stages=[fit]", "trainer.max_epochs=1", root=sides)
     assert [text for text in squashed.record.run.warnings if text.startswith("half of the images are 2 times as long")]

@@ -190,7 +190,7 @@ def test_a_trial_behind_the_others_is_pruned_and_is_no_failure(search):
     assert [t.params["optimizer.lr"] for t in pruned] == ["1e-05"]
     assert list(pruned[0].intermediate_values) == [1, 2]  # not before two epochs, and not after
     assert "pruned, after epoch 2" in ran.out and "failed" not in ran.out and "ERROR" not in ran.out + ran.err
-    assert len(ran.trials) == 3 and "The space has 3 points, so there are no more trials" in ran.out
+    assert len(ran.trials) == 3 and "The space has only 3 points, so there are no more trials" in ran.out
 
 
 @pytest.mark.thorough
@@ -367,7 +367,7 @@ def test_a_killed_trial_resumes_and_nothing_finished_runs_twice(search, base_ove
         (["name=a/b"], "name=a/b: use letters"),
         (["seeds=[]"], "seeds=[]: give at least one"),
         (["seeds=[1,-1]"], "seeds=[1, -1]: use whole numbers from 0 to 4294967295"),
-        (["seeds=[1,1]"], "none twice"),
+        (["seeds=[1,1]"], "each only once"),
         (["good_enough=0"], "good_enough=0: use a difference in accuracy above 0"),
         (["pruning={n_startup_trials:-1}"], "pruning={'n_startup_trials': -1"),
         (["+trails=3"], "trails: no such key; did you mean n_trials"),

@@ -147,7 +147,7 @@ def test_a_run_of_the_race_is_an_ordinary_run(found):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["limits.macs=10"], "limits: 3 candidates but none below the limits"),
+        (["limits.macs=10"], "limits: none of 3 candidates is within the limits"),
         pytest.param(["good_enough=1"], "good_enough=1: use a difference", marks=pytest.mark.thorough),
         (["datamodule.folds=100"], "datamodule.folds=100: use 2 or more, up to the 72 images"),
         pytest.param(["candidates.weights.shufflenet_v2_x0_5=missing.pth"], "missing.pth", marks=pytest.mark.thorough),
@@ -187,9 +187,7 @@ def test_a_damaged_checkpoint_of_the_chosen_run_is_not_handed_out(found, command
     typed = [each for each in command if not each.startswith("hydra.run.dir")]
     status, _, err = run_script(smallest, *typed, f"hydra.run.dir={copy}")
     assert status == 1 and "checkpoints/best.ckpt: " in err and len(err.strip().splitlines()) == 1, err
-    assert (
-        "or cut off), so that best.ckpt cannot be made of it; delete the folders of its run below runs and test" in err
-    )
+    assert "or cut off), so best.ckpt cannot be made from it; delete the folders of its run in runs and test" in err
     assert (copy / "best.ckpt").read_bytes() == (found[0] / "best.ckpt").read_bytes()
 
 
@@ -237,7 +235,7 @@ def test_a_damaged_decision_is_named(found, command, tmp_path, name):
         plan[name]["decision"]["decision"] = damaged
         (copy / "plan.json").write_text(json.dumps(plan))
         status, _, err = run_script(smallest, *typed, f"hydra.run.dir={copy}")
-        assert status == 1 and f"plan.json: what was decided for '{name}' is damaged; delete this file" in err, (
+        assert status == 1 and f"plan.json: the decision '{name}' is damaged; delete this file" in err, (
             damaged,
             err,
         )
@@ -255,8 +253,8 @@ def test_what_a_folder_holds_stays_where_a_command_is_refused(found, command, im
     for arguments, path, content, message in (
         (["good_enough=0.2"], changed, kept, "good_enough=0.3, now 0.2"),
         (["budget.minutes=0.51"], changed, kept, "no network can be trained"),
-        ([], changed, (images / "val" / "right" / "000.png").read_bytes(), "images, labels, splits or weights"),
-        ([], weights, of_weights + b"changed", "files of weights that have changed since"),
+        ([], changed, (images / "val" / "right" / "000.png").read_bytes(), "images, labels, splits or image weights"),
+        ([], weights, of_weights + b"changed", "weights files that have changed since"),
     ):
         keys = {each.partition("=")[0] for each in arguments}
         typed = [each for each in command if each.partition("=")[0] not in keys]
@@ -294,7 +292,7 @@ def test_a_folder_of_weights_that_has_changed_is_of_another_search(command, weig
     own = ("hydra.run.dir=", "budget.minutes=", "candidates.cuts=", "candidates.weights.")
     typed = [each for each in command if not each.startswith(own)]
     typed += [f"hydra.run.dir={tmp_path / 'out'}", "budget.minutes=0.51", f"{own[-1]}shufflenet_v2_x0_5={tmp_path}"]
-    for further, message in ((b"", "no network"), (b"changed", "files of weights that have changed since")):
+    for further, message in ((b"", "no network"), (b"changed", "weights files that have changed since")):
         file.write_bytes(file.read_bytes() + further)
         status, _, err = run_script(smallest, *typed, "candidates.cuts={shufflenet_v2_x0_5: [maxpool]}")
         assert status == 1 and message in err, err

@@ -80,7 +80,10 @@ def test_a_loss_that_weighs_classes_gets_their_counts(train, settings, tmp_path)
     ran = train(*settings, *SMALL, "loss=weighted_cross_entropy", "debug=fast", f"datamodule.cache={tmp_path / 'cache'}",
                 *NOT_DRAWN, small=False)  # fmt: skip
     assert ran.status == 0, ran.err
-    assert "limited to 8 of 34 train, 8 of 12 val, 8 of 9 test images, of train the first ones of the stream" in ran.out
+    assert (
+        "limited to 8 of 34 train, 8 of 12 val, 8 of 9 test images, for train the first in each epoch's stream"
+        in ran.out
+    )
 
 
 @pytest.mark.parametrize(("setting", "words"), [
@@ -110,7 +113,7 @@ def test_smallest_refuses_a_stream(in_process, settings, tmp_path):
     import smallest
 
     status, _, err = in_process(smallest, *settings, f"hydra.run.dir={tmp_path / 'out'}")
-    assert status == 1 and "streams its training images, and smallest.py computes features of all of them" in err
+    assert status == 1 and "streams its training images, but smallest.py computes features of all of them" in err
     assert not (tmp_path / "out").exists()
 
 

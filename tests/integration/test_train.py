@@ -410,7 +410,7 @@ def test_other_callbacks_on_top_of_a_resumed_run_keep_its_settings_of_the_common
             ["trainer.max_epochs=5", "optimizer=sgd"],
             "has the state of torch.optim.Adam, which another optimizer cannot",
         ),
-        (["trainer.max_epochs=5", "recipe=fast"], "recipe=fast with ckpt_path: the run has its settings"),
+        (["trainer.max_epochs=5", "recipe=fast"], "recipe=fast with ckpt_path: a resumed run keeps its settings"),
     ],
 )
 def test_a_refusal_to_resume_leaves_the_run_as_it_was(train, finished_run, tmp_path, more, message):

@@ -274,7 +274,7 @@ def test_several_devices_need_a_process_each(train, monkeypatch, devices, n_gpus
     ran = train(*SIMPLE_CNN, f"trainer.devices={devices}", "trainer.accelerator=auto")
     assert ran.status == 1 and not ran.folder.exists()
     assert f"trainer.devices={devices}: trainer.strategy=auto trains in one process, on one device" in ran.err
-    assert "use trainer.devices=1, or add trainer=ddp, which has a process for each device" in ran.err
+    assert "use trainer.devices=1, or add trainer=ddp, which starts a process per device" in ran.err
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", pytest.param("bf16-true", marks=pytest.mark.thorough)])

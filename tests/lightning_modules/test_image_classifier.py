@@ -110,7 +110,7 @@ def test_a_loss_that_takes_no_shares_is_refused_with_a_batch_transform():
     data = SimpleNamespace(batch_transform=torch.nn.Identity(), class_counts=[3, 4], sampler="shuffle")
     model = classifier(loss=torch.nn.MultiMarginLoss(reduction="none"))
     with pytest.raises(
-        UserError, match=r"batch_transform with loss=MultiMarginLoss: the loss takes no shares of classes"
+        UserError, match=r"batch_transform with loss=MultiMarginLoss: the loss takes no class probabilities"
     ):
         stages.complete_loss(model, data)
     data.batch_transform = None

@@ -41,7 +41,7 @@ def says(ran, *texts):
     ("augmentation.erasing=2", ["augmentation.erasing=2", "0 to 1"]),
     ("trainer.max_epochs=0", ["trainer.max_epochs=0", "1 or more"]),
     ("trainer.accelerator=x", ["trainer.accelerator=x", "Available names are"]),
-    ("stages=[fitt]", [": fitt is no stage", "did you mean fit"]),
+    ("stages=[fitt]", [": fitt is not a stage", "did you mean fit"]),
     ("stages=[]", ["nothing to do"]),
     ("stages=[test]", ["ckpt_path=RUN/checkpoints/best.ckpt"]),
     ("ckpt_path=nowhere/last.ckpt", ["ckpt_path=nowhere/last.ckpt", "no such checkpoint"]),

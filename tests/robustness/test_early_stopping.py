@@ -41,7 +41,7 @@ def test_interrupted_and_resumed_it_ends_in_the_same_epoch(train, monkeypatch):
     assert (stopped.status, once_more.status) == (143, 143)
     ran = train(last, small=False, to=stopped.folder)
     assert ran.status == 0, ran.err
-    assert "a callback has ended this training before (early stopping: " in ran.out
+    assert "a callback has ended this training already (early stopping: " in ran.out
     assert "a callback has ended" not in " ".join(ran.record.run.warnings)
     assert outcome(straight.folder) == outcome(ran.folder) and scalars(straight.folder) == scalars(ran.folder)
 
@@ -61,6 +61,6 @@ def test_killed_after_its_end_it_warns_only_where_it_was_to_train_longer(train, 
     for further in ([], ["trainer.max_epochs=8"]):
         folder = shutil.copytree(tmp_path / "run0", tmp_path / f"copy{len(further)}")
         ran = train(f"ckpt_path={folder}/checkpoints/last.ckpt", *further, small=False, to=folder)
-        assert ran.status == 0 and "a callback has ended this training before" in ran.out + ran.err, ran.err
-        found[len(further)] = "a callback has ended this training before" in str(ran.record.run.warnings)
+        assert ran.status == 0 and "a callback has ended this training already" in ran.out + ran.err, ran.err
+        found[len(further)] = "a callback has ended this training already" in str(ran.record.run.warnings)
     assert found == {0: False, 1: True}

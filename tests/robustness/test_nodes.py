@@ -157,5 +157,5 @@ def test_tasks_of_srun_with_one_process_each_are_runs_of_their_own(two_colors, t
     ended = wait(started)
     assert [status for status, *_ in ended] == [0, 0], ended
     for folder, (_, out, _) in zip((first, other), ended, strict=True):
-        assert RunRecord.read(folder).run.processes == 1 and "one of 2 tasks of srun, each with a run of its own" in out
+        assert RunRecord.read(folder).run.processes == 1 and "one of 2 srun tasks, each with a run of its own" in out
         assert list(folder.glob("events.out.tfevents.*")) and (folder / "predictions.csv").is_file()

@@ -124,7 +124,7 @@ def test_a_signal_saves_all_jobs_and_the_same_command_resumes(nodes, two_colors,
 def test_what_ray_refuses_is_one_line(two_colors, tmp_path):
     for given, line in {
         "hydra.launcher.ray.init.address=127.0.0.1:1": "hydra.launcher.ray.init: nothing answers at address=127.0.0.1:1 ",
-        "hydra.launcher.ray.remote.num_cpus=999": "hydra.launcher.ray.remote: no node has what a job asks for (num_cpus=999 ",
+        "hydra.launcher.ray.remote.num_cpus=999": "hydra.launcher.ray.remote: no node has what a job needs (num_cpus=999 ",
         "+hydra.launcher.ray.init.corse=2": "hydra.launcher.ray.init: Unknown keyword argument(s): corse",
     }.items():
         process = start(two_colors, tmp_path / "sweep", "seed=1,2", "hydra/launcher=ray", given)

@@ -74,7 +74,7 @@ def test_a_command_that_would_start_another_run_is_not_requeued(scontrol, caplog
     job = Job(RunFolder(tmp_path), ["python", "train.py"], [], {}, in_sweep=False)
     with caplog.at_level(logging.WARNING):
         jobs._requeue(job)
-        assert scontrol() == [] and "name a folder: hydra.run.dir=DIR" in caplog.text
+        assert scontrol() == [] and "set a folder: hydra.run.dir=DIR" in caplog.text
     for known in (job._replace(in_sweep=True), job._replace(command=[*job.command, "ckpt_path=x/last.ckpt"])):
         jobs._requeue(known)
     assert scontrol() == ["requeue 4711"] * 2

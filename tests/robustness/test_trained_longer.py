@@ -59,7 +59,7 @@ def test_a_damaged_best_checkpoint_is_named_before_anything_is_trained(train, ma
     made.best_checkpoint.write_bytes(made.best_checkpoint.read_bytes()[:1000])
     ran = train(f"ckpt_path={made.last_checkpoint}", "trainer.max_epochs=3", small=False, to=made.path)
     assert ran.status == 1 and "epoch 3/3" not in ran.out
-    assert f"{made.best_checkpoint} beside it is damaged; copy it once more, or remove it" in ran.err
+    assert f"{made.best_checkpoint} next to it is damaged; copy it again, or remove it" in ran.err
     made.best_checkpoint.unlink()
     ran = train(f"ckpt_path={made.last_checkpoint}", "trainer.max_epochs=3", small=False, to=made.path)
     assert ran.status == 0 and made.best_checkpoint.is_file(), ran.err
@@ -102,7 +102,7 @@ def test_images_that_changed_between_sessions(train, two_colors, tmp_path):
         assert sum(moved in each for each in elsewhere.record.run.warnings) == 1, elsewhere.err
     ran = train(f"ckpt_path={made.last_checkpoint}", "trainer.max_epochs=2", small=False, to=made.path)
     assert ran.status == 0, ran.err
-    (warning,) = [each for each in ran.record.run.warnings if "not those that the run began with" in each]
+    (warning,) = [each for each in ran.record.run.warnings if "have changed since the run began" in each]
     assert f"{n.n_train - 1} train (were {n.n_train}); " in warning
     assert f"{n.n_test} of the test images were test images before" in warning and "1 new, 1 gone" in warning
     assert sum(moved in each for each in ran.record.run.warnings) == 1

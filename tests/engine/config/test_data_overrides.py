@@ -59,7 +59,8 @@ def test_the_source_of_a_run_stays(here):
 ])  # fmt: skip
 def test_a_folder_for_a_source_with_images_of_its_own_is_refused(typed):
     with pytest.raises(
-        UserError, match=r"datamodule.root=/a: datamodule=elpv.* takes no root; for yours: datamodule=image_folder"
+        UserError,
+        match=r"datamodule.root=/a: datamodule=elpv.* takes no root; for your images: datamodule=image_folder",
     ):
         complete_data(typed)
 

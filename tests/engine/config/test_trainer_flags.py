@@ -53,15 +53,15 @@ def test_a_flag_that_is_refused_says_why_with_a_plus_sign_and_without(flag):
 
 
 @pytest.mark.parametrize(("flag", "value", "words"), [
-    ("val_check_interval", 0.5, "validation ends an epoch"),
-    ("val_check_interval", 1, "validation ends an epoch"),  # one batch, where 1.0 is all
-    ("enable_checkpointing", False, r"best\.ckpt is what is measured"),
+    ("val_check_interval", 0.5, "every epoch ends with a validation"),
+    ("val_check_interval", 1, "every epoch ends with a validation"),  # one batch, where 1.0 is all
+    ("enable_checkpointing", False, r"a run measures best\.ckpt"),
     ("barebones", True, "has no result"),
     ("reload_dataloaders_every_n_epochs", 1, "the same images"),
     ("limit_predict_batches", 3, r"predict\.py"),
     ("enable_autolog_hparams", False, "logger=none"),
     ("model_registry", "name", r"hydra\.run\.dir"),
-    ("max_epochs", -1, "a schedule of the learning rate needs an end"),
+    ("max_epochs", -1, "the learning-rate schedule needs an end"),
     ("max_epochs", True, "use a whole number of 1 or more"),
     ("max_steps", 0, "use a whole number of 1 or more"),
     ("max_steps", 1.5, "use a whole number of 1 or more"),
@@ -81,13 +81,13 @@ def test_a_flag_that_is_refused_says_why_with_a_plus_sign_and_without(flag):
     ("fast_dev_run", "yes", "use true, a number of batches, or false"),
     ("limit_train_batches", 2.5, r"a number of batches \(2\), a share of them \(above 0, up to 1\.0\), or null$"),
     ("limit_train_batches", 0, r"for none: stages=\[test\] ckpt_path=FILE"),
-    ("limit_val_batches", 0.0, "they choose the best epoch"),
+    ("limit_val_batches", 0.0, "validation chooses the best epoch"),
     ("limit_test_batches", 0, r"for none: stages=\[cost,fit\]"),
     ("limit_test_batches", True, "a number of batches"),
     ("overfit_batches", -1, "a number of batches"),
     ("max_time", "abc", "days:hours:minutes:seconds"),
     ("max_time", "00:00:00:00", "days:hours:minutes:seconds"),
-    ("max_time", 3600, "in quotes"),
+    ("max_time", 3600, "quoted in a"),
     ("max_time", {"minuets": 5}, "days:hours:minutes:seconds"),
     ("profiler", "foo", "use simple, advanced, pytorch, or a _target_"),
     ("gradient_clip_val", float("nan"), "use a number above 0"),
@@ -106,7 +106,7 @@ def test_flags_that_contradict_each_other_are_refused():
         checked(max_steps=8, min_steps=9)
     with pytest.raises(UserError, match=r"limit_train_batches=2 with trainer\.overfit_batches=1"):
         checked(overfit_batches=1, limit_train_batches=2)
-    with pytest.raises(UserError, match=r"sync_batchnorm=true: torch has it for GPUs only"):
+    with pytest.raises(UserError, match=r"sync_batchnorm=true: torch supports it only on GPUs"):
         checked(sync_batchnorm=True, accelerator="cpu", strategy="ddp")
 
 

@@ -77,7 +77,7 @@ def test_every_file_passes(file):
     ("scheduler=plateau scheduler.factor=2", "scheduler.factor=2: use a number above 0 and below 1"),
     ("+scheduler.factor=2", "scheduler.factor: no such setting"),
     ("augmentation.erasing=often", "augmentation.erasing=often: expected float"),
-    ("datamodule.image_size=32", "datamodule.image_size=32: takes the size of the network, model.image_size=256"),
+    ("datamodule.image_size=32", "datamodule.image_size=32: must equal the network's size, model.image_size=256"),
     ("model.image_size=null", "model.image_size=null: use a whole number of pixels, or auto"),
     ("datamodule.batch_size=2.5", "datamodule.batch_size=2.5: expected int"),
     ("+datamodule.batchsize=4", "datamodule.batchsize: no such setting; did you mean batch_size"),
@@ -90,12 +90,12 @@ def test_every_file_passes(file):
     ("trainer.max_epochs=many", "trainer.max_epochs=many: use a whole number of 1 or more"),
     ("+trainer.epochs=3", "trainer.epochs: no such setting"),
     ("+trainer.logger=false", "trainer.logger=false: cannot be used here: loggers have a group: logger=none"),
-    ("+optimizer.params=[]", "optimizer.params: no setting, since every run sets it itself"),
+    ("+optimizer.params=[]", "optimizer.params: not a setting, since every run sets it itself"),
     ("trainer.precision=3.5", "trainer.precision=3.5: expected"),
     ("callbacks.best_checkpoint.monitor=val/f2", "callbacks.best_checkpoint.monitor=val/f2: expected val/accuracy"),
     ("~callbacks.linear_probe.lr", "callbacks.linear_probe.lr has no value"),
     ("+callbacks.mine=5", "callbacks.mine='5': expected a _target_ and its settings"),
-    ("+callbacks._target_=x.Y", "callbacks._target_=x.Y: is without a name, since several can be chosen; in its file: NAME:"),
+    ("+callbacks._target_=x.Y", "callbacks._target_=x.Y: has no name, and needs one since several can be chosen; write"),
     ("+callbacks.mine.a=1", "callbacks.mine._target_ has no value"),
     ("+loss._target_=torch.nn.L1Los", "loss._target_=torch.nn.L1Los: not found in torch.nn; did you mean L1Loss"),
     ("+loss._target_=nowhere.X", "loss._target_=nowhere.X: cannot be imported (No module named 'nowhere')"),
@@ -212,8 +212,8 @@ class WideHead(nn.Linear):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"more_out": 1}, "gives (1, 3) for one image; logits (1, classes) are needed: (1, 2)"),
-        ({"more_in": 1}, "takes no image of 32 x 32: mat1 and mat2 shapes cannot be multiplied"),
+        ({"more_out": 1}, "gives (1, 3) for one image; it must give logits (1, classes): (1, 2)"),
+        ({"more_in": 1}, "does not take an image of 32 x 32: mat1 and mat2 shapes cannot be multiplied"),
     ],
 )
 def test_a_head_of_the_user_s_own_is_tried_before_training(settings, message):

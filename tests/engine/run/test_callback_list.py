@@ -64,21 +64,21 @@ def test_a_teacher_without_distillation_is_warned_of(tmp_path, caplog):
     ([f"+callbacks.a={{_target_:{LIGHTNING}.Timer}}", f"+callbacks.b={{_target_:{LIGHTNING}.Timer,interval:epoch}}"],
      "callbacks.a and callbacks.b: two of Timer"),
     (["+callbacks.two={_target_:callbacks.checkpoint.BestCheckpoint,monitor:val/loss}"],
-     "callbacks.best_checkpoint and callbacks.two: a run has one BestCheckpoint only"),
+     "callbacks.best_checkpoint and callbacks.two: a run has only one BestCheckpoint"),
     ([f"+callbacks.a={{_target_:{LIGHTNING}.TQDMProgressBar}}", f"+callbacks.b={{_target_:{LIGHTNING}.RichProgressBar}}"],
-     "callbacks.a and callbacks.b: a run has one ProgressBar only"),
+     "callbacks.a and callbacks.b: a run has only one ProgressBar"),
     (["+callbacks.two._target_=callbacks.epoch_logger.EpochLogger"],
      "callbacks.two: every run has EpochLogger already; remove it: ~callbacks.two"),
     ([f"+callbacks.a={{_target_:{LIGHTNING}.Timer}}", "+trainer.max_time=00:01:00:00"],
-     "callbacks.a and trainer.max_time: both end the training after a time"),
-    ([f"+callbacks.a={{_target_:{LIGHTNING}.StochasticWeightAveraging,swa_lrs:0.1}}"], "callbacks.a: its average is there"),
+     "callbacks.a and trainer.max_time: both stop training after a time"),
+    ([f"+callbacks.a={{_target_:{LIGHTNING}.StochasticWeightAveraging,swa_lrs:0.1}}"], "callbacks.a: its average exists"),
     ([f"+callbacks.a={{_target_:{LIGHTNING}.GradientAccumulationScheduler,scheduling:{{0:1,2:3}}}}"],
-     "callbacks.a: neither a schedule of the learning rate nor a run that resumes within an epoch knows its numbers"),
+     "callbacks.a: learning-rate schedules and resuming within an epoch do not take its numbers into account"),
     ([f"+callbacks.a={{_target_:{LIGHTNING}.ModelCheckpoint,save_last:true}}"], "callbacks.a.save_last=True: every run keeps"),
     ([f"+callbacks.a={{_target_:{LIGHTNING}.ModelCheckpoint,filename:best}}"], "callbacks.a.filename=best: every run has"),
     ([f"+callbacks.a={{_target_:{LIGHTNING}.ModelCheckpoint,monitor:val/accurcy}}"],
      "callbacks.a.monitor=val/accurcy: no such metric; did you mean val/accuracy"),
-    (["+callbacks.a._target_=torch.nn.ReLU"], "callbacks.a._target_=torch.nn.ReLU: is no callback of Lightning"),
+    (["+callbacks.a._target_=torch.nn.ReLU"], "callbacks.a._target_=torch.nn.ReLU: is not a Lightning callback"),
 ])  # fmt: skip
 def test_what_is_refused(tmp_path, overrides, message):
     with pytest.raises(UserError) as caught:
@@ -125,7 +125,7 @@ def test_files_of_a_checkpoint_s_callbacks_are_in_their_own_folder(tmp_path, cap
     torch.save({"callbacks": {"a": state, "b": {"best_k_models": {outside: torch.tensor(1.0)}}}}, path)
     found = AtomicCheckpointIO().load_checkpoint(path, weights_only=True)["callbacks"]
     assert found["a"] == state | {"last_model_path": ""} and found["b"]["best_k_models"] == {}
-    assert "lie elsewhere" in caplog.text
+    assert "are in other folders" in caplog.text
 
 
 def test_a_timer_and_a_checkpoint_of_lightning_s_own(train, monkeypatch):
@@ -142,7 +142,7 @@ def test_a_timer_and_a_checkpoint_of_lightning_s_own(train, monkeypatch):
     assert re.search(over, ran.out)
     assert {path.stem for path in (ran.folder / "checkpoints").iterdir()} == {"best", "last", "mine"}
     resumed = train(f"ckpt_path={ran.folder / 'checkpoints' / 'last.ckpt'}", own, small=False, to=ran.folder)
-    assert resumed.status == 1 and re.search(rf"{over}; this has ended the training before", resumed.err), resumed.err
+    assert resumed.status == 1 and re.search(rf"{over}; this has ended the training already", resumed.err), resumed.err
 
 
 def test_what_lightning_s_callbacks_refuse_later_is_named(train, monkeypatch):

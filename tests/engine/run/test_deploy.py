@@ -124,7 +124,7 @@ def test_a_sweep_that_has_finished_is_exported_without_training(train, formats, 
     ran = train(*arguments, "deploy=first")
     assert ran.status == 0, ran.err
     assert {path: path.stat().st_mtime_ns for path in sweep.rglob("metrics.csv")} == trained
-    assert "Export of 2 runs as first" in ran.out
+    assert "Exporting 2 runs in turn as first" in ran.out
     records = [RunRecord.read(path) for path in sorted(sweep.rglob("result.json"))]
     assert [each.deployed.val.accuracy.value for each in records] == [0.5, 0.5]
     assert all(each.deployed.test is None for each in records)  # test images were opened before
@@ -135,4 +135,4 @@ def test_a_sweep_that_has_finished_is_exported_without_training(train, formats, 
     records[0].deployed = None  # only the one that has no file is exported again
     write_record(records[0])
     ran = train(*arguments, "deploy=first")
-    assert "Export of 1 run as first" in ran.out
+    assert "Exporting 1 run in turn as first" in ran.out

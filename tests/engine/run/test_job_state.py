@@ -194,12 +194,12 @@ def test_a_single_run_refuses_an_interrupted_one_with_other_settings(jobs):
         jobs.run(work=raising(StopRequested(signal.SIGTERM)), in_sweep=False)
     content = jobs.folder.record.read_bytes()
     error, ran = jobs.run("seed=5", in_sweep=False)
-    assert ran == "skipped" and "holds a run that did not finish, with other settings: seed=5 (was 48763)" in str(error)
+    assert ran == "skipped" and "holds an unfinished run with other settings: seed=5 (was 48763)" in str(error)
     assert jobs.folder.record.read_bytes() == content
     assert str(error).endswith(f". Use another folder, or resume it with ckpt_path={jobs.folder.last_checkpoint}")
     jobs.folder.last_checkpoint.unlink()
     error, _ = jobs.run("seed=5", in_sweep=False)
-    assert str(error).endswith(". Use another folder, or its settings: it has no checkpoint yet")
+    assert str(error).endswith(". Use another folder, or the settings of that run, which has no checkpoint yet")
 
 
 def test_a_folder_that_is_named_again(jobs):

@@ -148,7 +148,9 @@ def test_other_weights_of_training_images_are_another_fingerprint(prepared, tmp_
         record.folder.write_splits(split_columns(opened[before]))
         record.previous, record.data = RunRecord(data=describe_data(opened[before])), describe_data(opened[now])
         compare_images(record, opened[now].catalog, opened[now].pixel_cache.stats.fingerprints)
-        assert ("0 in another split" in caplog.text) == (n > 0) and (f"{n} of another weight" in caplog.text) == (n > 0)
+        assert ("0 in another split" in caplog.text) == (n > 0) and (f"{n} with another weight" in caplog.text) == (
+            n > 0
+        )
 
 
 def test_only_splits_of_which_images_are_left_out_are_called_limited(prepared, tmp_path, caplog):

@@ -138,7 +138,7 @@ def test_groups_and_keys_of_train_are_a_space(check):
         ({"debug": ["fast"]}, [], "space: debug makes debug runs"),
         (
             {"datamodule.split_seed": [1, 2]}, [],
-            "space: datamodule.split_seed changes the validation images, so that the trials could not be compared",
+            "space: datamodule.split_seed changes the validation images, so the trials could not be compared",
         ),
         ({"datamodule": ["elpv", "elpv_paper"]}, [], "space: datamodule changes the validation images"),
         ({"model.keep": [3]}, ["trainer.limit_val_batches=0.5"], "trainer.limit_val_batches=0.5 makes debug runs"),

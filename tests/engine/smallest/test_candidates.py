@@ -125,7 +125,7 @@ def test_a_backbone_for_one_size_is_left_out_with_that_size(config):
     notes = []
     assert {each.backbone for each in list_candidates(config(**both), 2, notes)} == {"squeezenet1_1"}
     assert notes == [
-        "vit_tiny_patch16_224: left out, because it takes images of 224 pixels only, which is none of "
+        "vit_tiny_patch16_224: left out because it takes only images of 224 pixels, a size that is not in "
         "candidates.image_sizes=[64]."
     ]
     found = list_candidates(config(**both | {"image_sizes": [64, 224]}), 2)
@@ -179,7 +179,7 @@ def test_a_backbone_that_cannot_be_cut_is_left_out(config, monkeypatch):
     notes = []
     both = {"backbones": ["simple_cnn", "squeezenet1_1"], "weights": {"simple_cnn": None, "squeezenet1_1": None}}
     assert {each.backbone for each in list_candidates(config(**both), 2, notes)} == {"squeezenet1_1"}
-    assert len(notes) == 1 and notes[0].startswith("simple_cnn: left out, because it cannot be cut")
+    assert len(notes) == 1 and notes[0].startswith("simple_cnn: left out because it cannot be cut")
 
 
 def test_without_timm_its_backbones_are_left_out(config, monkeypatch):
@@ -202,7 +202,7 @@ def test_weights_are_those_that_a_run_would_load(config, tmp_path):
     assert {(each.backbone, each.weights, each.pretrained) for each in found} == {
         ("squeezenet1_1", "file own.pth", True), ("simple_cnn", "random (auto: none exist)", False),
     }  # fmt: skip
-    assert notes[-1].startswith("Random weights, because no pretrained ones are available: simple_cnn")
+    assert notes[-1].startswith("Random weights because no pretrained ones are available: simple_cnn")
 
 
 def test_packaged_weights_count_as_pretrained(config, monkeypatch):
@@ -223,9 +223,9 @@ def test_packaged_weights_count_as_pretrained(config, monkeypatch):
         ({"backbones": ["squeezenet1_1", "resnet81"]}, "candidates.backbones=resnet81: unknown; did you mean"),
         ({"image_sizes": []}, "candidates.image_sizes=[]: use a list"),
         ({"image_sizes": [64, 64]}, "candidates.image_sizes: 64 is listed twice"),
-        ({"image_sizes": [8]}, "candidates.image_sizes: 8 is no size; use whole numbers from 16"),
-        ({"image_sizes": [96.5]}, "candidates.image_sizes: 96.5 is no size"),
-        ({"image_sizes": [True]}, "candidates.image_sizes: True is no size"),
+        ({"image_sizes": [8]}, "candidates.image_sizes: 8 is not a size; use whole numbers from 16"),
+        ({"image_sizes": [96.5]}, "candidates.image_sizes: 96.5 is not a size"),
+        ({"image_sizes": [True]}, "candidates.image_sizes: True is not a size"),
         ({"sizes": [64]}, "candidates.sizes: no such setting; did you mean image_sizes"),
         ({"cuts": {"squeezenet1_1": ["features.99"]}}, "squeezenet1_1 cannot be cut after features.99"),
         ({"cuts": {"squeezenet1_1": [1, "features.0"]}}, "features.0 is listed twice"),
@@ -234,15 +234,15 @@ def test_packaged_weights_count_as_pretrained(config, monkeypatch):
         ({"cuts": ["layer1"]}, "candidates.cuts=['layer1']: use a mapping"),
         ({"weights": {"squeezenet1_1": "no.pth"}}, "candidates.weights.squeezenet1_1=no.pth: no such file"),
         ({"weights": {"squeezenet1_1": "imagenet"}}, "candidates.weights.squeezenet1_1=imagenet: the pretrained weights"),
-        ({"weights": None}, "candidates.weights=null: weights are chosen for each backbone"),
+        ({"weights": None}, "candidates.weights=null: weights are chosen per backbone"),
         ({"weights": {"resnet18": "own.pth"}}, "candidates.weights.resnet18: is not one of candidates.backbones"),
-        ({"weights": {}}, "no pretrained weights of squeezenet1_1 on this machine"),
+        ({"weights": {}}, "this machine has no pretrained weights of squeezenet1_1"),
         ({"limits": {"mac": 1e6}}, "limits.mac: no such cost; did you mean macs"),
         ({"limits": {"macs": 0}}, "limits.macs=0: use a number above 0"),
         ({"limits": {"macs": -1}}, "limits.macs=-1: use a number above 0"),
         ({"limits": {"macs": "3M"}}, "limits.macs=3M: use a number above 0"),
         ({"limits": {"parameters": 10, "macs": 1e12}}, "limits.parameters=10 excludes 12; the smallest value"),
-        ({"image_sizes": [16]}, "candidates: none are left. squeezenet1_1"),
+        ({"image_sizes": [16]}, "candidates: no candidate is left. squeezenet1_1"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_one_line(settings, message, config):
@@ -303,7 +303,7 @@ def test_a_cut_is_excluded_where_the_latency_of_another_cut_says_that_it_is_too_
     apply_limits(found, {"latency_ms": 2.0})  # as a command that resumes
     assert found[3].excluded is None
     with pytest.raises(
-        UserError, match=r"4 candidates .*latency_ms=0.5 excludes 2 and by their MACs 2 more; the smallest "
+        UserError, match=r"4 candidates .*latency_ms=0.5 excludes 2, and 2 more by their MACs; the smallest "
     ):
         apply_limits(found[:4], {"latency_ms": 0.5})
 

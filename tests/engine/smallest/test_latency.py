@@ -136,8 +136,8 @@ def test_a_busy_machine_is_shown(tmp_path, monkeypatch, caplog):
 
 def test_only_what_is_measured_is_shown_as_measured(timed, tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    for names, wanted in ((["features.1"], "latency of 1 network,"), (["features.1"], None),
-                          (["features.1", "features.0", "features.3"], "latency of 2 networks,")):  # fmt: skip
+    for names, wanted in ((["features.1"], "measuring the latency of 1 network "), (["features.1"], None),
+                          (["features.1", "features.0", "features.3"], "measuring the latency of 2 networks ")):  # fmt: skip
         caplog.clear()
         measure_latencies([candidate(name) for name in names], 2, tmp_path)
         shown = [each.getMessage() for each in caplog.records if "latency of" in each.getMessage()]

@@ -172,7 +172,7 @@ def test_a_folder_is_of_one_search(tmp_path):
         UserError, match=r"contains an earlier search with good_enough=0.02, now 0.05; use another name=NAME"
     ):
         Plan(tmp_path, Budget(10)).claim(search | {"good_enough": 0.05})
-    with pytest.raises(UserError, match="splits or weights of images that have changed since; use another name=NAME"):
+    with pytest.raises(UserError, match="splits or image weights that have changed since; use another name=NAME"):
         Plan(tmp_path, Budget(10)).claim(search | {"images": "0b"})
     with pytest.raises(UserError, match=r"with trainer.max_epochs=2, now not set; use another name=NAME"):
         Plan(tmp_path, Budget(10)).claim({key: value for key, value in search.items() if key != "trainer.max_epochs"})

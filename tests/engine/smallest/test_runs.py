@@ -77,7 +77,7 @@ def test_a_damaged_table_is_made_again_by_the_same_command(damaged, tmp_path):
     found.folder(key).splits.write_text("path,label,split,group\n")
     assert len(read_outcomes(found, [key], "val").images) == 60
     table.write_bytes(table.read_bytes()[:-20])
-    with pytest.raises(UserError, match=rf"{damaged}: .*; delete the folder .+, and the same command") as raised:
+    with pytest.raises(UserError, match=rf"{damaged}: .*; delete the folder .+, then rerun the same command") as raised:
         read_outcomes(found, [key], "val")
     assert "the stage test" not in str(raised.value)
     shutil.rmtree(str(raised.value).partition("delete the folder ")[2].partition(",")[0])

@@ -287,7 +287,7 @@ def test_the_minutes_that_are_named_by_hand(screened, monkeypatch):
     least = (6 + 420 * 1.2) / 0.35 / 60
     assert 24.2 < least < 24.3
     with pytest.raises(
-        UserError, match=r"takes about 7 min.* has 35% of the budget; use budget\.minutes=24\.3 or more"
+        UserError, match=r"takes about 7 min.* gets 35% of the budget; use budget\.minutes=24\.3 or more"
     ):
         screened(left=15.0, minutes=1)
 
@@ -300,7 +300,9 @@ def test_the_line_on_a_pass_has_its_best_cut_and_all_of_its_seconds(tmp_path):
     done = screen.Pass(backbone="a", image_size=16, images=9, macs=1.0, seconds=70.0, flag="busy")
     probes = {"x": Measured(value=0.7), "y": Measured(value=0.9, low=0.81239, high=0.94321), "z": Measured(value=0.8)}
     result = screen.PassResult(question={}, done=done, forward_s=70.0, reading_s=40.0, further_s=15.0, probes=probes)
-    line = "screen: a at 16 px: 3 cuts in 2 min 05 s{}; the best probe: cut after y, balanced accuracy 0.900 (0.812 to 0.944)"
+    line = (
+        "screen: a at 16 px: 3 cuts in 2 min 05 s{}; best probe: cut after y, balanced accuracy 0.900 (0.812 to 0.944)"
+    )
     assert found._line(result) == line.format(" (busy)")
     result.forward_s, result.further_s = 0.0, 85.0  # from the disk, which is not what the machine was busy during
     assert found._line(result) == line.format("")

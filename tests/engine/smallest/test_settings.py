@@ -37,7 +37,7 @@ def read(*typed: str) -> SmallestSettings:
         ("workers=null", "workers=null: use a whole number of 1 or more"),
         ("cost=[macs,macs]", "cost=[macs,macs]: give one, or two different ones"),
         ("cost=[]", "cost=[]: give one, or two"),
-        ("budget.minutes=0.5", "budget.minutes=0.5: use a number above 0.5, which test images"),
+        ("budget.minutes=0.5", "budget.minutes=0.5: use a number above 0.5 (reserved for test images"),
         ("budget.minutes=-1", "budget.minutes=-1: use a number above 0.5"),
         ("budget.minutes=ten", "budget.minutes=ten: use a number"),
         ("budget=5", "budget=5: is a group of settings; use budget.minutes=VALUE"),

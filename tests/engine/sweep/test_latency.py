@@ -14,7 +14,7 @@ from engine.sweep.progress import SweepProgress
 from tests.support.fake_runs import change_record
 from tests.support.helpers import SIMPLE_CNN
 
-LATER = "latency: at the end of the sweep, when nothing trains"
+LATER = "latency: measured at the end of the sweep, when nothing trains"
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_jobs_side_by_side_are_measured_when_all_have_ended(train, tmp_path, bes
     command = ("-m", "seed=1,2", *SIMPLE_CNN, "trainer.max_epochs=1", f"stages={stages}")
     ran = train(*command, f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert ran.status == 0, ran.err
-    trained, _, measured = ran.out.partition("Latency of 2 runs, one after the other")
+    trained, _, measured = ran.out.partition("Latency of 2 runs, measured in turn")
     assert trained.count(LATER) == 2 and "latency p50" not in trained
     assert measured.index("seed-1: latency p50 ") < measured.index("seed-2: latency p50 ") < measured.index("Page: ")
     for name in ("seed-1", "seed-2"):
@@ -68,7 +68,7 @@ def test_a_disturbed_latency_is_measured_again_by_the_same_command(train, tmp_pa
     command = (*command, f"hydra.sweep.dir={tmp_path / 'sweep'}")
     first = train(*command)
     assert "latency p50 99 ms, p95 99 ms at batch size 1 (5 repeats) (unreliable: busy)" in first.out
-    assert "1 of them are unreliable; run the same command again when the machine is idle to repeat them" in first.out
+    assert "1 of them are unreliable; to repeat them, rerun the same command when the machine is idle" in first.out
     again = train(*command)
     assert (
         "already finished, skipping" in again.out

@@ -63,7 +63,7 @@ def test_joblib_runs_jobs_side_by_side_each_with_its_share_of_the_cores(tmp_path
     parallel = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     ran = sweep(tmp_path, two_colors, *parallel, "stages=[cost,fit,test]")
     jobs = check(ran, tmp_path)
-    trained, _, measured = ran.stdout.partition("Latency of 2 runs, one after the other")
+    trained, _, measured = ran.stdout.partition("Latency of 2 runs, measured in turn")
     assert "latency p50" not in trained and measured.count(": latency p50 ") == 2
     assert all(job["model"]["latency"] for job in jobs.values() if job["status"] == "finished")
     threads = {job["run"]["threads"] for job in jobs.values() if job["status"] == "finished"}

@@ -82,14 +82,14 @@ def test_a_sweep_typed_again_names_finished_runs_that_had_other_images(train, tw
     image = next((root / "train" / "blue").iterdir())
     Image.new("RGB", (48, 48), (0, 90, 200)).save(image.with_name("added.png"))
     assert (
-        "are not those that 2 finished runs of this sweep, skipped now, had: seed-1, seed-2. To train them again, give the "
+        "have changed since 2 finished runs of this sweep, skipped now: seed-1, seed-2. To retrain them, give the "
         "sweep another folder: hydra.sweep.dir=DIR"
     ) in sweep()
     image.with_name("added.png").unlink()
     image.rename(image.with_name("renamed.png"))  # the same images
     assert "skipped now" not in sweep()
     shutil.move(root, tmp_path / "elsewhere")
-    assert "2 finished runs skipped: whether the images are still those" in sweep()
+    assert "2 finished runs skipped without checking that the images are still the same" in sweep()
 
 
 @pytest.mark.thorough
@@ -115,5 +115,6 @@ def test_a_sweep_typed_again_names_finished_runs_that_began_with_other_weights(t
     again = sweep("1", value=0.2)
     assert "job: already finished, skipping" in again
     assert (
-        f"{setting}={file}: is another file than 1 finished run of this sweep, skipped now, began with: job." in again
+        f"{setting}={file}: this file has changed since 1 finished run of this sweep, skipped now, began with it: job."
+        in again
     )

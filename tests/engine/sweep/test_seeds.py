@@ -69,10 +69,10 @@ def test_without_seeds_the_jobs_are_as_they_were():
          "Sweep: 18 runs: 6 settings x 3 seeds (48763 to 48765), since one seed cannot show that a setting is worse; "
          "seeds=1 makes it 6 runs"),
         ({"seeds": 1}, ["model=range(1,7)"],
-         "Sweep: 6 runs: one seed a setting: the page compares these trained networks, not the settings; "
+         "Sweep: 6 runs: one seed per setting: the page compares these trained networks, not the settings; "
          "seeds=3 compares the settings, with 18 runs"),
         ({}, ["model=a,b"],
-         "Sweep: 2 runs: one seed a setting: the page compares these trained networks, not the settings; "
+         "Sweep: 2 runs: one seed per setting: the page compares these trained networks, not the settings; "
          "seeds=3 compares the settings, with 6 runs"),
         ({"seeds": [1, 2, 5]}, ["model=a,b"],
          "Sweep: 6 runs: 2 settings x 3 seeds (1, 2 and 5), since one seed cannot show that a setting is worse; "
@@ -85,7 +85,7 @@ def test_without_seeds_the_jobs_are_as_they_were():
         ({}, ["model=a,b", "datamodule.folds=5", "datamodule.fold=range(0,5)"], "Sweep: 10 runs: 2 settings x 5 folds"),
         ({"seeds": 3}, ["datamodule.fold=range(0,5)"], "Sweep: 15 runs: 1 setting x 5 folds x 3 seeds (48763 to 48765)"),
         ({"seeds": 3, "stages": ["cost"]}, ["model=a,b"],
-         "Sweep: 2 runs, with one seed, since a network costs the same with any"),
+         "Sweep: 2 runs, with one seed, since a network's cost does not depend on it"),
         ({}, ["model=a"], "Sweep: 1 run"),
     ],
 )  # fmt: skip
@@ -123,7 +123,7 @@ def test_a_single_run_has_one_seed():
     check_single_run(config("model=a"))
     for refused, words in (
         (config("seeds=3", seeds=3), r"seeds=3: a single run has one seed: use seed=48763; for several seeds, add -m"),
-        (config("good_enough=0.1", good_enough=0.1), "good_enough: of the page of a sweep: add -m"),
+        (config("good_enough=0.1", good_enough=0.1), "good_enough: is for the page of a sweep: add -m"),
     ):
         with pytest.raises(UserError, match=words):
             check_single_run(refused)
