@@ -32,7 +32,10 @@ RANGE = {"low", "high", "log", "step"}
 RESERVED = {"stages", "ckpt_path", "seed", "seeds", "good_enough", "hydra", "debug", "deploy"}
 IN_BASE = {"seed", "deploy"}  # which of them are allowed in base_overrides
 # Decides which images are in val
-OTHER_IMAGES = re.compile(r"datamodule(\.(root|table|splits|split_seed|folds?|source\.(path|dataset|val)))?")
+OTHER_IMAGES = re.compile(
+    r"datamodule(\.(root|table|splits|split_seed|folds?|source(\.(path|dataset|val|subset|revision|image|label|classes|"
+    r"arguments(\..*)?|root|table|split_seed|_target_))?))?"
+)
 DIGITS = 4  # of a proposed number; the fifth changes no result, and commands stay short
 MAX_LISTED_POINTS = 10_000  # in a larger space hardly a point is proposed twice
 EXAMPLE = "e.g. 'space={optimizer.lr:{low:1e-4,high:1e-2,log:true},datamodule.batch_size:[8,16]}'"

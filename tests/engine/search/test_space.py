@@ -30,6 +30,7 @@ from tests.support.helpers import PROJECT
         ({"low": 0.1, "high": 0.75, "step": 0.1}, FloatDistribution(0.1, 0.7, step=0.1), 7),
         ({"low": 0, "high": 1, "step": 0.5}, FloatDistribution(0, 1, step=0.5), 3),
         ({"low": 5, "high": 5}, IntDistribution(5, 5), 1),
+        ({"low": 0.5, "high": 0.5}, FloatDistribution(0.5, 0.5), 1),
     ],
 )
 def test_dimensions_as_distributions(dimension, distribution, size):
@@ -116,6 +117,8 @@ def check():
 
 def test_groups_and_keys_of_train_are_a_space(check):
     check({"optimizer": ["sgd", "adam"], "optimizer.lr": {"low": 0.1, "high": 1.0}, "model.keep": [3, 4]}, "seed=3")
+    streamed = ("datamodule=webdataset", "datamodule.source.train=/x", "datamodule.source.val=/x")
+    check({"datamodule.source.shuffle_buffer": [10, 1000]}, *streamed)
     check({"model": ["resnet18", "simple_cnn"], "scheduler": ["none", "plateau"]}, "experiment=final_model")
 
 
@@ -141,6 +144,8 @@ def test_groups_and_keys_of_train_are_a_space(check):
             "space: datamodule.split_seed changes the validation images, so that the trials could not be compared",
         ),
         ({"datamodule": ["elpv", "elpv_paper"]}, [], "space: datamodule changes the validation images"),
+        *[({f"datamodule.source.{key}": ["a", "b"]}, [], f"space: datamodule.source.{key} changes the validation images")
+          for key in ("path", "subset", "revision", "image", "label", "val", "classes", "arguments.split")],
         ({"model.keep": [3]}, ["trainer.limit_val_batches=0.5"], "trainer.limit_val_batches=0.5 makes debug runs"),
         ({"trainer.overfit_batches": [1, 2]}, [], "space: trainer.overfit_batches=1 makes debug runs"),
         ({"model.keep": [3]}, ["experiment=optimizers"], "base_overrides: .*sweeps optimizer, optimizer.lr itself"),
