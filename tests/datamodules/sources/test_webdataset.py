@@ -83,6 +83,22 @@ def test_what_classes_json_states_is_not_counted(tmp_path, png):
         (tmp_path / "train" / "classes.json").write_text(json.dumps(wrong))
         with pytest.raises(UserError, match=r"classes\.json"):
             _ = opened(tmp_path, tmp_path, train=train).stream
+    without = {"classes": ["ant", "bee", "cat"], "class_counts": [1000, 0, 0]}
+    (tmp_path / "train" / "classes.json").write_text(json.dumps(without))
+    with pytest.raises(UserError, match=r"classes\.json: .* no image of class bee and cat; every class needs some"):
+        _ = opened(tmp_path, tmp_path, train=train).stream
+
+
+def test_counts_that_classes_json_states_are_of_its_classes_in_its_order(tmp_path, png):
+    train = one_shard(tmp_path, [{"png": png, "cls": label} for label in (b"bee", b"ant", b"bee")])
+    (tmp_path / "train" / "classes.json").write_text(json.dumps({"classes": ["ant", "bee"], "class_counts": [1, 2]}))
+    for classes, counts in ((None, [1, 2]), (["ant", "bee"], [1, 2]), (["bee", "ant"], [2, 1])):
+        stream = opened(tmp_path, tmp_path, train=train, classes=classes).stream
+        labels = [stream.label(sample) for sample in stream.shards.read_in_order()]
+        assert stream.class_counts == counts == np.bincount(labels).tolist()
+    stream = opened(tmp_path, tmp_path, train=train, classes=["ant", "bee", "cat"]).stream
+    with pytest.raises(UserError, match="has no image of class cat"):
+        _ = stream.class_counts
 
 
 def test_that_fewer_images_are_there_than_stated_is_reported(tmp_path, tars, caplog):
