@@ -135,6 +135,10 @@ class TrainStream:
         self.n_images = self.shards.stated = n_images
         self._class_counts, self._count = class_counts, count
         self._numbers = {name: number for number, name in enumerate(self.classes)}
+        # Of the classes 1 to 5, the label 1 would be the first by its name and the second by its number
+        self._only_names = any(
+            is_number(name) and number != int(name) < len(self.classes) for name, number in self._numbers.items()
+        )
 
     def take_counts(self, counts: Counter) -> None:
         """Take over how many images each label has.
@@ -173,14 +177,14 @@ class TrainStream:
         return self._class_counts
 
     def label(self, sample: Sample, key: str | None = None) -> int:
-        """Return the number of a sample's class: that of its name, or the number that its label is.
+        """Return the number of a sample's class: that of its name, or its label unless it could be the name of another class.
 
         Raises:
             UserError: there is no such class; begins with `key`, or that of the training images.
         """
         label = sample.label
         number = self._numbers.get(label)
-        if number is None and is_number(label) and int(label) < len(self.classes):
+        if number is None and not self._only_names and is_number(label) and int(label) < len(self.classes):
             return int(label)
         if number is None:
             raise UserError(

@@ -251,6 +251,25 @@ def test_labels_are_names_or_numbers_of_the_classes():
         _ = stream.class_counts
 
 
+@pytest.mark.parametrize(("classes", "labels", "numbers"), [
+    (["1", "2", "3"], ["1", "2", "3", "0", "01"], [0, 1, 2, None, None]),  # a 0 among them: are they names or numbers?
+    (["2", "10", "1"], ["2", "10", "1", "0"], [0, 1, 2, None]),
+    (["0", "1", "2"], ["0", "01", "2", "3"], [0, 1, 2, None]),
+    (["7", "8", "a"], ["7", "8", "0", "1", "2", "3"], [0, 1, 0, 1, 2, None]),
+])  # fmt: skip
+def test_labels_are_names_only_where_a_class_is_named_like_the_number_of_another(classes, labels, numbers):
+    class OfNowhere:
+        key = "datamodule.source.train=x"
+
+    stream = TrainStream(OfNowhere, classes, 10, None, None)
+    for label, number in zip(labels, numbers, strict=True):
+        if number is not None:
+            assert stream.label(Sample(b"", label, "x: 1")) == number
+            continue
+        with pytest.raises(UserError, match=f"label '{label}' is none of the 3 classes"):
+            stream.label(Sample(b"", label, "x: 1"))
+
+
 def test_damaged_counts_of_the_labels_are_counted_again(opened, tmp_path, caplog):
     def counts():
         return opened().stream.class_counts
