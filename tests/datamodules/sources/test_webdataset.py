@@ -136,6 +136,20 @@ def test_numbers_are_in_their_order_and_labels_may_be_in_json(tmp_path, png):
         _ = source.stream.class_counts
 
 
+@pytest.mark.parametrize(("image", "label", "content", "name"), [
+    (None, None, b"jpg", "of cls"), ("png", None, b"png", "of cls"), ("webp", "json.kind", b"webp", "of kind"),
+    (None, "json", b"jpg", "of label"),
+])  # fmt: skip
+def test_which_files_of_a_sample_are_image_and_label(tmp_path, image, label, content, name):
+    sample = {"webp": b"webp", "png": b"png", "jpg": b"jpg", "txt": b"x", "cls": b"of cls"}
+    sample["json"] = json.dumps({"cls": "of json", "kind": "of kind", "label": "of label"}).encode()
+    train = one_shard(tmp_path, [sample])
+    source = opened(tmp_path, tmp_path, train=train, image=image, label=label)
+    shards = source.shards("train")
+    (found,) = shards.read_in_order()
+    assert (found.content, found.label, list(shards.labels())) == (content, name, [name])
+
+
 @pytest.mark.parametrize(("sample", "words"), [
     ({"cls": b"a"}, r"000001: has no image \(jpg, jpeg, png, webp\)"),
     ({"png": b"x"}, r"000001: has no label \(cls, json\)"),
@@ -216,7 +230,7 @@ def test_a_shard_that_was_cut_off_between_two_images_is_not_taken_as_whole(tmp_p
     caplog.clear()
     shard.write_bytes(Path(source).read_bytes())
     read_source(opened(tmp_path, tars, **settings))
-    assert "do not end" not in caplog.text
+    assert "without the end of a tar file" not in caplog.text
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -251,7 +265,7 @@ def test_compressed_shards_are_read(tmp_path, tars, caplog):
     (tmp_path / "gz").mkdir()
     (tmp_path / "gz" / "0.tar").write_bytes(gzip.compress((tars / "val" / "000.tar").read_bytes()))
     one, gz = (read_source(opened(tmp_path, tars, val=place)) for place in (f"{tars}/val/000.tar", f"{tmp_path}/gz"))
-    assert len(one) == len(gz) and "do not end" not in caplog.text
+    assert len(one) == len(gz) and "without the end of a tar file" not in caplog.text
 
 
 @pytest.mark.parametrize(("settings", "words"), [
