@@ -289,13 +289,14 @@ def test_what_cannot_be_is_refused(tmp_path, tars, settings, words, monkeypatch)
     assert not Path("evil").exists()
 
 
-def test_a_member_that_would_fill_the_memory_is_refused(tmp_path):
+@pytest.mark.parametrize(("name", "mib"), [("0.png", 2**20), ("0.png", 257), ("0.cls", 2)])
+def test_a_member_that_would_fill_the_memory_is_refused(tmp_path, name, mib):
     (tmp_path / "train").mkdir()
     with tarfile.open(tmp_path / "train" / "0.tar", "w") as tar:
-        member = tarfile.TarInfo("0.png")
-        member.size = 2**40
+        member = tarfile.TarInfo(name)
+        member.size = mib * 2**20
         tar.fileobj.write(member.tobuf())
-    with pytest.raises(UserError, match=r"0\.png has 1,048,576 MiB"):
+    with pytest.raises(UserError, match=rf"{name} has {mib:,} MiB"):
         _ = opened(tmp_path, tmp_path, train=str(tmp_path / "train")).stream
 
 
