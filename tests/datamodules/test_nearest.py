@@ -21,7 +21,7 @@ def vectors(request):
 
 
 @pytest.mark.parametrize("with_takes", [False, True])
-@pytest.mark.parametrize(("most", "least"), [(1, 0.3), (4, 0.5), (400, 0.3), (4, 0.9995)])
+@pytest.mark.parametrize(("most", "least"), [(1, 0.3), (4, 0.5), (4, 0.05), (400, 0.3), (4, 0.9995)])
 def test_all_pairs_of_brute_force(vectors, monkeypatch, most, least, with_takes):
     monkeypatch.setattr(nearest, "PRODUCT", (31, 67))
     monkeypatch.setattr(nearest, "MOST_WAITING", 90)
