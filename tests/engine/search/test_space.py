@@ -1,5 +1,6 @@
 import math
 
+import optuna
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -8,11 +9,13 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 import engine.cli  # noqa: F401 registers the resolvers
 from common.errors import UserError
 from engine.search.space import (
+    OTHER_IMAGES,
     as_overrides,
     check_space,
     list_points,
     read_base_overrides,
     read_space,
+    suggest_point,
 )
 from tests.support.helpers import PROJECT
 
@@ -76,6 +79,18 @@ def test_proposed_numbers_have_four_digits_and_stay_within_the_range():
     ]
 
 
+def test_optuna_is_asked_for_the_dimensions_of_the_space():
+    space = read_space({
+        "a": ["x", 2], "b": {"low": 1, "high": 9}, "c": {"low": 1, "high": 9, "step": 4},
+        "d": {"low": 1, "high": 9, "log": True}, "e": {"low": 1, "high": 9.0}, "f": {"low": 1, "high": 9.0, "step": 4},
+        "g": {"low": 1.0, "high": 9, "log": True},
+    })  # fmt: skip
+    trial = optuna.create_study().ask()
+    point = suggest_point(space, trial)
+    assert trial.distributions == space and trial.params == point
+    assert [type(each) for each in point.values()] == [str, int, int, int, float, float, float]
+
+
 def test_base_overrides_are_written_as_typed_or_as_a_list():
     typed = "datamodule=image_folder 'datamodule.root=\"my images\"'"
     assert read_base_overrides(typed) == ["datamodule=image_folder", 'datamodule.root="my images"']
@@ -115,10 +130,20 @@ def check():
         yield lambda space, *base: check_space(read_space(space), list(base))
 
 
+def test_what_changes_the_training_images_only_may_be_searched():
+    for key in (
+        "source.train",
+        "source.train_images",
+        "source.shuffle_buffer",
+        "batch_size",
+        "train_fraction",
+        "on_leak",
+    ):
+        assert not OTHER_IMAGES.fullmatch(f"datamodule.{key}")
+
+
 def test_groups_and_keys_of_train_are_a_space(check):
     check({"optimizer": ["sgd", "adam"], "optimizer.lr": {"low": 0.1, "high": 1.0}, "model.keep": [3, 4]}, "seed=3")
-    streamed = ("datamodule=webdataset", "datamodule.source.train=/x", "datamodule.source.val=/x")
-    check({"datamodule.source.shuffle_buffer": [10, 1000]}, *streamed)
     check({"model": ["resnet18", "simple_cnn"], "scheduler": ["none", "plateau"]}, "experiment=final_model")
 
 

@@ -304,6 +304,10 @@ def test_a_database_that_another_process_is_creating_is_waited_for(opened, monke
     monkeypatch.setattr("time.sleep", waited.append)
     monkeypatch.setattr("optuna.storages.RDBStorage", Created)
     assert opened().study_name == "made_up" and waited == [0.2, 0.2]
+    errors, waited[:] = [SQLAlchemyError("table studies already exists")] * 99, []
+    with pytest.raises(UserError, match="not available: table studies already exists"):
+        opened(name="other")
+    assert sum(waited) == pytest.approx(2)
 
 
 def test_a_disk_that_is_full_when_the_database_is_made(opened, monkeypatch):
