@@ -74,6 +74,7 @@ def test_proposed_numbers_have_four_digits_and_stay_within_the_range():
     assert as_overrides(space, {"lr": 0.00031622776601683794, "n": 12_345}) == ["lr=0.0003162", "n=12345"]
     assert as_overrides(space, {"lr": 0.0333333, "n": 10_000})[0] == "lr=0.03333"
     assert as_overrides(read_space({"x": {"low": 1.0, "high": 1.23456}}), {"x": 1.23456}) == ["x=1.23456"]  # not 1.235
+    assert as_overrides(read_space({"x": {"low": 1.00004, "high": 2.0}}), {"x": 1.00004}) == ["x=1.00004"]  # not 1.0
     assert as_overrides(read_space({"x": {"low": 1000.25, "high": 1002.25, "step": 0.25}}), {"x": 1000.75}) == [
         "x=1000.75"
     ]
