@@ -61,12 +61,14 @@ class Shards:
         is_local: whether they lie on a disk, so that reading all labels once costs little.
         n_images: None where nothing but reading all of them tells it.
         stated: how many are taken for all of them: of a stream, set by it.
+        shuffle_buffer: images of which the next one is drawn, on which the order depends; 0: it depends on none.
     """
 
     key: str
     is_local: bool
     n_images: int | None = None
     stated: int | None = None
+    shuffle_buffer: int = 0
 
     def version(self) -> str:
         """Return what the images depend on, wherever they lie: another text, other images."""
@@ -238,7 +240,8 @@ class StreamSampler(Sampler):
     def digest(self) -> str:
         """Return 16 hex digits that name the order of the epoch."""
         read = f"{self.stream.version()} {self.n_images} images of {self.world_size} processes"
-        described = f"{read}, seed {self.seed}, epoch {self.epoch}"
+        drawn = f", drawn from {buffer}" if (buffer := self.stream.shards.shuffle_buffer) else ""
+        described = f"{read}, seed {self.seed}, epoch {self.epoch}{drawn}"
         return hashlib.blake2b(described.encode(), digest_size=8).hexdigest()
 
     def __iter__(self) -> Iterator[StreamItem]:

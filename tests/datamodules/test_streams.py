@@ -108,7 +108,7 @@ def test_workers_change_nothing(opened):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_pass_resumes_after_any_batch_with_the_very_images_that_would_have_come(opened, workers):
+def test_a_pass_resumes_after_any_batch_with_the_very_images_that_would_have_come(opened, settings, workers):
     loader = opened().train_dataloader()
     straight = list(loader)
     for done in (1, 3, 6):
@@ -120,9 +120,10 @@ def test_a_pass_resumes_after_any_batch_with_the_very_images_that_would_have_com
         resumed = opened(f"datamodule.num_workers={workers}").train_dataloader()
         resumed.load_state_dict(state)
         assert same(list(resumed), straight[done:])
-    other = opened("seed=3").train_dataloader()
-    with pytest.raises(UserError, match="and this command has other images or another order"):
-        other.load_state_dict(state)
+    for change in ["seed=3", *["datamodule.source.shuffle_buffer=3"] * (settings[0] == "datamodule=webdataset")]:
+        other = opened(change).train_dataloader()
+        with pytest.raises(UserError, match="and this command has other images or another order"):
+            other.load_state_dict(state)
 
 
 def test_two_processes_have_every_image_once_and_equally_many(opened):
