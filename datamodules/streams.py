@@ -239,7 +239,8 @@ class StreamSampler(Sampler):
 
     def digest(self) -> str:
         """Return 16 hex digits that name the order of the epoch."""
-        read = f"{self.stream.version()} {self.n_images} images of {self.world_size} processes"
+        nodes = f" on {self.share.nodes} nodes" if self.share.nodes > 1 else ""
+        read = f"{self.stream.version()} {self.n_images} images of {self.world_size} processes{nodes}"
         drawn = f", drawn from {buffer}" if (buffer := self.stream.shards.shuffle_buffer) else ""
         described = f"{read}, seed {self.seed}, epoch {self.epoch}{drawn}"
         return hashlib.blake2b(described.encode(), digest_size=8).hexdigest()

@@ -138,6 +138,18 @@ def test_two_processes_have_every_image_once_and_equally_many(opened):
     assert sorted(numbers) == list(range(N_TRAIN))
 
 
+def test_another_order_has_another_digest(opened):
+    """By which a run does not resume within an epoch where other images would come; litdata shuffles within each node."""
+    stream, found = opened().stream, {}
+    for share in (Share(0, 1), Share(0, 2), Share(0, 2, 2)):
+        for seed, epoch in ((1, 1), (1, 2), (2, 1)):
+            sampler = StreamSampler(stream, n_images=N_TRAIN, seed=seed, share=share)
+            sampler.set_epoch(epoch)
+            order = tuple(item.name for item in sampler)
+            assert found.setdefault(sampler.digest(), order) == order
+    assert len(found) == 9
+
+
 @pytest.mark.parametrize("skip", [0, 3, 16, 17, 20, 40])
 def test_a_process_with_too_few_images_repeats_its_first_ones(opened, skip):
     shards = opened().stream.shards
