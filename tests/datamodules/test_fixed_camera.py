@@ -77,6 +77,14 @@ def test_what_is_left_is_the_residual_of_least_squares():
 def test_a_frame_is_moved_back_to_where_the_scene_is(scene, change):
     left, back = (scene.take_out(of_frames(moved(**change)), move_back=way)[1][0] for way in (False, True))
     assert back < left / 4
+    (half,) = scene.take_out(of_frames(moved(**change)) / 2, move_back=True)[1]
+    assert half == pytest.approx(back / 2, rel=1e-3)  # a frame that shows less of the scene is moved as far
+
+
+def test_of_a_frame_without_anything_nothing_is_left(scene):
+    for move_back in (False, True):
+        left, length = scene.take_out(np.zeros((1, SIDE, SIDE), np.float32), move_back=move_back)
+        assert not left.any() and not length.any()
 
 
 def test_a_frame_is_moved_back_by_a_twentieth_of_a_side_at_most(scene):
