@@ -61,12 +61,14 @@ class Shards:
         is_local: whether the shards are on a disk, so reading all labels once costs little.
         n_images: number of images; None if only reading all of them would show it.
         stated: number of images that an epoch assumes; set by the stream.
+        shuffle_buffer: number of images from which the next one is drawn, which affects the order; 0: it does not.
     """
 
     key: str
     is_local: bool
     n_images: int | None = None
     stated: int | None = None
+    shuffle_buffer: int = 0
 
     def version(self) -> str:
         """Return a text that changes with the images, but not with where they are stored."""
@@ -135,6 +137,10 @@ class TrainStream:
         self.n_images = self.shards.stated = n_images
         self._class_counts, self._count = class_counts, count
         self._numbers = {name: number for number, name in enumerate(self.classes)}
+        # Of the classes 1 to 5, the label 1 would be the first by its name and the second by its number
+        self._only_names = any(
+            is_number(name) and number != int(name) < len(self.classes) for name, number in self._numbers.items()
+        )
 
     def take_counts(self, counts: Counter) -> None:
         """Store how many images each label has.
@@ -173,14 +179,14 @@ class TrainStream:
         return self._class_counts
 
     def label(self, sample: Sample, key: str | None = None) -> int:
-        """Return the number of a sample's class, whose label is a class name or the number itself.
+        """Return the number of a sample's class: by its name, or the label itself unless that could be another class's name.
 
         Raises:
             UserError: there is no such class; begins with `key`, or that of the training images.
         """
         label = sample.label
         number = self._numbers.get(label)
-        if number is None and is_number(label) and int(label) < len(self.classes):
+        if number is None and not self._only_names and is_number(label) and int(label) < len(self.classes):
             return int(label)
         if number is None:
             raise UserError(
@@ -233,8 +239,10 @@ class StreamSampler(Sampler):
 
     def digest(self) -> str:
         """Return 16 hex digits that identify the order of the epoch."""
-        read = f"{self.stream.version()} {self.n_images} images of {self.world_size} processes"
-        described = f"{read}, seed {self.seed}, epoch {self.epoch}"
+        nodes = f" on {self.share.nodes} nodes" if self.share.nodes > 1 else ""
+        read = f"{self.stream.version()} {self.n_images} images of {self.world_size} processes{nodes}"
+        drawn = f", drawn from {buffer}" if (buffer := self.stream.shards.shuffle_buffer) else ""
+        described = f"{read}, seed {self.seed}, epoch {self.epoch}{drawn}"
         return hashlib.blake2b(described.encode(), digest_size=8).hexdigest()
 
     def __iter__(self) -> Iterator[StreamItem]:

@@ -17,7 +17,7 @@ from common.atomic_io import write_json
 from common.errors import UserError
 from common.locks import one_at_a_time
 from common.progress import Progress
-from common.text import clean
+from common.text import clean, join_words
 from common.untrusted.json_files import read_json
 from datamodules.sources.catalog import split_of
 from datamodules.sources.source import MOST_CLASSES, ImageRow
@@ -79,7 +79,9 @@ class StreamedSource(UnpackedSource):
                 f"it one: datamodule.source.{missing}={'[NAME,NAME]' if missing == 'classes' else 'N'}"
             )
         count = functools.partial(self._count, shards) if shards.is_local else None
-        stream = TrainStream(shards, classes, n_images, stated.get("class_counts"), count)
+        # Those of other classes, or in another order, say nothing of these
+        stated_counts = stated.get("class_counts") if classes == stated.get("classes") else None
+        stream = TrainStream(shards, classes, n_images, stated_counts, count)
         if counts:
             stream.take_counts(counts)
         return stream
@@ -136,6 +138,9 @@ class StreamedSource(UnpackedSource):
             raise UserError(
                 f"{path}: class_counts sum to {sum(counts):,}, but train_images is {n_images:,}; correct one of them"
             )
+        if counts and 0 in counts:
+            missing = [str(name) for name, n in zip(classes, counts, strict=True) if not n]
+            raise UserError(f"{path}: class_counts has no image of class {join_words(missing)}; every class needs some")
         found = {"classes": [str(name) for name in classes], "class_counts": counts}
         found["train_images"] = n_images or (counts and sum(counts))
         return {name: value for name, value in found.items() if value}

@@ -32,7 +32,10 @@ RANGE = {"low", "high", "log", "step"}
 RESERVED = {"stages", "ckpt_path", "seed", "seeds", "good_enough", "hydra", "debug", "deploy"}
 IN_BASE = {"seed", "deploy"}  # those allowed in base_overrides
 # Keys that decide which images are in val
-OTHER_IMAGES = re.compile(r"datamodule(\.(root|table|splits|split_seed|folds?|source\.(path|dataset|val)))?")
+OTHER_IMAGES = re.compile(
+    r"datamodule(\.(root|table|splits|split_seed|folds?|source(\.(path|dataset|val|subset|revision|image|label|classes|"
+    r"arguments(\..*)?|root|table|split_seed|_target_))?))?"
+)
 DIGITS = 4  # of a proposed number: more would not change results, and commands stay short
 MAX_LISTED_POINTS = 10_000  # in a larger space, hardly any point is proposed twice
 EXAMPLE = "e.g. 'space={optimizer.lr:{low:1e-4,high:1e-2,log:true},datamodule.batch_size:[8,16]}'"

@@ -7,8 +7,10 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Timer
 from scipy.stats import norm
+from torch import Tensor
 
 from callbacks.checkpoint import BestCheckpoint, LastCheckpoint
+from callbacks.ema import EMA
 from common.errors import UserError
 from common.untrusted.tensors import read_safetensors
 from lightning_modules.checkpoint import epochs_done
@@ -51,6 +53,25 @@ def test_the_choice_starts_over_after_a_share_of_the_time_limit_and_of_a_longer_
     longer = train(last, "trainer.max_time=00:00:02:00", "stages=[fit]", small=False, to=ran.folder)
     assert longer.status == 0, longer.err
     assert (longer.record.best.epoch, longer.record.best.value) == (6, pytest.approx(0.3))  # the first after 90 s
+
+
+@pytest.mark.parametrize(("limit_s", "stays"), [(100, True), (200, False)])
+def test_a_resumed_choice_starts_over_once_more_only_where_its_share_of_the_time_has_become_longer(
+    tmp_path, monkeypatch, limit_s, stays
+):
+    """After 80 seconds, of which the share of 100 is over and that of 200 is not."""
+    monkeypatch.setattr(Timer, "time_elapsed", lambda self, stage=None: 80.0)
+    before, best = (BestCheckpoint(select_after_fraction=0.75) for _ in range(2))
+    best.dirpath = str(tmp_path)
+    before.best_epoch, before.started_over = 3, True
+    best.load_state_dict(before.state_dict())
+    best.on_train_start(
+        SimpleNamespace(
+            callbacks=[Timer({"seconds": limit_s})], max_epochs=100, current_epoch=5, global_step=15, min_steps=None,
+            fit_loop=SimpleNamespace(min_epochs=None), strategy=SimpleNamespace(broadcast=float),
+        ), None,
+    )  # fmt: skip
+    assert best.started_over == stays
 
 
 @pytest.mark.parametrize("average", [[], ["callbacks=ema"]])
@@ -131,6 +152,10 @@ def test_a_malformed_loss_of_the_best_epoch_is_named(loss, tmp_path):
     best.dirpath = str(tmp_path)
     with pytest.raises(UserError, match=r"best_loss of best\.ckpt is not a single number"):
         best.load_state_dict(best.state_dict() | {"best_loss": loss})
+    with pytest.raises(UserError, match=r"best_model_score of best\.ckpt is not a single number"):
+        best.load_state_dict(
+            best.state_dict() | {"best_model_score": torch.zeros(2) if isinstance(loss, Tensor) else loss}
+        )
     with pytest.raises(UserError, match=r"best_epoch of best\.ckpt is not a whole number"):
         best.load_state_dict(best.state_dict() | {"best_epoch": [loss]})
 
@@ -144,7 +169,45 @@ def test_a_run_that_resumes_with_another_monitor_says_that_the_best_starts_over(
     caplog.clear()
     best.load_state_dict(best.state_dict())
     best.on_train_start(trainer, None)
+    BestCheckpoint(monitor="val/f1").on_train_start(SimpleNamespace(**vars(trainer) | {"global_step": 0}), None)
     assert not caplog.messages
+
+
+@pytest.mark.parametrize(("place", "is_first", "files"), [
+    ("own", True, ["best.ckpt"]), ("own", False, ["best.ckpt"]), ("beside", True, ["best.ckpt", "best.safetensors"]),
+    ("beside", False, []), ("nowhere", True, []),
+])  # fmt: skip
+def test_the_best_of_the_checkpoint_that_a_run_resumes_from_is_the_one_to_beat(
+    tmp_path, caplog, place, is_first, files
+):
+    """Where its file is in the run's folder, or beside that checkpoint, from where the first process copies it."""
+    beside, own = tmp_path / "beside", tmp_path / "own"
+    for folder in (beside, own):
+        folder.mkdir()
+    for name in () if place == "nowhere" else ("best.ckpt",) if place == "own" else ("best.ckpt", "best.safetensors"):
+        (tmp_path / place / name).write_text(name)
+    (beside / "last.ckpt").touch()
+    before, best = BestCheckpoint(), BestCheckpoint()
+    before.best_model_score, before.best_loss, before.best_epoch = torch.tensor(0.75), 0.5, 2
+    best.dirpath = str(own)
+    trainer = SimpleNamespace(ckpt_path=str(beside / "last.ckpt"), is_global_zero=is_first)
+    best.on_load_checkpoint(trainer, None, {})
+    best.load_state_dict(before.state_dict() | {"dirpath": str(beside), "best_model_path": "/etc/passwd"})
+    assert sorted(path.name for path in own.iterdir()) == files
+    assert all((own / name).read_text() == name for name in files)
+    path = "" if place == "nowhere" else str(own / "best.ckpt")
+    assert (best.best_model_path, best.kth_best_model_path, best.last_model_path) == (path, path, path)
+    assert best.best_k_models == ({path: before.best_model_score} if path else {}) and best.dirpath == str(own)
+    assert best.best_model_score == (before.best_model_score if path else None)
+    assert ("best.ckpt is missing" in caplog.text) == (place == "nowhere")
+    trainer = SimpleNamespace(
+        max_epochs=9, current_epoch=5, callbacks=[], callback_metrics={"val/loss": torch.tensor(0.4)},
+        strategy=SimpleNamespace(reduce_boolean_decision=bool),
+    )  # fmt: skip
+    best.started_over = True
+    assert best.check_monitor_top_k(trainer, torch.tensor(0.5)) == (place == "nowhere")
+    best.load_state_dict(BestCheckpoint().state_dict())  # of a run that has none yet
+    assert best.best_k_models == {} and best.best_model_score is None
 
 
 def test_all_processes_decide_a_tie_together():
@@ -167,6 +230,46 @@ def test_all_processes_decide_a_tie_together():
         assert best.check_monitor_top_k(trainer, score) is expected
         assert best.best_loss == (0.25 if expected else 0.5)
     assert asked == [False, True, False, True]  # the accuracy is no better, the loss is
+
+
+def test_the_best_epoch_is_that_of_brute_force_over_interruptions_and_other_lengths(tmp_path):
+    """The highest accuracy, of equal ones the lowest loss, of those the earliest; from the share on, of the epochs since."""
+    generator = np.random.default_rng(0)
+    (tmp_path / "best.ckpt").touch()
+    for _ in range(200):
+        fraction, monitor = float(generator.choice([0, 0.3, 0.5, 0.8])), generator.choice(["val/accuracy", "val/loss"])
+        best, kept, candidates, epoch = None, None, [], 0
+        for n_epochs in sorted(generator.integers(1, 12, 3)) if generator.random() < 0.5 else [12, 6, 12]:
+            again = BestCheckpoint(monitor=monitor, select_after_fraction=fraction)
+            again.dirpath = str(tmp_path)
+            if best is not None:
+                again.load_state_dict(best.state_dict())
+            best, start = again, int(fraction * n_epochs + 1e-9)
+            trainer = SimpleNamespace(
+                max_epochs=n_epochs, current_epoch=epoch, global_step=epoch, callbacks=[],
+                strategy=SimpleNamespace(reduce_boolean_decision=bool),
+            )  # fmt: skip
+            best.on_train_start(trainer, None)
+            if kept is not None and kept[2] < start:
+                candidates, is_late = [kept], False  # until the share is over
+            else:
+                is_late = kept is not None
+            while epoch < n_epochs and generator.random() < 0.9:
+                accuracy, loss = float(generator.integers(5)), float(generator.integers(3))
+                merits = (accuracy, -loss) if monitor == "val/accuracy" else (-loss, 0.0)
+                if epoch >= start and not is_late:
+                    candidates, is_late = [], True
+                candidates.append((*merits, epoch))
+                kept = max(candidates, key=lambda each: (each[:2], -each[2]))
+                trainer.current_epoch = epoch
+                trainer.callback_metrics = {"val/accuracy": torch.tensor(accuracy), "val/loss": torch.tensor(loss)}
+                score = trainer.callback_metrics[monitor]
+                assert best.check_monitor_top_k(trainer, score) == (kept[2] == epoch)
+                if kept[2] == epoch:
+                    path = str(tmp_path / "best.ckpt")
+                    best.best_k_models, best.kth_best_model_path, best.best_model_score = {path: score}, path, score
+                assert best.best_epoch == kept[2]
+                epoch += 1
 
 
 def test_the_lowest_loss_of_ties_is_a_better_epoch_than_the_earliest():
@@ -220,6 +323,8 @@ def test_the_last_state_is_kept_after_so_many_minutes_too(train, monkeypatch, tm
             lambda: LastCheckpoint(every_n_minutes=float("nan")),
             "callbacks.last_checkpoint.every_n_minutes=nan: use more than 0",
         ),
+        (lambda: EMA(enabled=True, decay=1), "callbacks.ema.decay=1: use a number from 0 to below 1"),
+        (lambda: EMA(enabled=True, decay=-0.1), "callbacks.ema.decay=-0.1: use a number from 0 to below 1"),
         (
             lambda: LastCheckpoint(every_n_minutes=1e15),
             "callbacks.last_checkpoint.every_n_minutes=1000000000000000.0: use more than 0",

@@ -108,7 +108,7 @@ def test_workers_change_nothing(opened):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_pass_resumes_after_any_batch_with_the_very_images_that_would_have_come(opened, workers):
+def test_a_pass_resumes_after_any_batch_with_the_very_images_that_would_have_come(opened, settings, workers):
     loader = opened().train_dataloader()
     straight = list(loader)
     for done in (1, 3, 6):
@@ -120,9 +120,10 @@ def test_a_pass_resumes_after_any_batch_with_the_very_images_that_would_have_com
         resumed = opened(f"datamodule.num_workers={workers}").train_dataloader()
         resumed.load_state_dict(state)
         assert same(list(resumed), straight[done:])
-    other = opened("seed=3").train_dataloader()
-    with pytest.raises(UserError, match="but this command has other images or another order"):
-        other.load_state_dict(state)
+    for change in ["seed=3", *["datamodule.source.shuffle_buffer=3"] * (settings[0] == "datamodule=webdataset")]:
+        other = opened(change).train_dataloader()
+        with pytest.raises(UserError, match="but this command has other images or another order"):
+            other.load_state_dict(state)
 
 
 def test_two_processes_have_every_image_once_and_equally_many(opened):
@@ -135,6 +136,18 @@ def test_two_processes_have_every_image_once_and_equally_many(opened):
         item.number for rank in (0, 1) for item in StreamSampler(stream, n_images=N_TRAIN, seed=1, share=Share(rank, 2))
     ]
     assert sorted(numbers) == list(range(N_TRAIN))
+
+
+def test_another_order_has_another_digest(opened):
+    """By which a run does not resume within an epoch where other images would come; litdata shuffles within each node."""
+    stream, found = opened().stream, {}
+    for share in (Share(0, 1), Share(0, 2), Share(0, 2, 2)):
+        for seed, epoch in ((1, 1), (1, 2), (2, 1)):
+            sampler = StreamSampler(stream, n_images=N_TRAIN, seed=seed, share=share)
+            sampler.set_epoch(epoch)
+            order = tuple(item.name for item in sampler)
+            assert found.setdefault(sampler.digest(), order) == order
+    assert len(found) == 9
 
 
 @pytest.mark.parametrize("skip", [0, 3, 16, 17, 20, 40])
@@ -249,6 +262,25 @@ def test_labels_are_names_or_numbers_of_the_classes():
             stream.label(Sample(b"", label, "x: 1"))
     with pytest.raises(UserError, match="use loss=cross_entropy"):
         _ = stream.class_counts
+
+
+@pytest.mark.parametrize(("classes", "labels", "numbers"), [
+    (["1", "2", "3"], ["1", "2", "3", "0", "01"], [0, 1, 2, None, None]),  # a 0 among them: are they names or numbers?
+    (["2", "10", "1"], ["2", "10", "1", "0"], [0, 1, 2, None]),
+    (["0", "1", "2"], ["0", "01", "2", "3"], [0, 1, 2, None]),
+    (["7", "8", "a"], ["7", "8", "0", "1", "2", "3"], [0, 1, 0, 1, 2, None]),
+])  # fmt: skip
+def test_labels_are_names_only_where_a_class_is_named_like_the_number_of_another(classes, labels, numbers):
+    class OfNowhere:
+        key = "datamodule.source.train=x"
+
+    stream = TrainStream(OfNowhere, classes, 10, None, None)
+    for label, number in zip(labels, numbers, strict=True):
+        if number is not None:
+            assert stream.label(Sample(b"", label, "x: 1")) == number
+            continue
+        with pytest.raises(UserError, match=f"label '{label}' is none of the 3 classes"):
+            stream.label(Sample(b"", label, "x: 1"))
 
 
 def test_damaged_counts_of_the_labels_are_counted_again(opened, tmp_path, caplog):

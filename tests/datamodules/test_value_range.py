@@ -12,7 +12,7 @@ from datamodules.decode import open_image, read_image, resize, to_rgb
 from datamodules.deep_pixels import MOST_VALUES, DeepPixels, ValueRange, parse_range
 from datamodules.image_stats import ImageStats
 from datamodules.sources.catalog import Catalog
-from datamodules.value_range import describe_range, few_levels, training_range
+from datamodules.value_range import describe_range, few_levels, mixed_depths, training_range
 from engine.config.instantiate import instantiate
 from tests.support.configs import composed
 
@@ -140,6 +140,22 @@ def test_images_of_8_and_of_more_bits_in_one_data_set_are_found(tmp_path, caplog
         and "test/b/00.png" in finding.text
         and finding.text in caplog.text
     )
+
+
+def test_of_mixed_bit_depths_the_rarer_images_are_named_and_classes_without_images_have_no_share():
+    nan = (np.nan, np.nan)
+    for row, kind, ends in (
+        (0, "more than 8 bits", "1 of 3 of class a, 0 of 2 of class b"),
+        (1, "8 bits", "3 of 3 of class a, 1 of 2 of class b"),
+    ):
+        spreads = [(0, 9) if (number == row) == (kind != "8 bits") else nan for number in range(5)]
+        catalog, stats = stats_of(spreads)
+        catalog.classes = ["a", "b", "c"]
+        text = mixed_depths(catalog, stats).text
+        assert f"per channel ({ends}) and" in text and text.endswith(f"of {kind} are {row}.png")
+    assert "(1 of 1 of class b, 1 of 2 of class a)" in mixed_depths(*stats_of([(0, 9), (0, 9), nan])).text
+    assert "; of more than 8 bits are 0.png and 2.png" in mixed_depths(*stats_of([(0, 9), nan, (0, 9), nan])).text
+    assert mixed_depths(*stats_of([nan] * 3)) is None and mixed_depths(*stats_of([(0, 9)] * 3)) is None
 
 
 def test_equal_shares_of_several_bit_depths_are_those_of_each_class(tmp_path):
@@ -322,7 +338,7 @@ def stats_of(spreads, stated=None, splits=None):
 
 @pytest.mark.parametrize("side", ["dark", "bright"])
 @pytest.mark.parametrize(("n", "n_apart", "far", "counts"), [
-    (9, 1, 500, True), (10, 1, 500, False), (10, 1, 90, True), (10, 1, 110, False), (39, 2, 500, True), (40, 2, 500, False),
+    (9, 1, 500, True), (10, 1, 500, False), (10, 1, 100, True), (10, 1, 110, False), (39, 2, 500, True), (40, 2, 500, False),
     (40, 3, 500, True),
 ])  # fmt: skip
 def test_of_ten_training_images_one_and_of_many_a_twentieth_may_lie_apart(n, n_apart, far, counts, side):
@@ -349,6 +365,7 @@ def test_the_levels_that_an_image_uses_are_counted_in_its_own_range():
     assert found.groups == [[2], [3], [5], [1]]  # those of the fewest levels first
     assert "4 images" in found.text and "2.png (1), 3.png (1), 5.png (26) and 1.png (31)" in found.text
     assert few_levels(catalog, stats, of_all).groups == [[2], [3], [1]]
+    assert few_levels(*stats_of([(7, 7)]), ValueRange(7, 7)).groups == [[0]]  # all images are of one value
     full = few_levels(*stats_of([(0, 257 * 31), (0, 257 * 31 - 1)]), None)  # of 16 bits, where the network is of 8
     assert full.groups == [[1]] and few_levels(*stats_of([(0, 257 * 31)]), None) is None
 

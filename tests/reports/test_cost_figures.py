@@ -5,7 +5,10 @@ import re
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.transforms import Bbox
 
+from reports import cost_figures
 from reports.cost_figures import Levels, Point, accuracy_figure, cost_figure, pareto_front
 from reports.report import write_report
 from tests.support.fake_runs import make_run
@@ -83,6 +86,8 @@ def test_the_line_joins_the_front_and_nothing_else_by_cost(drawn):
     given = points((0.8, 3e6), (0.7, 1e6), (0.75, 2e6), (0.6, 2.5e6))
     accuracy_figure("T", given, {1, 2, 3}, "MACs", Levels())
     assert drawn["step"] == [([1e6, 2e6, 3e6], [0.7, 0.75, 0.8])]
+    accuracy_figure("T", given, {1, 4}, "MACs", Levels())
+    assert drawn["step"][1:] == [([2.5e6, 3e6], [0.6, 0.8])]
     drawn["step"].clear()
     accuracy_figure("T", given, {4}, "MACs", Levels())
     assert drawn["step"] == []  # one point has nothing to be joined with
@@ -97,6 +102,55 @@ def test_a_target_is_a_line_within_the_heights_that_are_shown_unless_it_lies_far
     ends = [0.72, 0.83, *[target] * is_shown]
     span = max(ends) - min(ends)
     assert (low, high) == (pytest.approx(min(ends) - 0.07 * span), pytest.approx(max(ends) + 0.05 * span))
+
+
+@pytest.mark.parametrize(("n", "baseline"), [(2, 0.3), (5, 0.72), (8, 0.05), (14, 0.6)])
+def test_labels_cover_no_point_and_no_other_label_and_points_of_the_front_are_filled(monkeypatch, n, baseline):
+    """Measured where the figure is drawn; names up to eight points and ranks above, and one line on the baseline."""
+    generator, found = np.random.default_rng(n), []
+
+    def measure(figure, *_):
+        (axes,), renderer = figure.axes, FigureCanvasAgg(figure).get_renderer()
+        found.append([(text.get_text(), text.get_window_extent(renderer)) for text in axes.texts])
+        dots = {int(line.get_gid()[3:]): line for line in axes.lines if (line.get_gid() or "").startswith("tip")}
+        ends = [[(p.cost, p.accuracy), (p.cost, p.low), (p.cost, p.high)] for p in given]
+        found.append([axes.transData.transform(each) for each in ends])
+        found.append({rank for rank, dot in dots.items() if dot.get_markerfacecolor() == dot.get_markeredgecolor()})
+        found.append((axes.get_window_extent(renderer), figure.dpi / 72))
+        return ""
+
+    monkeypatch.setattr(cost_figures, "to_svg", measure)
+    given = points(*zip(generator.uniform(0.7, 0.8, n), np.exp(generator.uniform(13, 15, n)), strict=True))
+    front = pareto_front(given)
+    accuracy_figure("T", given, front, "MACs", Levels(max(p.accuracy for p in given), 0.02, baseline))
+    labels, places, filled, (frame, scale) = found
+    assert filled == front
+    of_points = [(text, box) for text, box in labels if "always" not in text]
+    ((_, of_baseline),) = [label for label in labels if label not in of_points]
+    assert len(of_points) >= min(n, 5) and frame.y0 <= of_baseline.y0 < of_baseline.y1 <= frame.y1
+    assert {text for text, _ in of_points} <= {name for p in given for name in [p.name] * (n <= 8) + [f"{p.rank}"]}
+    for index, (_, box) in enumerate(of_points):
+        assert frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+        assert not any(box.overlaps(other) for other in [of_baseline, *(each for _, each in of_points[:index])])
+        for (x, y), (_, bottom), (_, top) in places:  # a dot is 7 points wide, and its edge 1
+            assert not box.overlaps(Bbox([[x - 4 * scale, y - 4 * scale], [x + 4 * scale, y + 4 * scale]]))
+            assert not box.overlaps(Bbox([[x - scale / 2, bottom], [x + scale / 2, top]]))
+
+
+@pytest.mark.parametrize("costs", [(1e6, 1.1e6, 1e9), (9e8, 1e9, 1e6)])
+def test_the_baseline_is_labeled_at_the_end_where_fewer_points_are(monkeypatch, costs):
+    found = []
+
+    def measure(figure, *_):
+        (axes,), renderer = figure.axes, FigureCanvasAgg(figure).get_renderer()
+        (label,) = [text for text in axes.texts if "always" in text.get_text()]
+        frame, box = axes.get_window_extent(renderer), label.get_window_extent(renderer)
+        found.append((box.x0 + box.x1) / 2 > (frame.x0 + frame.x1) / 2)
+        return ""
+
+    monkeypatch.setattr(cost_figures, "to_svg", measure)
+    accuracy_figure("T", points(*zip((0.71, 0.69, 0.8), costs, strict=True)), {1, 3}, "MACs", Levels(baseline=0.7))
+    assert found == [costs[1] < 1e7]  # where the two points beside the line are not
 
 
 def test_a_tip_is_text():

@@ -110,6 +110,7 @@ class Evil:
     ({"image": b"x", "label": 1, "more": Evil()}, "items contain pickle, which cannot be read"),
     ({"image": Evil(), "label": 1}, "image is written as pickle; write the content of an image file, as bytes"),
     ({"image": b"x", "label": 1, "more": (1, 2)}, "its items are not plain dicts|items contain json"),
+    ({"image": b"x", "label": {"name": 1}}, "its items are not plain dicts"),
     ((b"x", 1), "its items are not plain dicts"),
     ({"image": b"x", "label": 1.5}, "label is written as float"),
 ])  # fmt: skip
@@ -144,6 +145,7 @@ SPEC = {
     (lambda index, train: index["config"].update(data_format=["bytes", "pickle"]), "label is written as pickle"),
     (lambda index, train: index["chunks"][0].update(filename="../val/0.bin"), "chunk '../val/0.bin' is malformed"),
     (lambda index, train: index["chunks"][0].update(chunk_size=-1), "is malformed"),
+    (lambda index, train: index["chunks"][0].update(chunk_size=2.5), "is malformed"),
     (lambda index, train: index["chunks"][0].update(chunk_bytes=10**9), "is cut off"),
     (lambda index, train: (train / "chunk-0-1.bin").unlink(), "chunk-0-1.bin is missing"),
     (lambda index, train: index.pop("config"), "'config'"),
@@ -154,6 +156,14 @@ def test_a_damaged_or_hostile_index_is_one_line(tmp_path, chunks, change, words)
     with pytest.raises(UserError, match=words) as error:
         _ = opened(tmp_path, chunks, train=changed(tmp_path, chunks, change)).stream
     assert "\n" not in str(error.value)
+
+
+def test_compressed_chunks_may_be_smaller_than_their_content(tmp_path, chunks):
+    def compress(index, train):
+        index["config"].update(compression="zstd")
+        index["chunks"][0].update(chunk_bytes=10**9)
+
+    assert opened(tmp_path, chunks, train=changed(tmp_path, chunks, compress)).shards("train").n_images == 34
 
 
 def test_a_damaged_chunk_is_one_line(tmp_path, chunks):

@@ -83,6 +83,22 @@ def test_what_classes_json_states_is_not_counted(tmp_path, png):
         (tmp_path / "train" / "classes.json").write_text(json.dumps(wrong))
         with pytest.raises(UserError, match=r"classes\.json"):
             _ = opened(tmp_path, tmp_path, train=train).stream
+    without = {"classes": ["ant", "bee", "cat"], "class_counts": [1000, 0, 0]}
+    (tmp_path / "train" / "classes.json").write_text(json.dumps(without))
+    with pytest.raises(UserError, match=r"classes\.json: .* no image of class bee and cat; every class needs some"):
+        _ = opened(tmp_path, tmp_path, train=train).stream
+
+
+def test_counts_that_classes_json_states_are_of_its_classes_in_its_order(tmp_path, png):
+    train = one_shard(tmp_path, [{"png": png, "cls": label} for label in (b"bee", b"ant", b"bee")])
+    (tmp_path / "train" / "classes.json").write_text(json.dumps({"classes": ["ant", "bee"], "class_counts": [1, 2]}))
+    for classes, counts in ((None, [1, 2]), (["ant", "bee"], [1, 2]), (["bee", "ant"], [2, 1])):
+        stream = opened(tmp_path, tmp_path, train=train, classes=classes).stream
+        labels = [stream.label(sample) for sample in stream.shards.read_in_order()]
+        assert stream.class_counts == counts == np.bincount(labels).tolist()
+    stream = opened(tmp_path, tmp_path, train=train, classes=["ant", "bee", "cat"]).stream
+    with pytest.raises(UserError, match="has no image of class cat"):
+        _ = stream.class_counts
 
 
 def test_that_fewer_images_are_there_than_stated_is_reported(tmp_path, tars, caplog):
@@ -118,6 +134,20 @@ def test_numbers_are_in_their_order_and_labels_may_be_in_json(tmp_path, png):
     source = opened(tmp_path, tmp_path, train=source.train, label="json.size", classes=["a", "b"])
     with pytest.raises(UserError, match="has no image of class a"):
         _ = source.stream.class_counts
+
+
+@pytest.mark.parametrize(("image", "label", "content", "name"), [
+    (None, None, b"jpg", "of cls"), ("png", None, b"png", "of cls"), ("webp", "json.kind", b"webp", "of kind"),
+    (None, "json", b"jpg", "of label"),
+])  # fmt: skip
+def test_which_files_of_a_sample_are_image_and_label(tmp_path, image, label, content, name):
+    sample = {"webp": b"webp", "png": b"png", "jpg": b"jpg", "txt": b"x", "cls": b"of cls"}
+    sample["json"] = json.dumps({"cls": "of json", "kind": "of kind", "label": "of label"}).encode()
+    train = one_shard(tmp_path, [sample])
+    source = opened(tmp_path, tmp_path, train=train, image=image, label=label)
+    shards = source.shards("train")
+    (found,) = shards.read_in_order()
+    assert (found.content, found.label, list(shards.labels())) == (content, name, [name])
 
 
 @pytest.mark.parametrize(("sample", "words"), [
@@ -200,7 +230,7 @@ def test_a_shard_that_was_cut_off_between_two_images_is_not_taken_as_whole(tmp_p
     caplog.clear()
     shard.write_bytes(Path(source).read_bytes())
     read_source(opened(tmp_path, tars, **settings))
-    assert "do not end" not in caplog.text
+    assert "without the end of a tar file" not in caplog.text
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -235,7 +265,7 @@ def test_compressed_shards_are_read(tmp_path, tars, caplog):
     (tmp_path / "gz").mkdir()
     (tmp_path / "gz" / "0.tar").write_bytes(gzip.compress((tars / "val" / "000.tar").read_bytes()))
     one, gz = (read_source(opened(tmp_path, tars, val=place)) for place in (f"{tars}/val/000.tar", f"{tmp_path}/gz"))
-    assert len(one) == len(gz) and "do not end" not in caplog.text
+    assert len(one) == len(gz) and "without the end of a tar file" not in caplog.text
 
 
 @pytest.mark.parametrize(("settings", "words"), [
@@ -259,13 +289,14 @@ def test_what_cannot_be_is_refused(tmp_path, tars, settings, words, monkeypatch)
     assert not Path("evil").exists()
 
 
-def test_a_member_that_would_fill_the_memory_is_refused(tmp_path):
+@pytest.mark.parametrize(("name", "mib"), [("0.png", 2**20), ("0.png", 257), ("0.cls", 2)])
+def test_a_member_that_would_fill_the_memory_is_refused(tmp_path, name, mib):
     (tmp_path / "train").mkdir()
     with tarfile.open(tmp_path / "train" / "0.tar", "w") as tar:
-        member = tarfile.TarInfo("0.png")
-        member.size = 2**40
+        member = tarfile.TarInfo(name)
+        member.size = mib * 2**20
         tar.fileobj.write(member.tobuf())
-    with pytest.raises(UserError, match=r"0\.png has 1,048,576 MiB"):
+    with pytest.raises(UserError, match=rf"{name} has {mib:,} MiB"):
         _ = opened(tmp_path, tmp_path, train=str(tmp_path / "train")).stream
 
 

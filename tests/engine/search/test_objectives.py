@@ -25,13 +25,21 @@ def test_a_disturbed_latency_is_shown_as_such():
     shown = Objective("model.latency_p50_ms").describe(disturbed)
     assert shown == "model latency_p50_ms 106.0000 (unreliable: other processes used 1.6 of 2 cores)"
     assert Objective("model.latency_p50_ms").describe(RECORD) == "model latency_p50_ms 5.5000"
+    disturbed.model.parameters = 250
+    assert Objective("model.parameters").describe(disturbed) == "model parameters 250.0000"
 
 
-@pytest.mark.parametrize("key", ["val.auroc", "val.f1", "model.parameters"])
+@pytest.mark.parametrize("key", ["val.auroc", "val.f1", "model.parameters", "model.latency_p50_ms"])
 def test_a_metric_that_was_not_measured_is_named(key):
-    for record in (RECORD, RunRecord()):
+    other_sizes = ModelInfo(macs=1, latency=LATENCY[:1])
+    for record in (RunRecord(val=RECORD.val, model=other_sizes), RunRecord()):
         with pytest.raises(UserError, match=f"objectives: {key} is not a number"):
             Objective(key).value_in(record)
+
+
+def test_one_or_two_different_objectives_are_taken():
+    for keys in (["val.f1"], ["model.macs", "val.loss"]):
+        assert parse_objectives(keys) == [Objective(key) for key in keys]
 
 
 def test_more_is_better_for_scores_only():

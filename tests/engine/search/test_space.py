@@ -1,5 +1,6 @@
 import math
 
+import optuna
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -8,11 +9,13 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 import engine.cli  # noqa: F401 registers the resolvers
 from common.errors import UserError
 from engine.search.space import (
+    OTHER_IMAGES,
     as_overrides,
     check_space,
     list_points,
     read_base_overrides,
     read_space,
+    suggest_point,
 )
 from tests.support.helpers import PROJECT
 
@@ -30,6 +33,7 @@ from tests.support.helpers import PROJECT
         ({"low": 0.1, "high": 0.75, "step": 0.1}, FloatDistribution(0.1, 0.7, step=0.1), 7),
         ({"low": 0, "high": 1, "step": 0.5}, FloatDistribution(0, 1, step=0.5), 3),
         ({"low": 5, "high": 5}, IntDistribution(5, 5), 1),
+        ({"low": 0.5, "high": 0.5}, FloatDistribution(0.5, 0.5), 1),
     ],
 )
 def test_dimensions_as_distributions(dimension, distribution, size):
@@ -70,9 +74,22 @@ def test_proposed_numbers_have_four_digits_and_stay_within_the_range():
     assert as_overrides(space, {"lr": 0.00031622776601683794, "n": 12_345}) == ["lr=0.0003162", "n=12345"]
     assert as_overrides(space, {"lr": 0.0333333, "n": 10_000})[0] == "lr=0.03333"
     assert as_overrides(read_space({"x": {"low": 1.0, "high": 1.23456}}), {"x": 1.23456}) == ["x=1.23456"]  # not 1.235
+    assert as_overrides(read_space({"x": {"low": 1.00004, "high": 2.0}}), {"x": 1.00004}) == ["x=1.00004"]  # not 1.0
     assert as_overrides(read_space({"x": {"low": 1000.25, "high": 1002.25, "step": 0.25}}), {"x": 1000.75}) == [
         "x=1000.75"
     ]
+
+
+def test_optuna_is_asked_for_the_dimensions_of_the_space():
+    space = read_space({
+        "a": ["x", 2], "b": {"low": 1, "high": 9}, "c": {"low": 1, "high": 9, "step": 4},
+        "d": {"low": 1, "high": 9, "log": True}, "e": {"low": 1, "high": 9.0}, "f": {"low": 1, "high": 9.0, "step": 4},
+        "g": {"low": 1.0, "high": 9, "log": True},
+    })  # fmt: skip
+    trial = optuna.create_study().ask()
+    point = suggest_point(space, trial)
+    assert trial.distributions == space and trial.params == point
+    assert [type(each) for each in point.values()] == [str, int, int, int, float, float, float]
 
 
 def test_base_overrides_are_written_as_typed_or_as_a_list():
@@ -114,6 +131,18 @@ def check():
         yield lambda space, *base: check_space(read_space(space), list(base))
 
 
+def test_what_changes_the_training_images_only_may_be_searched():
+    for key in (
+        "source.train",
+        "source.train_images",
+        "source.shuffle_buffer",
+        "batch_size",
+        "train_fraction",
+        "on_leak",
+    ):
+        assert not OTHER_IMAGES.fullmatch(f"datamodule.{key}")
+
+
 def test_groups_and_keys_of_train_are_a_space(check):
     check({"optimizer": ["sgd", "adam"], "optimizer.lr": {"low": 0.1, "high": 1.0}, "model.keep": [3, 4]}, "seed=3")
     check({"model": ["resnet18", "simple_cnn"], "scheduler": ["none", "plateau"]}, "experiment=final_model")
@@ -141,6 +170,8 @@ def test_groups_and_keys_of_train_are_a_space(check):
             "space: datamodule.split_seed changes the validation images, so the trials could not be compared",
         ),
         ({"datamodule": ["elpv", "elpv_paper"]}, [], "space: datamodule changes the validation images"),
+        *[({f"datamodule.source.{key}": ["a", "b"]}, [], f"space: datamodule.source.{key} changes the validation images")
+          for key in ("path", "subset", "revision", "image", "label", "val", "classes", "arguments.split")],
         ({"model.keep": [3]}, ["trainer.limit_val_batches=0.5"], "trainer.limit_val_batches=0.5 makes debug runs"),
         ({"trainer.overfit_batches": [1, 2]}, [], "space: trainer.overfit_batches=1 makes debug runs"),
         ({"model.keep": [3]}, ["experiment=optimizers"], "base_overrides: .*sweeps optimizer, optimizer.lr itself"),

@@ -7,6 +7,7 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from common.errors import UserError
 from engine.search import study
@@ -124,6 +125,35 @@ def test_no_point_of_a_small_space_is_proposed_twice():
     assert sorted(seen) == ["a", "c", "d"]
 
 
+def test_tpe_proposes_in_a_small_space_what_it_proposes_in_a_large_one_until_that_is_a_repetition(monkeypatch):
+    space = {key: CategoricalDistribution(list("abcdefghijklmnop")) for key in "xy"}
+
+    def proposals():
+        searched, points = in_memory(space=space), []
+
+        def objective(trial):
+            points.append(tuple(suggest_point(space, trial).values()))
+            return float(points[-1] == ("c", "e")) + points[-1].count("c")
+
+        searched.optimize(objective, n_trials=24)
+        return points
+
+    small = proposals()
+    monkeypatch.setattr("engine.search.space.MAX_LISTED_POINTS", 0)
+    large = proposals()
+    repeated = next(number for number, point in enumerate(large) if point in large[:number])
+    assert repeated > 6 and small[:repeated] == large[:repeated]  # after the random start, too
+    assert len(set(small)) == 24
+
+
+def test_where_every_point_was_tried_one_comes_again():
+    searched = in_memory(space=LETTERS)
+    for letter in "abcd":
+        add(searched, 0.5, space=LETTERS, x=letter)
+    searched.optimize(lambda trial: "abcd".index(suggest_point(LETTERS, trial)["x"]), n_trials=1)
+    assert searched.trials[-1].state == TrialState.COMPLETE
+
+
 def test_which_trials_count():
     searched = in_memory()
     failed = add(searched, state=TrialState.FAIL, x=0.1, y=0.2)
@@ -138,6 +168,8 @@ def test_which_trials_count():
     assert retried.state == TrialState.COMPLETE and retried.params == {"x": 0.1, "y": 0.2}
     study.retry_trial(searched, retried)
     assert study.effective_trials(searched, SPACE)[failed].number == retried.number
+    searched.set_user_attr(study.LOST_RUNS, [whole])
+    assert list(study.effective_trials(searched, SPACE)) == [failed, same]
 
 
 def test_in_a_small_space_equal_points_are_one_trial():
@@ -189,6 +221,10 @@ def test_a_study_keeps_its_settings(opened):
     )
     with pytest.raises(UserError, match=expected):
         opened(space=space)
+    for key, other in (("log", FloatDistribution(1.0, 2.0, log=True)), ("step", FloatDistribution(1.0, 2.0, step=0.5))):
+        opened(name=key, space={"x": FloatDistribution(1.0, 2.0)})
+        with pytest.raises(UserError, match=rf"space x=\{{low:1.0,high:2.0,{key}:.* instead of \{{low:1.0,high:2.0\}}"):
+            opened(name=key, space={"x": other})
     with pytest.raises(UserError, match=r"base_overrides=\[.?seed=3.?\] instead of \[\]"):
         opened(base_overrides=["seed=3"])
     with pytest.raises(UserError, match=r"objectives=\[val.loss\] instead of \[val.accuracy\]"):
@@ -206,16 +242,72 @@ def test_a_study_keeps_its_settings(opened):
         ("sqlite:////nowhere/at/all.db", "not available"),
     ],
 )
-def test_a_storage_that_is_not_available(opened, url, words):
+def test_a_storage_that_is_not_available(opened, monkeypatch, url, words):
     pytest.importorskip("psycopg")
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("waited for what does not come"))
     with pytest.raises(UserError, match=f"storage=.*{words}"):
         opened(storage=url)
+
+
+def test_the_password_of_a_storage_is_for_the_database_only(opened, monkeypatch):
+    def refused(url, **_):
+        connected.append(url)
+        raise SQLAlchemyError("refused")
+
+    connected, url = [], "postgresql+psycopg://nobody:secret@127.0.0.1:9/none"
+    monkeypatch.setattr("optuna.storages.RDBStorage", refused)
+    with pytest.raises(UserError, match=r"nobody:\*\*\*@127") as error:
+        opened(storage=url)
+    assert "secret" not in str(error.value) and connected == [url]
+
+
+def test_the_pruner_is_that_of_the_settings_unless_one_is_given(opened, tmp_path):
+    assert isinstance(opened().pruner, optuna.pruners.NopPruner)
+    pruner = opened(pruning={"n_startup_trials": 1, "n_warmup_steps": 2}).pruner
+
+    def is_behind(values, step):
+        """Whether a trial is pruned after two trials of these values."""
+        searched = optuna.create_study(direction="maximize", pruner=pruner)
+        for value in values:
+            one = searched.ask()
+            one.report(value, step)
+            searched.tell(one, value)
+        behind = searched.ask()
+        behind.report(0.5, step)
+        return behind.should_prune()
+
+    assert isinstance(pruner, optuna.pruners.MedianPruner)
+    assert [is_behind(v, step) for v, step in (([0.7], 2), ([], 2), ([0.7], 1), ([0.3], 2))] == [True] + [False] * 3
+    own = optuna.pruners.NopPruner(), optuna.samplers.RandomSampler()
+    settings = SearchSettings(
+        name="own", n_trials=1, objectives=[Objective("val.f1")], base_overrides=[], space=SPACE, seeds=[1],
+        good_enough=0.02, n_retrain=1, n_startup_trials=5, seed=1, pruning={}, storage=None,
+    )  # fmt: skip
+    given = study.open_study(settings, tmp_path, own[1], own[0])
+    assert (given.pruner, given.sampler) == own
 
 
 def test_a_database_that_is_damaged(opened, tmp_path):
     (tmp_path / study.DATABASE).write_text("no database" * 100)
     with pytest.raises(UserError, match=r"study\.db: not available: file is not a database.*delete it"):
         opened()
+
+
+def test_a_database_that_another_process_is_creating_is_waited_for(opened, monkeypatch):
+    class Created(optuna.storages.RDBStorage):
+        def __init__(self, *given, **options):
+            if errors:
+                raise errors.pop()
+            super().__init__(*given, **options)
+
+    errors, waited = [IntegrityError("", None, Exception()), SQLAlchemyError("table studies already exists")], []
+    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setattr("optuna.storages.RDBStorage", Created)
+    assert opened().study_name == "made_up" and waited == [0.2, 0.2]
+    errors, waited[:] = [SQLAlchemyError("table studies already exists")] * 99, []
+    with pytest.raises(UserError, match="not available: table studies already exists"):
+        opened(name="other")
+    assert sum(waited) == pytest.approx(2)
 
 
 def test_a_disk_that_is_full_when_the_database_is_made(opened, monkeypatch):

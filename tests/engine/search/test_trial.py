@@ -36,6 +36,7 @@ def test_a_trial_leaves_what_a_run_of_train_leaves(hydra, tmp_path):
         ".hydra",
         "result.json",
     }  # and train.log, once something is logged
+    assert trial.run_trial(folder, overrides, lambda *_: pytest.fail("ran again")) is None and len(seen) == 1
     assert set(OUTPUTS.iterdir()) == outputs  # no folder outputs/MODEL/DATE beside it
 
 
