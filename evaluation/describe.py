@@ -170,7 +170,7 @@ def format_threshold(threshold: float) -> str:
 
 def _decided(metrics: SplitMetrics, split: str) -> str:
     if metrics.selective is None:
-        return ", so that predict.py abstains from every image"
+        return ", so predict.py abstains from every image"
     accuracy = f": {_describe(metrics.selective.accuracy)}" if metrics.selective.accuracy else ""
     coverage = metrics.selective.coverage
     return f", decides {coverage:.{digits_of_share(coverage) - 2}%} of {split}{accuracy}"

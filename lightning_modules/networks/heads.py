@@ -63,7 +63,7 @@ def build_module(called: str, build: Callable, gets: str, arguments: dict) -> nn
     if not isinstance(built, nn.Module):
         raise NetworkError(f"{called}: returns a {type(built).__name__}, not a torch.nn.Module")
     if built.__hash__ is None:
-        raise NetworkError(f"{called}: cannot be hashed, as torch needs it; use @dataclass(eq=False)")
+        raise NetworkError(f"{called}: cannot be hashed, which torch requires; use @dataclass(eq=False)")
     return built
 
 

@@ -316,7 +316,7 @@ def test_without_a_promise_every_image_is_left_undecided():
     assert decision.confidence is None
     found = measure(labels, probabilities, TWO, decision)
     line = next(line for line in describe_metrics(found, decision) if line.startswith("selective"))
-    assert line.endswith("(at least 45 without an error are needed), so that predict.py abstains from every image")
+    assert line.endswith("(at least 45 without an error are needed), so predict.py abstains from every image")
 
 
 def test_of_many_classes_the_screen_shows_the_worst():

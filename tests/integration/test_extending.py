@@ -277,7 +277,7 @@ BAD = [  # file of the page, what is replaced in it, and the message
     ("networks.py", "num_classes: int,", "num_classes: int, depth: int,",
      "model.network=my_package.networks.Tiny: missing a required argument: 'depth'; it gets num_classes and, by name,"),
     ("networks.py", "    def __init__", "    __hash__ = None\n\n    def __init__",
-     r"model.network=my_package.networks.Tiny: cannot be hashed, as torch needs it; use @dataclass\(eq=False\)"),
+     r"model.network=my_package.networks.Tiny: cannot be hashed, which torch requires; use @dataclass\(eq=False\)"),
     ("losses.py", "    def __init__", "    __hash__ = None\n\n    def __init__",
      "loss=my_package.losses.PolyLoss: cannot be hashed, which torch requires"),
     ("optimizers.py", "def step(self, closure):", "def step(self):",
