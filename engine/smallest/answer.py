@@ -129,7 +129,7 @@ class Answerer:
             load_classifier(own)  # do not hand out a damaged checkpoint
         except UserError as error:
             raise UserError(
-                f"{str(error).partition('; take ')[0]}, so {BEST} cannot be made from it; delete the folders of its run "
+                f"{str(error).partition('; use ')[0]}, so {BEST} cannot be made from it; delete the folders of its run "
                 "in runs and test, and rerun the same command, which retrains it"
             ) from error
         register = register_argument(self.runs.record(self.keys[self.chosen][0]).run.settings)

@@ -79,6 +79,10 @@ def test_a_checkpoint_of_another_fit_or_size_is_refused(train, sides, tmp_path):
         and "was trained with datamodule.fit=pad, but this run has crop; use a teacher" in student.err
     )
     squashed = train(*SIMPLE_CNN, "stages=[fit]", "trainer.max_epochs=1", root=sides)
-    assert [text for text in squashed.record.run.warnings if text.startswith("half of the images are at least 2 times as long")]
+    assert [
+        text
+        for text in squashed.record.run.warnings
+        if text.startswith("half of the images are at least 2 times as long")
+    ]
     wrong = train(*SIMPLE_CNN, "datamodule.fit=strech", root=sides)
     assert wrong.status == 1 and "datamodule.fit=strech: expected squash or crop or pad" in wrong.err
