@@ -236,7 +236,7 @@ def as_map(shape: torch.Size, network: nn.Module) -> tuple[int, ToMap | None] | 
         if shape[2] == shape[3]:
             return shape[1], None
     if len(shape) == 3:
-        for prefix_tokens in dict.fromkeys((0, getattr(network, "num_prefix_tokens", 0))):
+        for prefix_tokens in dict.fromkeys((0, getattr(network, "num_prefix_tokens", 1))):
             if _is_square(shape[1] - prefix_tokens):
                 return shape[2], ToMap(prefix_tokens)
     return None

@@ -21,8 +21,10 @@ from lightning_modules.networks.timm_models import check_timm_name, timm_model
 from lightning_modules.networks.torchvision_models import TORCHVISION_WEIGHTS, torchvision_model
 
 PROBE_SIZE = 256  # pixels of the image that determines the backbone's channels; nothing is computed
+# Tried where a network does not take that, and does not say what it takes
+USUAL_SIZES = (224, 192, 160, 128, 96, 64, 48, 32, 28)
 # (backbone, keep) -> as of `as_map`: a run builds its network thrice
-FOUND: dict[tuple[str, int | str], tuple[int, ToMap | None] | None] = {}
+FOUND: dict[tuple[str, int | str], tuple[int, ToMap | None]] = {}
 IN_STAGES = {"mnasnet0_5", "regnet_y_400mf"}  # of torchvision: their own children are few, the blocks lie deeper
 
 BACKBONES: dict[str, Callable[[], nn.Module]] = {
@@ -83,12 +85,13 @@ def truncated(*, backbone: str, keep: int | str, head: dict, num_classes: int) -
         last, names = find_block(blocks, backbone, keep), blocks.cuts
         kept = blocks.upto(last)
     if (backbone, keep) not in FOUND:
-        FOUND[backbone, keep] = features_of(kept, whole)
-    if FOUND[backbone, keep] is None:
-        raise NetworkError(
-            f"model.keep={keep}: cannot cut {backbone} after {last}, which gives no feature map: it works on "
-            f"pooled features, or gives several maps. Cut elsewhere; the blocks are {shorten(names)}"
-        )
+        try:
+            FOUND[backbone, keep] = features_of(kept, whole)
+        except ValueError as error:
+            raise NetworkError(
+                f"model.keep={keep}: cannot cut {backbone} after {last}, which gives no feature map: {error}. "
+                f"Cut elsewhere; the blocks are {shorten(names)}"
+            ) from error
     features, to_map = FOUND[backbone, keep]
     if to_map is not None:
         kept.to_map = copy.deepcopy(to_map)  # the last in a sequence
@@ -228,19 +231,30 @@ def cut_after(
 
 
 @torch.no_grad()
-def features_of(kept: nn.Module, whole: nn.Module) -> tuple[int, ToMap | None] | None:
+def features_of(kept: nn.Module, whole: nn.Module) -> tuple[int, ToMap | None]:
     """Return what `as_map` says of a cut, from the shapes of a forward pass on torch's meta device.
 
-    None where its last block is past the pooling of its network and gives no map.
+    Raises:
+        ValueError: its last block is past the pooling of its network and gives no map, or takes no image.
     """
-    kept = on_meta(kept)
-    for size in dict.fromkeys((PROBE_SIZE, own_image_size(whole))):
+    kept, reason = on_meta(kept), None
+    for size in probe_sizes(whole):
         try:
             features = kept(torch.empty(1, 3, size, size, device="meta"))
-        except (RuntimeError, AssertionError):  # of another size of images, or of pooled features
+        except (RuntimeError, AssertionError) as error:  # of another size of images, or of pooled features
+            reason = reason or f"{size} x {size} pixels ({' '.join(str(error).split())[:200]})"
             continue
-        return as_map(features.shape, whole) if isinstance(features, Tensor) else None
-    return None
+        found = as_map(features.shape, whole) if isinstance(features, Tensor) else None
+        if found is None:
+            raise ValueError("it works on pooled features, or gives several maps")
+        return found
+    raise ValueError(f"it works on pooled features, or takes no image of {reason}")
+
+
+def probe_sizes(network: nn.Module) -> tuple[int, ...]:
+    """Return the sides of the images to determine channels with; the first one that the network takes does."""
+    own = own_image_size(network)
+    return tuple(dict.fromkeys((PROBE_SIZE, own, *USUAL_SIZES)))
 
 
 def own_image_size(network: nn.Module) -> int:

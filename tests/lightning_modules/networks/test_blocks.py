@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lightning_modules.checkpoint import load_classifier, load_network
-from lightning_modules.networks.blocks import Blocks
+from lightning_modules.networks.blocks import Blocks, as_map
 from lightning_modules.networks.errors import NetworkError
 from lightning_modules.networks.registry import build_network
 from lightning_modules.networks.surgery import batch_norms
@@ -188,3 +188,9 @@ def test_blocks_that_are_not_found_are_refused_with_the_reason(keep):
     pytest.importorskip("timm", reason="needs the extra timm")
     with pytest.raises(NetworkError, match=f"model.keep={keep}: .*; further ones are not found .symbolically traced"):
         cut("test_vit", keep)
+
+
+def test_a_token_of_the_class_before_those_of_the_patches_is_found_by_their_number():
+    tokens = torch.randn(2, 1 + 3 * 3, 5)
+    features, to_map = as_map(tokens[:1].shape, torch.nn.Identity())  # which says nothing about tokens
+    assert features == 5 and torch.equal(to_map(tokens).flatten(2), tokens[:, 1:].transpose(1, 2))
