@@ -289,8 +289,10 @@ def check_logits(config: DictConfig, network: nn.Module, k: int) -> None:
         try:
             logits = network.eval()(torch.zeros(count, 3, size, size))
         except Exception as error:
-            packages = {str(frame.f_globals.get("__name__")).split(".")[0] for frame, _ in walk_tb(error.__traceback__)}
-            if packages <= OURS | LIBRARIES:  # layers of torch, put together in a way that does not fit
+            modules = {frame.f_globals.get("__name__") for frame, _ in walk_tb(error.__traceback__)}
+            modules.discard(None)  # of a forward that torch.fx has written
+            # Layers of torch, put together in a way that does not fit
+            if {module.split(".")[0] for module in modules} <= OURS | LIBRARIES:
                 raise UserError(f"{name}: takes no image of {size} x {size}: {' '.join(str(error).split())}") from error
             raise
         network.train(was_training)
