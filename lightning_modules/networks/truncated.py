@@ -87,7 +87,7 @@ def truncated(*, backbone: str, keep: int | str, head: dict, num_classes: int) -
     if (backbone, keep) not in FOUND:
         try:
             FOUND[backbone, keep] = features_of(kept, whole)
-        except ValueError as error:
+        except NetworkError as error:
             raise NetworkError(
                 f"model.keep={keep}: cannot cut {backbone} after {last}, which gives no feature map: {error}. "
                 f"Cut elsewhere; the blocks are {shorten(names)}"
@@ -112,9 +112,12 @@ def build_backbone(name: str) -> nn.Module:
     try:
         check_timm_name(name, key="model.backbone", further=BACKBONES)
     except NetworkError as error:
-        if is_full_name(name) and error.allowed:
-            error.message += f"; if it is yours: register=[{name}]"
-        raise
+        if not is_full_name(name) or not error.allowed:
+            raise
+        yours = f"if it is yours: register=[{name}]"
+        if name.count(".") > 1 or name != name.lower():  # none that timm could have
+            raise NetworkError(f"the backbone {name!r} is not one of this project or of timm; {yours}") from error
+        raise NetworkError(f"{error.message}; {yours}", name=error.name, allowed=error.allowed) from error
     return timm_model(name=name, num_classes=1000)
 
 
@@ -235,7 +238,7 @@ def features_of(kept: nn.Module, whole: nn.Module) -> tuple[int, ToMap | None]:
     """Return what `as_map` says of a cut, from the shapes of a forward pass on torch's meta device.
 
     Raises:
-        ValueError: its last block is past the pooling of its network and gives no map, or takes no image.
+        NetworkError: its last block is past the pooling of its network and gives no map, or takes no image.
     """
     kept, reason = on_meta(kept), None
     for size in probe_sizes(whole):
@@ -246,9 +249,9 @@ def features_of(kept: nn.Module, whole: nn.Module) -> tuple[int, ToMap | None]:
             continue
         found = as_map(features.shape, whole) if isinstance(features, Tensor) else None
         if found is None:
-            raise ValueError("it works on pooled features, or gives several maps")
+            raise NetworkError("it works on pooled features, or gives several maps")
         return found
-    raise ValueError(f"it works on pooled features, or takes no image of {reason}")
+    raise NetworkError(f"it works on pooled features, or takes no image of {reason}")
 
 
 def probe_sizes(network: nn.Module) -> tuple[int, ...]:
