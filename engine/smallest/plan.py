@@ -24,11 +24,12 @@ FIRST_RATE = 1.5e9  # MACs a second, until a pass has shown the machine's
 PER_RUN_S = 6.0  # of a run besides its epochs
 RESERVE_S = 30.0  # for test images, latencies and the page
 CUT_OFF = 1.15  # of the budget, at which a training ends in the middle
-IMAGES, WEIGHTS, FILES = "images", "weights", "files"
+IMAGES, WEIGHTS, FILES, NETWORKS = "images", "weights", "files", "networks"
 CHANGED = {  # what a search is of besides settings, by its key -> what it is called where it differs
     IMAGES: "images, labels, splits or weights of images that have changed since",
     WEIGHTS: "files of weights that have changed since",
     FILES: "settings in files of conf or --config-dir that have changed since",
+    NETWORKS: "networks of your own whose layers have changed since",
 }
 SEARCH = "search"  # what a folder's search is of, among its decisions
 
@@ -81,8 +82,8 @@ class Plan:
         with self._locked():
             known, search = self._read(), json.loads(json.dumps(search))
             before = known.setdefault(SEARCH, search)
-            if FILES in search and isinstance(before, dict):
-                before.setdefault(FILES, search[FILES])  # earlier versions did not look
+            for key in {FILES, NETWORKS} & search.keys() if isinstance(before, dict) else ():
+                before.setdefault(key, search[key])  # earlier versions did not look
             if before != search:
                 before = before if isinstance(before, dict) else {}
                 keys = [key for key in {**before, **search} if before.get(key) != search.get(key)]
