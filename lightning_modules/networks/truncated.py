@@ -240,10 +240,10 @@ def features_of(kept: nn.Module, whole: nn.Module) -> tuple[int, ToMap | None]:
     Raises:
         NetworkError: its last block is past the pooling of its network and gives no map, or takes no image.
     """
-    kept, reason = on_meta(kept), None
+    reason = None
     for size in probe_sizes(whole):
         try:
-            features = kept(torch.empty(1, 3, size, size, device="meta"))
+            features = on_meta(kept)(torch.empty(1, 3, size, size, device="meta"))
         except (RuntimeError, AssertionError) as error:  # of another size of images, or of pooled features
             reason = reason or f"{size} x {size} pixels ({' '.join(str(error).split())[:200]})"
             continue

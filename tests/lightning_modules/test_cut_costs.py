@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 from safetensors.torch import save
@@ -57,6 +59,12 @@ class Own(torch.nn.Module):
             self.positions = torch.nn.Parameter(torch.zeros(1, 50, 4))
         elif then == "numpy":
             self.scale = self.fc.weight.detach().numpy().std()
+        elif then == "weights":  # loads those of a file, with a warning for each on torch's meta device
+            self.load_state_dict(
+                {name: torch.zeros(value.shape, device="cpu") for name, value in self.state_dict().items()}
+            )
+        elif then == "scripted":
+            self.body = torch.jit.script(self.body)
         elif then == "lazy":
             self.body = torch.nn.Sequential(torch.nn.LazyConv2d(5, 1), torch.nn.ReLU())
         elif then == "gray":
@@ -75,6 +83,7 @@ class Own(torch.nn.Module):
 
 @pytest.mark.parametrize(("then", "sizes"), [
     ("", (32, 64)), ("flatten", (32, 64)), ("numbers", (32, 64)), ("numpy", (32, 64)), ("positions", (28,)),
+    ("weights", (32, 64)),
 ])  # fmt: skip
 def test_a_network_of_the_users_own_is_measured_up_to_its_last_block_at_sizes_that_it_takes(monkeypatch, then, sizes):
     """What follows the last block is not kept: it may want other images, or numbers."""
@@ -92,9 +101,20 @@ def test_a_network_of_the_users_own_is_measured_up_to_its_last_block_at_sizes_th
 
 @pytest.mark.parametrize(("then", "message"), [
     ("lazy", r"^model\.backbone=own\.lazy\.Net: has lazy layers"),
+    pytest.param("scripted", r"^model\.keep=2: cannot cut .* after body", marks=pytest.mark.filterwarnings("ignore:.*script")),
     ("gray", r"^model\.keep=1: .* takes no image of 256 x 256 pixels \(.+\)\. Cut elsewhere; the blocks are patch, body$"),
 ])  # fmt: skip
 def test_what_is_wrong_with_a_network_of_the_users_own_is_named(monkeypatch, then, message):
     monkeypatch.setitem(OWN, f"own.{then}.Net", lambda *, num_classes: Own(num_classes=num_classes, then=then))
     with pytest.raises(NetworkError, match=message):
-        build_network(network="truncated", backbone=f"own.{then}.Net", keep=1, head=HEAD, num_classes=2)
+        build_network(
+            network="truncated", backbone=f"own.{then}.Net", keep=1 + (then == "scripted"), head=HEAD, num_classes=2
+        )
+
+
+def test_weights_that_a_network_of_the_users_own_loads_itself_give_no_warnings(monkeypatch):
+    monkeypatch.setitem(OWN, "own.weights.Net", lambda *, num_classes: Own(num_classes=num_classes, then="weights"))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        cut_costs("own.weights.Net", (32,))
+    assert not [each for each in seen if "no-op" in str(each.message)]
