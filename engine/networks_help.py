@@ -6,7 +6,8 @@ import torch
 
 from common.errors import UserError
 from common.table import Table
-from common.text import compact_count, is_own_backbone, plural
+from common.text import clean, compact_count, is_own_backbone, plural
+from engine.run.component_errors import LONGEST, SHOW_TRACEBACK
 from lightning_modules.activation_memory import FLOAT_BYTES, kibibytes
 from lightning_modules.cut_costs import CutCost, cut_costs
 from lightning_modules.network_errors import network_errors, register_by_name
@@ -34,9 +35,22 @@ def print_networks(names: Sequence[str]) -> None:
     register_by_name([name for name in names if is_own_backbone(name)], "--networks")
     with network_errors():
         if names:
-            print("\n\n".join("\n".join(describe_backbone(name)) for name in names))
+            print("\n\n".join("\n".join(_describe(name)) for name in names))
         else:
             print("\n".join(list_backbones()))
+
+
+def _describe(name: str) -> list[str]:
+    """Return `describe_backbone`; what one of the user's own raises is for the user."""
+    try:
+        return describe_backbone(name)
+    except (UserError, NetworkError):
+        raise
+    except Exception as error:
+        if not is_own_backbone(name):
+            raise
+        text = clean(" ".join(f"{type(error).__name__}: {error}".split()), LONGEST)
+        raise UserError(f"--networks {name}: cannot be measured: {text}. {SHOW_TRACEBACK}") from error
 
 
 def list_backbones() -> list[str]:
@@ -74,7 +88,8 @@ def describe_backbone(name: str) -> list[str]:
     """
     sizes, _, cuts, refused = cut_costs(name, SIZES)
     if not cuts:
-        raise UserError(f"--networks {name}: cannot be cut: none of its blocks gives a feature map")
+        why = "; ".join(["", *_further(name)])
+        raise UserError(f"--networks {name}: cannot be cut: none of its blocks gives a feature map{why}")
     titles = ["keep", "or", "features", "map", "parameters", *(f"MACs at {size}" for size in sizes), "memory"]
     lines = [
         [

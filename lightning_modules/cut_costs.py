@@ -1,7 +1,8 @@
 """Measure what each cut of a backbone costs as `model=truncated` builds it, with two forward passes per image size."""
 
+import contextlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,13 +13,13 @@ from lightning_modules.networks.blocks import Blocks, as_map, is_layer
 from lightning_modules.networks.heads import build_head
 from lightning_modules.networks.truncated import (
     BACKBONES,
-    PROBE_SIZE,
     build_backbone,
     cut_after,
     cut_names,
     has_numbered_children,
     numbered_children,
     own_image_size,
+    probe_sizes,
 )
 from lightning_modules.profiling import count_parameters, profile_thop
 
@@ -51,6 +52,7 @@ class BackboneCosts(NamedTuple):
 class _Pass(NamedTuple):
     """Hold one forward pass: for each cut, the shape of its output, its activation number and its place in the operations."""
 
+    network: nn.Module
     tracker: ActivationTracker
     places: dict[str, tuple[torch.Size, int | None, int]]
 
@@ -77,23 +79,29 @@ def cut_costs(
     own_size = own_image_size(whole)
     kept = dict(kept_parts(whole, backbone))
     numbers = {name: number for number, name in enumerate(cut_names(whole, backbone), 1)}
-    measured = whole
-    if backbone in BACKBONES and hasattr(whole, "features"):  # later layers may need other image sizes
-        measured = nn.Sequential(OrderedDict(features=whole.features))
+    # What follows the last block may need other image sizes, or fail without numbers
+    networks = [whole, *list(kept.values())[-1:]]
+    if backbone in BACKBONES and hasattr(whole, "features"):
+        networks = [nn.Sequential(OrderedDict(features=whole.features))]
     passes, refused = {}, {}
-    for size in dict.fromkeys((*sizes, PROBE_SIZE, own_size)):
+    probing = probe_sizes(whole)
+    wanted = dict.fromkeys((*sizes, *probing[: 1 + (own_size != probing[0])]))
+    for size in dict.fromkeys((*wanted, *probing)):
+        if size not in wanted and passes.keys() & set(probing):
+            break
         try:
-            passes[size] = _track(measured, list(kept), size)
+            passes[size] = _first_pass(networks, list(kept), size)
         except (RuntimeError, ValueError, AssertionError) as error:
-            if size == own_size:
-                raise
-            refused[size] = " ".join(str(error).split())
-    found = next(passes[size] for size in (PROBE_SIZE, own_size) if size in passes)
+            refused[size] = error
+    probed = next((size for size in probing if size in passes), None)
+    if probed is None:
+        raise refused[own_size]
+    own_size, found = own_size if own_size in passes else probed, passes[probed]
     maps = {name: as_map(place[0], whole) for name, place in found.places.items()}
     cuts = [name for name in kept if maps.get(name) is not None]
     sizes = tuple(size for size in sizes if size in passes) or (own_size,)
     stated = {name: (count_parameters(kept[name]), _weight_bytes(kept[name])) for name in cuts}  # thop adds to them
-    macs = [dict(_by_layer(profile_thop(measured, _image(size))[2])) for size in sizes]
+    macs = [dict(_by_layer(profile_thop(passes[size].network, _image(size))[2])) for size in sizes]
     costs = []
     for name in cuts[-1:] if only_last else cuts:
         features, to_map = maps[name]
@@ -109,10 +117,18 @@ def cut_costs(
         costs.append(
             CutCost(name, numbers.get(name), features, shapes, parameters, weight_bytes, *zip(*of_sizes, strict=True))
         )
-    return BackboneCosts(sizes, len(cuts), costs, {size: why for size, why in refused.items() if size not in passes})
+    return BackboneCosts(sizes, len(cuts), costs, {size: " ".join(str(why).split()) for size, why in refused.items()})
 
 
-def _track(whole: nn.Module, names: list[str], size: int) -> _Pass:
+def _first_pass(networks: Sequence[nn.Module], names: list[str], size: int) -> _Pass:
+    """Pass an image through the first of these networks that takes it."""
+    for network in networks[:-1]:
+        with contextlib.suppress(RuntimeError, ValueError, AssertionError):
+            return _track(network, names, size)
+    return _track(networks[-1], names, size)
+
+
+def _track(network: nn.Module, names: list[str], size: int) -> _Pass:
     """Pass an image through a network on the meta device."""
     tracker, places = ActivationTracker(image := _image(size)), {}
 
@@ -120,17 +136,19 @@ def _track(whole: nn.Module, names: list[str], size: int) -> _Pass:
         if isinstance(output, Tensor):
             places.setdefault(name, (output.shape, tracker.number_of(output), len(tracker.operations)))
 
+    modules = dict(network.named_modules())
     hooks = [
-        whole.get_submodule(name).register_forward_hook(lambda _, _inputs, output, name=name: keep_place(output, name))
+        modules[name].register_forward_hook(lambda _, _inputs, output, name=name: keep_place(output, name))
         for name in names
+        if name in modules
     ]
     try:
         with tracker:
-            whole(image)
+            network(image)
     finally:
         for hook in hooks:
             hook.remove()
-    return _Pass(tracker, places)
+    return _Pass(network, tracker, places)
 
 
 def _with_tail(found: _Pass, name: str, tail: nn.Module, macs: float) -> tuple[int, int]:

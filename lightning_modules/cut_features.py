@@ -13,12 +13,11 @@ from lightning_modules.networks.blocks import Blocks, ToMap, as_map
 from lightning_modules.networks.errors import NetworkError
 from lightning_modules.networks.meta import on_meta
 from lightning_modules.networks.truncated import (
-    PROBE_SIZE,
     Truncated,
     build_backbone,
     has_numbered_children,
     numbered_children,
-    own_image_size,
+    probe_sizes,
 )
 
 
@@ -100,7 +99,7 @@ def _maps(kept: nn.Module, backbone: str, names: Iterable[str]) -> dict[str, tup
         kept.get_submodule(name).register_forward_hook(
             lambda _, _inputs, output, name=name: shapes.update({name: getattr(output, "shape", torch.Size())})
         )
-    for size in dict.fromkeys((PROBE_SIZE, own_image_size(whole))):
+    for size in probe_sizes(whole):
         shapes.clear()
         try:
             kept.eval()(torch.empty(1, 3, size, size, device="meta"))

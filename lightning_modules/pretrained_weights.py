@@ -183,7 +183,8 @@ def _load_fitting(network: nn.Module, weights: Weights, classes: Sequence[str] |
     fitting = {name: tensor for name, tensor in renamed.items() if name in own and fits(tensor, own[name])}
     of_head = set(head_weights(network))
     before_head = [name for name in own if name not in of_head] or list(own)
-    if not any(name.endswith("weight") and name in fitting for name in before_head):
+    named = fitting.keys() | (renamed.keys() - of_head)  # one of another shape is named below
+    if not any(name.endswith("weight") and name in named for name in before_head):
         raise UserError(
             f"{key}: none of its weights fit this network. It has names such as "
             f"{', '.join(name[:100] for name in list(weights.state)[:3])}; the network needs {', '.join(list(own)[:3])}"

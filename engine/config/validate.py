@@ -292,8 +292,11 @@ def check_logits(config: DictConfig, network: nn.Module, k: int) -> None:
         try:
             logits = network.eval()(torch.zeros(count, 3, size, size))
         except Exception as error:
-            packages = {str(frame.f_globals.get("__name__")).split(".")[0] for frame, _ in walk_tb(error.__traceback__)}
-            if packages <= OURS | LIBRARIES:  # torch layers whose shapes do not fit each other
+            modules = {frame.f_globals.get("__name__") for frame, _ in walk_tb(error.__traceback__)}
+            modules.discard(None)  # of a forward that torch.fx has written
+            if {
+                module.split(".")[0] for module in modules
+            } <= OURS | LIBRARIES:  # torch layers whose shapes do not fit each other
                 raise UserError(
                     f"{name}: does not take an image of {size} x {size}: {' '.join(str(error).split())}"
                 ) from error

@@ -226,11 +226,23 @@ def _mapping(values: dict, key: str, backbones: list[str]) -> dict:
     found = {} if values.get(key) is None else values[key]
     if not isinstance(found, dict):
         raise UserError(f"candidates.{key}={found}: use a mapping, e.g. 'candidates.{key}={{{backbones[0]}: ...}}'")
+    found = by_backbone(found)
     for name, value in found.items():
         if name not in backbones and value not in ("auto", None):
             raise UserError(
                 f"candidates.{key}.{name}: is not one of candidates.backbones; {did_you_mean(str(name), backbones)}"
             )
+    return found
+
+
+def by_backbone(values: Mapping) -> dict:
+    """Return what is set of single backbones by their names; Hydra takes those with dots apart: {my_nets: {Tiny: FILE}}."""
+    found = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{further}": each for further, each in by_backbone(value).items()}
+        else:
+            found[name] = value
     return found
 
 
@@ -284,9 +296,7 @@ def _find_weights(
     def find(name: str) -> str:
         policy = policies.get(name, "auto")
         if policy == "auto" and is_own_backbone(name):
-            notes.append(
-                f"{name} starts from random weights; '++candidates.weights={{{name}: FILE}}' loads a file of weights."
-            )
+            notes.append(f"{name} starts from random weights; +candidates.weights.{name}=FILE loads a file of weights.")
             return "random"  # as asked for with null: nobody publishes weights of it
         network = {"network": "truncated", "backbone": name}
         sources = {

@@ -30,6 +30,7 @@ from engine.config.trainer_flags import batch_limits
 from engine.config.validate import validate
 from engine.run.stages import MEMORY, build_data
 from engine.search.space import compose_run
+from engine.smallest.candidates import by_backbone
 from engine.smallest.feature_cache import FeatureCache, weights_name
 from engine.smallest.latency import processor_name
 from engine.smallest.probe import Part, probe
@@ -126,7 +127,8 @@ class Screen:
     ):
         self.folder, self.folds, self.metric, self.overrides = folder / "screen", folds, metric, overrides
         self.remaining_s, self.budget_minutes = remaining_s, OmegaConf.select(config, "budget.minutes")
-        self.files = OmegaConf.to_container(OmegaConf.select(config, "candidates.weights") or OmegaConf.create({}))
+        weights = OmegaConf.select(config, "candidates.weights") or OmegaConf.create({})
+        self.files = by_backbone(OmegaConf.to_container(weights))
         groups: dict[tuple[str, int], list[Candidate]] = {}
         for candidate in candidates:
             if candidate.pretrained and not candidate.excluded:

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from engine.process_tuning import import_torchmetrics
@@ -25,8 +25,8 @@ from common.checks import FEWEST_SEEDS
 from common.errors import StopRequested, UserError
 from common.run_folder import RunFolder
 from common.signals import stop_immediately
-from common.smallest_record import SmallestRecord
-from common.text import duration, milliseconds, plural
+from common.smallest_record import Candidate, SmallestRecord
+from common.text import duration, is_own_backbone, milliseconds, plural
 from engine.cli import MAY_DIFFER
 from engine.config.validate import validate
 from engine.run.job import write_configuration
@@ -36,7 +36,7 @@ from engine.search.study import database_url, storage_errors
 from engine.search.trial import log_to
 from engine.smallest.candidates import apply_limits, check_candidates, list_candidates
 from engine.smallest.latency import check_onnx, measure_latencies, processor_name, take_known_latencies
-from engine.smallest.plan import FILES, IMAGES, RESERVE_S, WEIGHTS, Budget, Plan, TrainingTimes
+from engine.smallest.plan import FILES, IMAGES, NETWORKS, RESERVE_S, WEIGHTS, Budget, Plan, TrainingTimes
 from engine.smallest.progress import Progress, repeats_hidden
 from engine.smallest.race import Race
 from engine.smallest.runs import STAGES, RunKey, Runs, describe_failure
@@ -235,7 +235,7 @@ class Smallest:
             candidates=self.candidates,
         )  # fmt: skip
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.plan.claim(search_of(self.settings, self.config, data))
+        self.plan.claim(search_of(self.settings, self.config, data, self.candidates))
         before = None
         with contextlib.suppress(UserError, OSError):  # there is none, or it is of another version
             before = SmallestRecord.read(self.folder)
@@ -661,7 +661,9 @@ def _is_decision(name: str, found: object, candidates: int) -> bool:
     return is_known and all(isinstance(text, str) for text in notes)
 
 
-def search_of(settings: SmallestSettings, config: DictConfig, data: L.LightningDataModule) -> dict[str, object]:
+def search_of(
+    settings: SmallestSettings, config: DictConfig, data: L.LightningDataModule, candidates: Sequence[Candidate]
+) -> dict[str, object]:
     """Return what determines the results, by key: all settings except budget and file locations, and hashes of the files."""
     typed = [each.partition("=") for each in settings.overrides if not MAY_DIFFER.match(each.lstrip("+"))]
     own = {key: OmegaConf.to_container(config[key], resolve=True) if OmegaConf.is_config(config[key]) else config[key]
@@ -675,10 +677,13 @@ def search_of(settings: SmallestSettings, config: DictConfig, data: L.LightningD
     weights = hashlib.blake2b(b"".join(_digest(file) for file in files if file), digest_size=8)
     composed = OmegaConf.to_container(compose_run([*map("".join, typed), "model=truncated"]))
     of_files = hashlib.blake2b(json.dumps(composed, sort_keys=True, default=str).encode(), digest_size=8)
+    # The code of the user's own may change, and with it which candidate has which place
+    layers = [(each.backbone, each.keep, each.image_size, each.costs.parameters, each.costs.macs)
+              for each in candidates if is_own_backbone(each.backbone)]  # fmt: skip
+    networks = hashlib.blake2b(json.dumps(layers).encode(), digest_size=8)
     settings = {key: value for key, _, value in typed}
-    return {
-        **settings, **own, IMAGES: images.hexdigest(), WEIGHTS: weights.hexdigest(), FILES: of_files.hexdigest()
-    }  # fmt: skip
+    hashes = {IMAGES: images, WEIGHTS: weights, FILES: of_files, NETWORKS: networks}
+    return {**settings, **own, **{key: value.hexdigest() for key, value in hashes.items()}}
 
 
 def _digest(path: Path) -> bytes:

@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, H, W pixels, N tokens.
 """
 
+import functools
 import itertools
 import math
 from collections import Counter
@@ -37,8 +38,7 @@ class Blocks(nn.Module):
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
-        tracer = _Tracer()
-        self._graph = tracer.trace(self)
+        self._graph, tracer = self._trace(training=False)
         self.stopped = tracer.stopped
         called = [node.target.removeprefix(WHOLE) for node in self._graph.nodes if node.op == "call_module"]
         self.names = [name for name, count in Counter(called).items() if count == 1]
@@ -50,6 +50,20 @@ class Blocks(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)
+
+    def _trace(self, *, training: bool) -> "tuple[fx.Graph, _Tracer]":
+        """Return what the network runs in one of its modes, which a trace fixes: `F.dropout(x, training=self.training)`."""
+        modes, tracer = [(module, module.training) for module in self.network.modules()], _Tracer()
+        try:
+            self.network.train(training)
+            return tracer.trace(self), tracer
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    @functools.cached_property
+    def _graph_in_training(self) -> fx.Graph:
+        return self._trace(training=True)[0]
 
     @property
     def cuts(self) -> list[str]:
@@ -69,12 +83,22 @@ class Blocks(nn.Module):
 
         The parts keep their names; parts that are not needed are dropped.
         """
-        last = next(n for n in self._graph.nodes if n.op == "call_module" and n.target == WHOLE + name)
-        kept = _needed(last)
-        chain = [node for node in self._graph.nodes if node in kept]
-        targets = [str(node.target).removeprefix(WHOLE) for node in chain[1:]]
-        if len(set(targets)) == len(targets) and _is_chain(chain[0], chain[1:]):
-            return _nested({target: self.network.get_submodule(target) for target in targets})
+        chain = _chain(self._graph, name)
+        in_training = _chain(self._graph_in_training, name)
+        targets, of_training = (
+            [str(n.target) for n in nodes if n.op == "call_module"] for nodes in (chain, in_training)
+        )
+        if targets != of_training:  # such as blocks that are skipped at random
+            in_training = chain
+        graph, graph_in_training = self._copy(chain), self._copy(in_training)
+        is_same = str(graph) == str(graph_in_training)
+        if is_same and len(set(targets)) == len(targets) and _is_chain(chain[0], chain[1:]):
+            names = [target.removeprefix(WHOLE) for target in targets]
+            return _nested({name: self.network.get_submodule(name) for name in names})
+        return Graph(self.network, graph, None if is_same else graph_in_training)
+
+    def _copy(self, chain: list[fx.Node]) -> fx.Graph:
+        """Return a graph of these nodes, the last of which it gives, with the names of the network."""
         graph, copies = fx.Graph(), {}
         for node in chain:
             copies[node] = graph.node_copy(node, copies.__getitem__)
@@ -83,17 +107,17 @@ class Blocks(nn.Module):
             copies[node].target = (
                 node.target.removeprefix(WHOLE) if node.op in ("call_module", "get_attr") else node.target
             )
-        graph.output(copies[last])
-        return Graph(self.network, graph)
+        graph.output(copies[chain[-1]])
+        return graph
 
 
 class Graph(nn.Module):
-    """Run the part of a network that a graph describes, with its modules and their names.
+    """Run the part of a network that a graph describes, with its modules and their names; another graph in training, if any.
 
     It is not a GraphModule, which prints its code with every error, including that of an image that is too small.
     """
 
-    def __init__(self, network: nn.Module, graph: fx.Graph):
+    def __init__(self, network: nn.Module, graph: fx.Graph, in_training: fx.Graph | None):
         super().__init__()
         made, whole = fx.GraphModule(network, graph), set(network.state_dict())
         for name, child in made.named_children():
@@ -102,11 +126,17 @@ class Graph(nn.Module):
             self.register_parameter(name, parameter)
         for name, buffer in made.named_buffers(recurse=False):
             self.register_buffer(name, buffer, persistent=name in whole)
-        self._run = type(made).forward
+        self._run = self._run_in_training = type(made).forward
+        if in_training is not None:
+            made = fx.GraphModule(network, in_training)
+            self._run_in_training = type(made).forward
+            for name, constant in made.named_buffers(recurse=False):
+                if name not in self._buffers:
+                    self.register_buffer(name, constant, persistent=False)
         self.to_map: ToMap | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self._run(self, x)
+        x = (self._run_in_training if self.training else self._run)(self, x)
         return x if self.to_map is None else self.to_map(x)
 
 
@@ -151,6 +181,13 @@ def _is_chain(start: fx.Node, nodes: list[fx.Node]) -> bool:
         node.op == "call_module" and node.args == (previous,) and not node.kwargs
         for previous, node in zip(before, nodes, strict=False)
     )
+
+
+def _chain(graph: fx.Graph, name: str) -> list[fx.Node]:
+    """Return what is computed up to and with a block, in its order; nothing where the graph has none of this name."""
+    last = next((n for n in graph.nodes if n.op == "call_module" and n.target == WHOLE + name), None)
+    kept = set() if last is None else _needed(last)
+    return [node for node in graph.nodes if node in kept]
 
 
 def _needed(last: fx.Node) -> set[fx.Node]:
@@ -234,7 +271,7 @@ def as_map(shape: torch.Size, network: nn.Module) -> tuple[int, ToMap | None] | 
         if shape[2] == shape[3]:
             return shape[1], None
     if len(shape) == 3:
-        for prefix_tokens in dict.fromkeys((0, getattr(network, "num_prefix_tokens", 0))):
+        for prefix_tokens in dict.fromkeys((0, getattr(network, "num_prefix_tokens", 1))):
             if _is_square(shape[1] - prefix_tokens):
                 return shape[2], ToMap(prefix_tokens)
     return None

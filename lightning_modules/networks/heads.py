@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from lightning_modules.networks.errors import NetworkError
 
@@ -64,6 +65,8 @@ def build_module(called: str, build: Callable, gets: str, arguments: dict) -> nn
         raise NetworkError(f"{called}: returns a {type(built).__name__}, not a torch.nn.Module")
     if built.__hash__ is None:
         raise NetworkError(f"{called}: cannot be hashed, which torch requires; use @dataclass(eq=False)")
+    if any(map(is_lazy, built.parameters())):
+        raise NetworkError(f"{called}: has lazy layers, whose sizes are not known; give them their sizes")
     return built
 
 

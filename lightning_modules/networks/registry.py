@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable, Mapping
 
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from lightning_modules.networks.errors import NetworkError
 from lightning_modules.networks.heads import OWN, build_module, is_full_name
@@ -58,10 +57,6 @@ def build_network(*, network: str, num_classes: int, **arguments) -> nn.Module:
         raise NetworkError(message, name=unknown[0], allowed=accepted)
     gets, build = "num_classes and, by name, what its file of conf/model lists", find_network(network)
     built = build_module(f"model.network={network}", build, gets, {"num_classes": num_classes, **arguments})
-    if any(map(is_lazy, built.parameters())):
-        raise NetworkError(
-            f"model.network={network}: has lazy layers, whose sizes are not known; give them their sizes"
-        )
     if not is_full_name(network) and arguments.get("backbone") not in OWN:
         _forget_sooner(built.backbone if head_name(arguments) else built)  # the user's own head is not changed
     return built

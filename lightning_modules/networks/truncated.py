@@ -21,8 +21,9 @@ from lightning_modules.networks.timm_models import check_timm_name, timm_model
 from lightning_modules.networks.torchvision_models import TORCHVISION_WEIGHTS, torchvision_model
 
 PROBE_SIZE = 256  # pixels of the image from which the backbone's channels are found; only shapes are computed
+USUAL_SIZES = (224, 192, 160, 128, 96, 64, 48, 32, 28)  # tried if a network does not take that, nor says what it takes
 # (backbone, keep) -> result of `as_map`, kept since a run builds its network three times
-FOUND: dict[tuple[str, int | str], tuple[int, ToMap | None] | None] = {}
+FOUND: dict[tuple[str, int | str], tuple[int, ToMap | None]] = {}
 IN_STAGES = {"mnasnet0_5", "regnet_y_400mf"}  # torchvision networks with few children, whose blocks are deeper
 
 BACKBONES: dict[str, Callable[[], nn.Module]] = {
@@ -83,12 +84,13 @@ def truncated(*, backbone: str, keep: int | str, head: dict, num_classes: int) -
         last, names = find_block(blocks, backbone, keep), blocks.cuts
         kept = blocks.upto(last)
     if (backbone, keep) not in FOUND:
-        FOUND[backbone, keep] = features_of(kept, whole)
-    if FOUND[backbone, keep] is None:
-        raise NetworkError(
-            f"model.keep={keep}: cannot cut {backbone} after {last}, which gives no feature map: it works on "
-            f"pooled features, or gives several maps. Cut elsewhere; the blocks are {shorten(names)}"
-        )
+        try:
+            FOUND[backbone, keep] = features_of(kept, whole)
+        except NetworkError as error:
+            raise NetworkError(
+                f"model.keep={keep}: cannot cut {backbone} after {last}, which gives no feature map: {error}. "
+                f"Cut elsewhere; the blocks are {shorten(names)}"
+            ) from error
     features, to_map = FOUND[backbone, keep]
     if to_map is not None:
         kept.to_map = copy.deepcopy(to_map)  # runs last in a sequence
@@ -109,9 +111,12 @@ def build_backbone(name: str) -> nn.Module:
     try:
         check_timm_name(name, key="model.backbone", further=BACKBONES)
     except NetworkError as error:
-        if is_full_name(name) and error.allowed:
-            error.message += f"; if it is yours: register=[{name}]"
-        raise
+        if not is_full_name(name) or not error.allowed:
+            raise
+        yours = f"if it is yours: register=[{name}]"
+        if name.count(".") > 1 or name != name.lower():  # none that timm could have
+            raise NetworkError(f"the backbone {name!r} is not one of this project or of timm; {yours}") from error
+        raise NetworkError(f"{error.message}; {yours}", name=error.name, allowed=error.allowed) from error
     return timm_model(name=name, num_classes=1000)
 
 
@@ -228,19 +233,30 @@ def cut_after(
 
 
 @torch.no_grad()
-def features_of(kept: nn.Module, whole: nn.Module) -> tuple[int, ToMap | None] | None:
+def features_of(kept: nn.Module, whole: nn.Module) -> tuple[int, ToMap | None]:
     """Return the result of `as_map` for a cut, from the shapes of a forward pass on torch's meta device.
 
-    It is None if the last block is after the network's pooling and gives no map.
+    Raises:
+        NetworkError: the last block is after the network's pooling and gives no map, or takes no image.
     """
-    kept = on_meta(kept)
-    for size in dict.fromkeys((PROBE_SIZE, own_image_size(whole))):
+    reason = None
+    for size in probe_sizes(whole):
         try:
-            features = kept(torch.empty(1, 3, size, size, device="meta"))
-        except (RuntimeError, AssertionError):  # needs another image size, or pooled features
+            features = on_meta(kept)(torch.empty(1, 3, size, size, device="meta"))
+        except (RuntimeError, AssertionError) as error:  # needs another image size, or pooled features
+            reason = reason or f"{size} x {size} pixels ({' '.join(str(error).split())[:200]})"
             continue
-        return as_map(features.shape, whole) if isinstance(features, Tensor) else None
-    return None
+        found = as_map(features.shape, whole) if isinstance(features, Tensor) else None
+        if found is None:
+            raise NetworkError("it works on pooled features, or gives several maps")
+        return found
+    raise NetworkError(f"it works on pooled features, or takes no image of {reason}")
+
+
+def probe_sizes(network: nn.Module) -> tuple[int, ...]:
+    """Return the sides of the images to determine channels with; the first one that the network takes does."""
+    own = own_image_size(network)
+    return tuple(dict.fromkeys((PROBE_SIZE, own, *USUAL_SIZES)))
 
 
 def own_image_size(network: nn.Module) -> int:

@@ -61,3 +61,11 @@ def test_what_is_no_backbone_is_one_line(arguments, message, in_process):
     pytest.importorskip("timm", reason="needs the extra timm")
     status, out, err = in_process(train, "--networks", *arguments)
     assert (status, out) == (1, "") and message in err and len(err.splitlines()) == 1
+
+
+def test_an_error_in_a_network_of_the_user_s_own_is_one_line(in_process, monkeypatch, tmp_path):
+    (tmp_path / "broken_nets.py").write_text("def Net(num_classes):\n    raise KeyError('widths')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    status, out, err = in_process(train, "--networks", "broken_nets.Net")
+    why = "KeyError: 'widths'. HYDRA_FULL_ERROR=1 shows the traceback"
+    assert (status, out, err) == (1, "", f"ERROR: --networks broken_nets.Net: cannot be measured: {why}\n")

@@ -86,6 +86,13 @@ def test_the_real_weights_fit_completely(network, tmp_path, caplog):
         (None, "no such file"),
         (b"not weights", "not a weights file"),
         ({"layer.weight": torch.zeros(2)}, "none of its weights fit"),
+        (
+            {
+                "conv1.0.weight": torch.zeros(9, 3, 3, 3),
+                "stage2.0.branch1.0.weight": torch.zeros(9, 1, 3, 3),
+            },  # none fits
+            r"backbone.conv1.0.weight has the shape \(9, 3, 3, 3\) there and \(24, 3, 3, 3\) here",
+        ),
         ([1, 2], "no state dict"),
     ],
 )

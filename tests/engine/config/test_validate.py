@@ -209,6 +209,30 @@ class WideHead(nn.Linear):
         super().__init__(features + more_in, num_classes + more_out)
 
 
+class OfOneSize(nn.Module):
+    """A backbone with a position for each of 7 x 7 patches, which only images of 28 x 28 have."""
+
+    def __init__(self, *, num_classes: int):
+        super().__init__()
+        self.patch, self.body, self.fc = nn.Conv2d(3, 2, 4, 4), nn.Conv2d(2, 5, 1), nn.Linear(5, num_classes)
+        self.positions = nn.Parameter(torch.zeros(2, 7, 7))
+
+    def forward(self, x):
+        return self.fc(self.body(self.patch(x) + self.positions).mean((2, 3)))
+
+
+def test_a_size_that_a_backbone_of_the_user_s_own_does_not_take_is_named():
+    name = f"{__name__}.OfOneSize"
+    register_by_name([name], "model.backbone")
+    config = composed("model=truncated", f"model.backbone={name}", "model.keep=body", "model.image_size=32")
+    network = build_network(**network_arguments(OmegaConf.to_container(config.model)), num_classes=2)
+    with pytest.raises(
+        UserError, match=rf"^model\.backbone={re.escape(name)}: takes no image of 32 x 32: .* size of tensor"
+    ):
+        check_image_size(config, network, 2)
+    check_image_size(OmegaConf.merge(config, {"model": {"image_size": 28}}), network, 2)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -17,6 +17,7 @@ from common.smallest_record import Candidate, Costs
 from engine.cli import CONF
 from engine.smallest import candidates
 from engine.smallest.candidates import apply_limits, check_limits, list_candidates
+from engine.smallest.screen import Screen
 from engine.smallest.selection import is_raced_unprobed
 from lightning_modules.activation_memory import peak_activations
 from lightning_modules.cut_costs import BackboneCosts, cut_costs
@@ -164,6 +165,25 @@ def test_a_backbone_of_the_users_own_is_cut_counted_and_raced_with_random_weight
         network="truncated", backbone=name, keep="norm", head={"hidden_dims": [], "dropout": [0]}, num_classes=2
     )
     assert built.backbone.norm.momentum == 0.01, "its batch norms stay as its author wrote them"
+
+
+@pytest.mark.parametrize("key", ["weights", "cuts"])
+def test_settings_of_a_backbone_whose_name_has_dots_are_typed_as_those_of_others(key, tmp_path):
+    name, file = f"{Own.__module__}.Own", tmp_path / "own.pth"
+    torch.save(Own(num_classes=3).state_dict(), file)
+    value = file if key == "weights" else "[norm]"
+    typed = [f"candidates.backbones=[{name}]", f"+candidates.{key}.{name}={value}", f"datamodule.cache={tmp_path}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("smallest", [*typed, "candidates.image_sizes=[64]"])
+    found = list_candidates(config, 2)
+    assert [each.keep for each in found] == (["norm", "more"] if key == "weights" else ["norm"])
+    assert {(each.pretrained, each.weights) for each in found} == {
+        (True, "file own.pth") if key == "weights" else (False, "random")
+    }
+    screen = Screen(
+        found, config, tmp_path, folds=None, metric="accuracy", remaining_s=lambda: None, overrides=[], progress=None
+    )
+    assert screen.files.get(name, "auto") == (str(file) if key == "weights" else "auto")
 
 
 def test_a_backbone_of_the_users_own_that_cannot_be_imported_is_one_line(config):

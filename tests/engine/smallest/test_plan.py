@@ -4,13 +4,14 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
+from omegaconf import OmegaConf
 
 from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import EpochSpeed, RunRecord, Throughput, write_record
 from common.smallest_record import Candidate, Costs
 from engine.smallest.plan import HEAD, PER_RUN_S, TRAINING, Budget, Plan, TrainingTimes
-from engine.smallest.smallest import Smallest
+from engine.smallest.smallest import DECISIVE, Smallest, search_of
 
 
 class Pass(NamedTuple):
@@ -184,3 +185,22 @@ def test_a_folder_is_of_one_search(tmp_path):
         Plan(tmp_path, Budget(10)).claim(search | {"files": "0b"})
     with pytest.raises(UserError, match=r"with good_enough=0.02, now 0.05; use another name=NAME"):
         Plan(tmp_path, Budget(10)).claim(search | {"files": "0b", "good_enough": 0.05})
+
+
+def test_a_network_of_the_users_own_that_has_changed_is_of_another_search(tmp_path, monkeypatch):
+    """The decisions name candidates by their places, which a further block moves."""
+    monkeypatch.setattr("engine.smallest.smallest.compose_run", lambda overrides: OmegaConf.create())
+    config = OmegaConf.create(dict.fromkeys(DECISIVE) | {"candidates": {"backbones": ["my.Net"], "image_sizes": [64]}})
+    catalog = SimpleNamespace(paths=["a.png"], groups=["a"])
+    data = SimpleNamespace(catalog=catalog, fingerprint=lambda: "0a")
+
+    def claim(*candidates: Candidate) -> None:
+        settings = SimpleNamespace(overrides=[], folds=None)
+        Plan(tmp_path, Budget(10)).claim(search_of(settings, config, data, candidates))
+
+    claim(candidate("resnet18", 10), candidate("my.Net", 20))
+    claim(candidate("resnet18", 11), candidate("my.Net", 20))  # libraries may count otherwise
+    with pytest.raises(
+        UserError, match="with networks of your own whose layers have changed since; use another name=NAME"
+    ):
+        claim(candidate("resnet18", 10), candidate("my.Net", 15), candidate("my.Net", 20))

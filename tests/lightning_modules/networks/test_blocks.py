@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from lightning_modules.checkpoint import load_classifier, load_network
-from lightning_modules.networks.blocks import Blocks
+from lightning_modules.networks.blocks import Blocks, as_map
 from lightning_modules.networks.errors import NetworkError
+from lightning_modules.networks.heads import OWN
 from lightning_modules.networks.registry import build_network
 from lightning_modules.networks.surgery import batch_norms
 from lightning_modules.networks.truncated import BACKBONES, build_backbone, own_image_size
@@ -136,6 +137,8 @@ def test_a_block_can_be_asked_for_by_its_name_its_number_or_its_container(same, 
         ("lcnet_050.nothing", 3, "timm has no weights of lcnet_050 with the tag 'nothing'; its tags are ra2_in1k"),
         ("lcnet_55", 3, "model.backbone=lcnet_55: unknown; allowed: .*lcnet_050"),
         ("hf-hub:somebody/something", 3, "model.backbone=hf-hub:somebody/something: unknown"),
+        ("lcnet_55.in1k", 3, r"lcnet_55.in1k: unknown; if it is yours: register=\[lcnet_55.in1k\]; allowed: .*lcnet_050"),
+        ("nets.Mine", 3, r"^the backbone 'nets.Mine' is not one of .*; if it is yours: register=\[nets.Mine\]$"),
         ("", 3, "model.backbone=: has no value"),
         ("lcnet_050", "", "model.keep has no value"),
     ],
@@ -188,3 +191,42 @@ def test_blocks_that_are_not_found_are_refused_with_the_reason(keep):
     pytest.importorskip("timm", reason="needs the extra timm")
     with pytest.raises(NetworkError, match=f"model.keep={keep}: .*; no further blocks were found .symbolically traced"):
         cut("test_vit", keep)
+
+
+class Noisy(torch.nn.Module):
+    """A network whose own forward does something else in training."""
+
+    def __init__(self, *, num_classes: int, kind: str):
+        super().__init__()
+        self.a, self.b, self.fc = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 5, 3), torch.nn.Linear(5, num_classes)
+        self.kind = kind
+
+    def forward(self, x):
+        x = self.a(x)
+        if self.kind == "dropout":
+            x = torch.nn.functional.dropout(x, 0.5, self.training)
+        elif self.training:
+            x = x + torch.rand_like(x)
+        return self.fc(self.b(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", ["dropout", "if"])
+def test_a_cut_does_in_training_and_in_evaluation_what_the_whole_network_does(monkeypatch, kind):
+    monkeypatch.setitem(OWN, f"noisy.{kind}.Net", lambda *, num_classes: Noisy(num_classes=num_classes, kind=kind))
+    network = cut(f"noisy.{kind}.Net", "b")
+    whole, x, found = Noisy(num_classes=2, kind=kind), torch.randn(2, 3, 16, 16), []
+    missing, unexpected = whole.load_state_dict(network.backbone.state_dict(), strict=False)
+    assert not unexpected and all(name.startswith("fc.") for name in missing)
+    whole.b.register_forward_hook(lambda _, _inputs, output: found.append(output))
+    for mode in (True, False):
+        torch.manual_seed(1)
+        whole.train(mode)(x)
+        torch.manual_seed(1)
+        assert torch.equal(network.train(mode).backbone(x), found[-1])
+    assert not torch.equal(*found)
+
+
+def test_a_token_of_the_class_before_those_of_the_patches_is_found_by_their_number():
+    tokens = torch.randn(2, 1 + 3 * 3, 5)
+    features, to_map = as_map(tokens[:1].shape, torch.nn.Identity())  # which says nothing about tokens
+    assert features == 5 and torch.equal(to_map(tokens).flatten(2), tokens[:, 1:].transpose(1, 2))
