@@ -294,9 +294,8 @@ def check_logits(config: DictConfig, network: nn.Module, k: int) -> None:
         except Exception as error:
             modules = {frame.f_globals.get("__name__") for frame, _ in walk_tb(error.__traceback__)}
             modules.discard(None)  # of a forward that torch.fx has written
-            if {
-                module.split(".")[0] for module in modules
-            } <= OURS | LIBRARIES:  # torch layers whose shapes do not fit each other
+            # Torch layers whose shapes do not fit each other
+            if {module.split(".")[0] for module in modules} <= OURS | LIBRARIES:
                 raise UserError(
                     f"{name}: does not take an image of {size} x {size}: {' '.join(str(error).split())}"
                 ) from error

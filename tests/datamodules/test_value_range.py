@@ -152,9 +152,9 @@ def test_of_mixed_bit_depths_the_rarer_images_are_named_and_classes_without_imag
         catalog, stats = stats_of(spreads)
         catalog.classes = ["a", "b", "c"]
         text = mixed_depths(catalog, stats).text
-        assert f"per channel ({ends}) and" in text and text.endswith(f"of {kind} are {row}.png")
+        assert f"per channel ({ends}) and" in text and text.endswith(f"those of {kind}: {row}.png")
     assert "(1 of 1 of class b, 1 of 2 of class a)" in mixed_depths(*stats_of([(0, 9), (0, 9), nan])).text
-    assert "; of more than 8 bits are 0.png and 2.png" in mixed_depths(*stats_of([(0, 9), nan, (0, 9), nan])).text
+    assert "those of more than 8 bits: 0.png and 2.png" in mixed_depths(*stats_of([(0, 9), nan, (0, 9), nan])).text
     assert mixed_depths(*stats_of([nan] * 3)) is None and mixed_depths(*stats_of([(0, 9)] * 3)) is None
 
 

@@ -227,7 +227,7 @@ def test_a_size_that_a_backbone_of_the_user_s_own_does_not_take_is_named():
     config = composed("model=truncated", f"model.backbone={name}", "model.keep=body", "model.image_size=32")
     network = build_network(**network_arguments(OmegaConf.to_container(config.model)), num_classes=2)
     with pytest.raises(
-        UserError, match=rf"^model\.backbone={re.escape(name)}: takes no image of 32 x 32: .* size of tensor"
+        UserError, match=rf"^model\.backbone={re.escape(name)}: does not take an image of 32 x 32: The size of tensor"
     ):
         check_image_size(config, network, 2)
     check_image_size(OmegaConf.merge(config, {"model": {"image_size": 28}}), network, 2)
