@@ -26,7 +26,7 @@ FIT = ("stages=[fit]", *SIMPLE_CNN, "logger=none")
     ([0.8, 0.9, 0.9, 0.9, 0.9], [0.1, 0.5, 0.3, 0.3, 0.4], [], 3),  # the lowest loss, of equal ones the earliest
     pytest.param([0.8, 0.9, 0.9, 0.8, 0.9], [0.5, 0.3, 0.4, 0.1, 0.2], [], 5, marks=pytest.mark.thorough),
     pytest.param([0.9, 0.9, 0.9, 0.9, 0.9], [float("inf"), 0.5, 0.6, 0.7, 0.8], [], 2, marks=pytest.mark.thorough),
-    ([0.1, 0.2, 0.3, 0.4, 0.5], [0.5, 0.3, 0.3, 0.4, 0.6], ["monitor=val/loss"], 2),
+    pytest.param([0.1, 0.2, 0.3, 0.4, 0.5], [0.5, 0.3, 0.3, 0.4, 0.6], ["monitor=val/loss"], 2, marks=pytest.mark.thorough),
 ])  # fmt: skip
 def test_the_best_epoch(train, given, accuracy, loss, options, epoch):
     given(accuracy=accuracy, loss=loss)

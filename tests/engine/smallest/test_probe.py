@@ -74,7 +74,7 @@ def test_features_are_standardized_by_the_training_images_as_sklearn_does():
 
 
 @pytest.mark.parametrize("thorough", [True, False])  # False: by one fold, of every second strength
-@pytest.mark.parametrize("balanced", [True, False])
+@pytest.mark.parametrize("balanced", [True, pytest.param(False, marks=pytest.mark.thorough)])
 def test_the_strength_is_that_of_the_smallest_loss_of_unseen_images_by_brute_force(balanced, thorough):
     generator, y = (
         np.random.default_rng(9),
