@@ -599,14 +599,14 @@ class Deployed:
         return [each for each in (self.val, self.test, self.other) if each]
 
     def describe(self) -> str:
-        """Return `as onnx_int8: 420 KiB, 2.1 ms (p95 2.4 ms) an image on one thread, checkpoints/best_int8.onnx`."""
+        """Return `as onnx_int8: 420 KiB, 2.1 ms (p95 2.4 ms) per image on one thread, checkpoints/best_int8.onnx`."""
         if self.error:
             return f"as {self.format}: no file: {self.error}"
         parts, found = [] if self.bytes is None else [file_size(self.bytes)], self.latency
         if found:
             times = f"{milliseconds(found.latency_p50_ms)} (p95 {milliseconds(found.latency_p95_ms)})"
             flag = f" (unreliable: {found.flag})" if found.flag else ""
-            parts.append(f"{times} an image on one thread{flag}")
+            parts.append(f"{times} per image on one thread{flag}")
         return f"as {self.format}: {', '.join([*parts, *([self.file] if self.file else [])])}"
 
     def describe_lines(self) -> list[str]:

@@ -117,7 +117,7 @@ def _cost(model: ModelInfo) -> list[str]:
     return [
         *([f"{model.parameters:,} parameters"] if model.parameters else []),
         *([f"{compact_count(macs)} MACs"] if macs else []),
-        *([f"{milliseconds(latency.latency_p50_ms)} an image"] if latency else []),
+        *([f"{milliseconds(latency.latency_p50_ms)} per image"] if latency else []),
     ]
 
 
