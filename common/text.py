@@ -94,17 +94,26 @@ def own_names(model: Mapping[str, object]) -> list[str]:
     Args:
         model: settings by their keys; those of OWN_KEYS are read.
     """
-    names = [model.get(key) for key in OWN_KEYS if key != BACKBONE or is_own_backbone(model.get(key))]
-    dotted = [name for name in names if isinstance(name, str) and "." in name]
+    dotted = [model[key] for key in OWN_KEYS if names_own_code(key, model.get(key))]
     return list(dict.fromkeys(name for name in dotted if all(part.isidentifier() for part in name.split("."))))
 
 
-def is_own_backbone(name: object) -> bool:
-    """Return whether a backbone is named in full, package.module.Class, as the user's own are.
+def names_own_code(key: str | None, name: object) -> bool:
+    """Return whether the value of a setting names the user's own code in full, package.module.Class.
 
-    timm's names with a tag (`resnet18.a1_in1k`) have one dot and no capitals.
+    Of the backbones, timm's names with a tag (`resnet18.a1_in1k`) have one dot and no capitals.
+
+    Args:
+        key: the setting; one that is not in OWN_KEYS names none.
+        name: its value.
     """
-    return isinstance(name, str) and "." in name and not TIMM_TAG.fullmatch(name)
+    is_full = key in OWN_KEYS and isinstance(name, str) and "." in name
+    return is_full and not (key == BACKBONE and TIMM_TAG.fullmatch(name))
+
+
+def is_own_backbone(name: object) -> bool:
+    """Return whether a backbone is the user's own, as `names_own_code`."""
+    return names_own_code(BACKBONE, name)
 
 
 def join_words(parts: list[str], most: int = 5) -> str:

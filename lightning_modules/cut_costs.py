@@ -13,6 +13,7 @@ from lightning_modules.networks.blocks import Blocks, as_map, is_layer
 from lightning_modules.networks.heads import build_head
 from lightning_modules.networks.truncated import (
     BACKBONES,
+    PROBE_SIZE,
     build_backbone,
     cut_after,
     cut_names,
@@ -85,7 +86,7 @@ def cut_costs(
         networks = [nn.Sequential(OrderedDict(features=whole.features))]
     passes, refused = {}, {}
     probing = probe_sizes(whole)
-    wanted = dict.fromkeys((*sizes, *probing[: 1 + (own_size != probing[0])]))
+    wanted = (*sizes, PROBE_SIZE, own_size)
     for size in dict.fromkeys((*wanted, *probing)):
         if size not in wanted and passes.keys() & set(probing):
             break

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import UserError
 from common.run_folder import RunFolder
-from common.text import BACKBONE, OWN_KEYS, is_own_backbone
+from common.text import OWN_KEYS, names_own_code
 from common.untrusted.description import LARGEST_IMAGE
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ ALLOWED_TARGETS = {
     "lightning.pytorch.strategies": "lightning.pytorch.strategies",
 }
 TRANSFORMS = ("augmentation", "batch_transform")  # their sizes take memory
-OWN_NAMES = {tuple(key.split(".")): key for key in OWN_KEYS}  # keys at which a user's own class may be named
+OWN_NAMES = {tuple(key.split(".")) for key in OWN_KEYS}  # places at which a user's own class may be named
 FACTORIES = ("lightning_modules.losses", "lightning_modules.optim")  # modules whose functions may be named too
 
 
@@ -268,18 +268,12 @@ def _find_untrusted(config: dict, trusted: dict) -> Iterator[tuple[str, str]]:
         if place[0] in TRANSFORMS and type(value) in (int, float) and abs(value) > LARGEST_IMAGE:
             yield key, f"is {value}, but at most {LARGEST_IMAGE:,} is allowed"
         on_the_way = any(place == own[: len(place)] for own in OWN_NAMES)
-        if isinstance(value, str) and (_is_own(place, value) or (on_the_way and "${" in value)):
+        if isinstance(value, str) and (names_own_code(key, value) or (on_the_way and "${" in value)):
             yield key, f"is {value[:100]!r}, a class that your conf/ does not name"
         elif name == "_target_" and not is_allowed_target(value):
             yield key, f"is {str(value)[:100]!r}, neither in your conf/ nor a class of {', '.join(ALLOWED_TARGETS)}"
         elif value is not None and name in WRITES:
             yield key, f"is {str(value)[:100]!r}, which could write outside of the run's folder"
-
-
-def _is_own(place: tuple, name: str) -> bool:
-    """Return whether a class of the user's own is named at a place of the configuration."""
-    key = OWN_NAMES.get(place)
-    return is_own_backbone(name) if key == BACKBONE else key is not None and "." in name
 
 
 def _entries(node: dict | list, place: tuple = ()) -> Iterator[tuple[tuple, str, object]]:

@@ -18,13 +18,13 @@ from torch import nn
 from common.errors import UserError
 from common.run_record import SplitMetrics
 from common.targets import resolve_target
-from common.text import BACKBONE, OWN_KEYS, did_you_mean, is_own_backbone, override_value, quote_override
+from common.text import OWN_KEYS, did_you_mean, names_own_code, override_value, quote_override
 from engine.config.annotations import PLAIN, matches_type, type_name
 from engine.config.instantiate import LIBRARIES, OF_SEVERAL, OURS, instantiate, is_about_settings, setting_error
 from engine.config.trainer_flags import check_trainer
 from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.network_errors import network_errors, register_by_name
-from lightning_modules.networks.registry import find_network, is_full_name, network_arguments
+from lightning_modules.networks.registry import find_network, network_arguments
 from lightning_modules.networks.surgery import smallest_image_size
 from lightning_modules.preprocessing import decide_preprocessing
 from lightning_modules.pretrained_weights import check_policy
@@ -112,7 +112,7 @@ def _register_own(config: DictConfig) -> None:
 def _own_parts(config: DictConfig) -> list[tuple[str, str]]:
     """Return the settings of the model that name the user's own code, and the names."""
     named = [(key, OmegaConf.select(config, key)) for key in OWN_KEYS]
-    return [(key, name) for key, name in named if (is_own_backbone if key == BACKBONE else is_full_name)(name)]
+    return [(key, name) for key, name in named if names_own_code(key, name)]
 
 
 def _with_image_size(config: DictConfig) -> DictConfig:

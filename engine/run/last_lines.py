@@ -7,7 +7,7 @@ from pathlib import Path
 from common.predictions_csv import Predictions
 from common.run_folder import RunFolder, shown_path, shown_script
 from common.run_record import RunRecord
-from common.text import OWN_KEYS, SPLIT_NAMES, register_argument, typed_override
+from common.text import SPLIT_NAMES, register_argument, typed_override
 from common.untrusted.saved_config import read_saved_overrides
 from engine.flags import own_folders
 from engine.run.loggers import typed
@@ -51,8 +51,8 @@ def log_next_commands(record: RunRecord, checkpoint: Path, val: Predictions | No
     streamed = any(finding.kind == "streamed" for finding in record.data.audit or [])
     then = " and export the network" if streamed else ", export the network, find the smallest that is good enough"
     log.info("Next: label images (a file, a folder or a CSV)%s", then)
-    parts = (network.get("network"), head_name(network), network.get("backbone"))
-    register = register_argument(dict(zip(OWN_KEYS, parts, strict=True)))
+    flat = {f"model.{name}": value for name, value in network.items()} | {"model.head.name": head_name(network)}
+    register = register_argument(flat)
     predict, export, smallest = (shlex.quote(shown_script(f"{verb}.py")) for verb in ("predict", "export", "smallest"))
     log.info("    python %s %s %s%s", predict, ckpt, images, register)
     log.info("    python %s %s%s", export, ckpt, register)
