@@ -6,7 +6,8 @@ frames, corners), so only what remains after removing the layout shows whether t
 a fixed camera share their texture too, so their scene is subtracted before both stages.
 
 Both stages use image sizes of their own (`compared_look`), so runs with any image size have the same splits. The answers are
-stored beside these cached pixels under the images' fingerprints, so later only new images are compared.
+stored beside these cached pixels under the images' fingerprints. After images were added or removed, others may be the most
+similar ones, so pairs are proposed again; textures are compared only for pairs without a stored answer.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ import io
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -27,11 +28,11 @@ from common.processor_time import own_cores
 from common.progress import Progress
 from datamodules.cached_pixels import Look, PixelCache
 from datamodules.deep_pixels import ValueRange
-from datamodules.nearest import SAMPLED, Vectors, find_nearest
+from datamodules.nearest import SAMPLED, find_nearest
 
 log = logging.getLogger(__name__)
 
-LOOK = 6  # version of both stages; stored answers of other versions are not used
+LOOK = 7  # version of both stages; stored answers of other versions are not used
 KEPT = "near.npz"  # file of the answers, beside the cached pixels
 MOST_IMAGES = 1_500_000  # all are compared with each other, so the time grows with the square of their number
 MOST_PAIRS = 50_000  # compared by texture, or a fifth of the number of images if that is more
@@ -84,13 +85,12 @@ class Answers:
     pairs: np.ndarray  # (pairs, 2) uint64
     same: np.ndarray  # (pairs,) bool
     in_scene: np.ndarray  # (images,) bool: which were compared after subtracting the scene of a fixed camera
-    takes: np.ndarray  # (images,) float32: correlation above which an image proposes another pair
     similar: np.ndarray  # (2,) int64: how many pairs were similar, and how many of these were compared
 
     @classmethod
     def none(cls) -> "Answers":
         images, pairs = np.zeros(0, np.uint64), np.zeros((0, 2), np.uint64)
-        return cls(images, pairs, np.zeros(0, bool), np.zeros(0, bool), np.zeros(0, np.float32), np.zeros(2, np.int64))
+        return cls(images, pairs, np.zeros(0, bool), np.zeros(0, bool), np.zeros(2, np.int64))
 
     @classmethod
     def load(cls, path: Path | None) -> "Answers":
@@ -104,7 +104,7 @@ class Answers:
             kept = cls(**{name: saved[name] for name in vars(none)})  # a damaged file raises whatever it likes
             images, pairs = len(kept.compared), len(kept.pairs)
             shapes = {"compared": (images,), "pairs": (pairs, 2), "same": (pairs,), "in_scene": (images,)}
-            shapes |= {"takes": (images,), "similar": (2,)}
+            shapes["similar"] = (2,)
             wanted = [(shapes[name], column.dtype) for name, column in vars(none).items()]
             is_whole = [(column.shape, column.dtype) for column in vars(kept).values()] == wanted
             is_sorted = (kept.compared[1:] > kept.compared[:-1]).all()
@@ -119,6 +119,12 @@ class Answers:
             np.savez(buffer, look=LOOK, **vars(self))
             with contextlib.suppress(OSError):
                 write_bytes(path, buffer.getvalue())
+
+    @property
+    def notes(self) -> list[str]:
+        similar, looked_at = self.similar.tolist()
+        text = f"of {similar:,} similar pairs, only the {looked_at:,} most similar were compared"
+        return [text] if looked_at < similar else []
 
 
 def compared_look(value_range: ValueRange | Literal["own"] | None) -> Look:
@@ -144,18 +150,14 @@ def find_pairs(rows: np.ndarray, pixels: PixelCache, progress: Progress | None =
     path = path and path.with_name(KEPT)
     kept = Answers.load(path)
     with contextlib.ExitStack() as stack:
-        if path and not is_among(numbers, kept.compared).all():
+        if path and not np.array_equal(numbers, kept.compared):
             stack.enter_context(one_at_a_time(path.with_name("near.lock"), "comparing images"))
             kept = Answers.load(path)  # another process may have written them meanwhile
-        if is_among(numbers, kept.compared).all():
-            same = replace(kept, pairs=kept.pairs[kept.same], same=kept.same[kept.same])  # other pairs are not needed
-            search = Search(numbers, rows[first], pixels, same)
-        else:
-            search = Search(numbers, rows[first], pixels, kept, progress)
-            search.run()
-            search.answers().save(path)
-    pairs = np.sort(rows[first][search.pairs[search.same]], axis=1)
-    return NearDuplicates(pairs[np.lexsort(pairs.T[::-1])], search.notes)
+        if not np.array_equal(numbers, kept.compared):
+            kept = Search(numbers, rows[first], pixels, kept, progress).run()
+            kept.save(path)
+    pairs = np.sort(rows[first][np.searchsorted(numbers, kept.pairs[kept.same])], axis=1)
+    return NearDuplicates(pairs[np.lexsort(pairs.T[::-1])], kept.notes)
 
 
 def is_among(numbers: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -166,12 +168,12 @@ def is_among(numbers: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 class Search:
-    """Search for near duplicates among images with different pixels, without comparing pairs again whose answer is known.
+    """Search for near duplicates among images with different pixels, without comparing textures again whose answer is known.
 
     Args:
         numbers: (images,) uint64, the images' fingerprints, sorted.
         rows: (images,) rows of `pixels`.
-        kept: answers of earlier searches.
+        kept: answers of an earlier search.
         progress: shows how far the first stage is.
     """
 
@@ -184,64 +186,41 @@ class Search:
         progress: Progress | None = None,
     ):
         self.numbers, self.rows, self.pixels, self.progress = numbers, rows, pixels, progress
-        self.is_new = ~is_among(numbers, kept.compared)
-        here = is_among(kept.pairs, numbers).all(axis=1)
-        self.pairs = np.searchsorted(numbers, kept.pairs[here]).reshape(-1, 2)  # of indices, the lower one first
-        self.same = kept.same[here]
-        earlier = is_among(kept.compared, numbers)
-        self.in_scene, self.takes = np.zeros(len(numbers), bool), np.zeros(len(numbers), np.float32)
-        self.in_scene[~self.is_new], self.takes[~self.is_new] = kept.in_scene[earlier], kept.takes[earlier]
-        self.similar = kept.similar * earlier.any()
+        self.pairs, self.same = np.zeros((0, 2), np.int64), np.zeros(0, bool)  # of indices, the lower one first
+        by_texture = ~is_among(kept.pairs, kept.compared[kept.in_scene]).all(axis=1)
+        here = by_texture & is_among(kept.pairs, numbers).all(axis=1)
+        known = self._keys(np.searchsorted(numbers, kept.pairs[here]).reshape(-1, 2))
+        order = np.argsort(known)
+        self.known, self.known_same = known[order], kept.same[here][order]  # textures
 
-    def answers(self) -> Answers:
-        return Answers(self.numbers, self.numbers[self.pairs], self.same, self.in_scene, self.takes, self.similar)
-
-    @property
-    def notes(self) -> list[str]:
-        similar, looked_at = self.similar.tolist()
-        text = f"of {similar:,} similar pairs, only the {looked_at:,} most similar were compared"
-        return [text] if looked_at < similar else []
-
-    def run(self) -> None:
-        """Compare the new images with all others; compare again the images that now belong to a scene, or no longer do."""
-        known = self.pairs, self.same  # scenes are found by texture, which the answers within a scene do not come from
-        of_scene = self.in_scene[self.pairs].all(axis=1)
-        self.pairs, self.same = self.pairs[~of_scene], self.same[~of_scene]
+    def run(self) -> Answers:
+        """Compare the images. What pairs are compared depends on the images only, not on what is known already."""
         scene_of = self._find_scenes()
-        self.is_new |= (scene_of >= 0) != self.in_scene
-        self.in_scene = scene_of >= 0
-        stays = of_scene & self.in_scene[known[0]].all(axis=1)
-        self.pairs = np.concatenate([self.pairs, known[0][stays]])
-        self.same = np.concatenate([self.same, known[1][stays]])
         for scene in range(scene_of.max() + 1):
             self._look_at_scene(np.flatnonzero(scene_of == scene))
-        plain = np.flatnonzero(scene_of < 0)
-        nearest = self._nearest(plain, lambda some: self._inner(plain[some]), PROPOSED, PROPOSED_FROM, self.progress)
+        is_plain = scene_of < 0
+        plain = np.flatnonzero(is_plain)
+        nearest = find_nearest(
+            lambda some: self._inner(plain[some]), len(plain), PROPOSED, PROPOSED_FROM, self.progress
+        )
         proposed = _pairs_of(plain, nearest)
         most = max(MOST_PAIRS, len(self.numbers) // 5)
-        self.similar = self.similar + np.array([len(proposed), min(len(proposed), most)])
         self._ask(proposed[:most], self._same_texture)
-        is_plain = scene_of < 0
         for group in connected(self.pairs[self.same & is_plain[self.pairs].all(axis=1)].tolist()):
             if 2 < len(group) <= COMPLETED:
                 self._ask(np.array(group)[np.column_stack(np.triu_indices(len(group), 1))], self._same_texture)
+        similar = np.array([len(proposed), min(len(proposed), most)])
+        return Answers(self.numbers, self.numbers[self.pairs], self.same, ~is_plain, similar)
+
+    def _keys(self, pairs: np.ndarray) -> np.ndarray:
+        """Return (pairs,) numbers that identify the pairs."""
+        return pairs[:, 0] * len(self.numbers) + pairs[:, 1]
 
     def _ask(self, pairs: np.ndarray, look: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Add the answers of `look`, (pairs,) bool, for the pairs whose answer is not known yet."""
-        count = len(self.numbers)
-        known = self.pairs[:, 0] * count + self.pairs[:, 1]
-        pairs = pairs[~np.isin(pairs[:, 0] * count + pairs[:, 1], known)]
+        """Add the answers of `look`, (pairs,) bool, for the pairs that were not asked yet."""
+        pairs = pairs[~np.isin(self._keys(pairs), self._keys(self.pairs))]
         if len(pairs):
             self.pairs, self.same = np.concatenate([self.pairs, pairs]), np.concatenate([self.same, look(pairs)])
-
-    def _nearest(
-        self, images: np.ndarray, vectors: Vectors, most: int, least: float, progress: Progress | None = None
-    ) -> np.ndarray:
-        """Return the nearest neighbors of the new images, and those that newly came among the nearest of the others."""
-        takes = self.takes[images]
-        nearest = find_nearest(vectors, self.is_new[images], most, least, progress, takes)
-        self.takes[images] = takes
-        return nearest
 
     def _thumbnails(self, images: np.ndarray) -> np.ndarray:
         return self.pixels.stats.thumbnails[self.rows[images]]
@@ -259,12 +238,11 @@ class Search:
         sample = np.arange(min(SAMPLE, count))  # in the order of fingerprints: random, and always the same
         if count < SCENE_IMAGES:
             return scene_of
-        nearest = find_nearest(self._inner, np.ones(len(sample), bool), PROPOSED, PROPOSED_FROM)
+        nearest = find_nearest(self._inner, len(sample), PROPOSED, PROPOSED_FROM)
         self._ask(_pairs_of(sample, nearest), self._same_texture)
         least = max(SCENE_FROM, SCENE_IMAGES / count) * len(sample)
-        in_sample = (self.pairs < len(sample)).all(axis=1)
         best = np.full(count, SCENE_ALIKE, np.float32)
-        for group in connected(self.pairs[self.same & in_sample].tolist()):
+        for group in connected(self.pairs[self.same].tolist()):
             if len(group) >= least:
                 mean = self._inner(np.array(group)).mean(axis=0, dtype=np.float32)
                 mean /= np.linalg.norm(mean)
@@ -283,12 +261,12 @@ class Search:
         return scene_of
 
     def _look_at_scene(self, images: np.ndarray) -> None:
-        """Compare the new images of one scene with all images of it, after subtracting the scene."""
+        """Compare the images of one scene, after subtracting the scene."""
         from datamodules.fixed_camera import Scene, normalize
 
         scene = Scene(normalize(self._thumbnails(images[:SAMPLE])))
         left = _chunked(lambda part: scene.take_out(normalize(self._thumbnails(part))), images)[0]
-        nearest = self._nearest(images, left.__getitem__, SCENE_PROPOSED, SCENE_PROPOSED_FROM)
+        nearest = find_nearest(left.__getitem__, len(images), SCENE_PROPOSED, SCENE_PROPOSED_FROM)
         pairs = _pairs_of(images, nearest)
         del left
         larger = Scene(normalize(self._gray(images[:SAMPLE])))
@@ -316,7 +294,11 @@ class Search:
             same[without] = correlate(left[1][without], right[1][without]) >= SAME_FROM_FLAT
             return same
 
-        return _compare(pairs, features, alike)
+        keys, same = self._keys(pairs), np.empty(len(pairs), bool)
+        is_known = is_among(keys, self.known)
+        same[is_known] = self.known_same[np.searchsorted(self.known, keys[is_known])]
+        same[~is_known] = _compare(pairs[~is_known], features, alike)
+        return same
 
     def _gray(self, images: np.ndarray) -> np.ndarray:
         return np.stack([self.pixels[int(row)][..., 0] for row in self.rows[images]])  # all channels are the same

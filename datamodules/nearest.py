@@ -16,39 +16,27 @@ MOST_WAITING = 2**21  # pairs that are collected before those that no row takes 
 Vectors = Callable[[np.ndarray], np.ndarray]
 
 
-def find_nearest(
-    vectors: Vectors,
-    asked: np.ndarray,
-    most: int,
-    least: float,
-    progress: Progress | None = None,
-    takes: np.ndarray | None = None,
-) -> np.ndarray:
-    """Return (found, 3): pairs of rows and their product, for each row in `asked` the `most` largest that are >= `least`.
+def find_nearest(vectors: Vectors, count: int, most: int, least: float, progress: Progress | None = None) -> np.ndarray:
+    """Return (found, 3): pairs of rows and their product, for each of `count` rows the `most` largest that are >= `least`.
 
     If a bound in few dimensions (`_coarse`) shows that the products of nearly all pairs are smaller, only the others are
     computed.
 
     Args:
-        vectors: returns the vectors of any of `asked.size` rows.
-        takes: (rows,) float32 with the smallest product that each row not in `asked` accepts; updated for all rows to the
-            smallest product that they would still accept. None: rows not in `asked` accept none.
+        vectors: returns the vectors of any of the rows.
     """
-    order = np.argsort(~asked, kind="stable")  # rows in `asked` first, so two of them are multiplied once
-    count, helps = int(asked.sum()), True  # whether the bound helps
-    coarse = _coarse(vectors, order)
-    others = np.float32(np.inf) if takes is None else takes
-    lowest = np.where(asked, np.float32(least), others)[order]  # smallest product that a row still takes
+    every, helps = np.arange(count), True  # whether the bound helps
+    coarse = _coarse(vectors, every)
+    lowest = np.full(count, least, np.float32)  # smallest product that a row still takes
     best, waiting, n_waiting = np.zeros((0, 3), np.float64), [], 0
     for begin in range(0, count, PRODUCT[0]):
-        rows = slice(begin, min(begin + PRODUCT[0], count))
-        own, ours = vectors(order[rows]).astype(np.float32), lowest[rows]  # a view
+        rows = slice(begin, begin + PRODUCT[0])
+        own, ours = vectors(every[rows]).astype(np.float32), lowest[rows]  # a view
         coarse_own = coarse[rows].astype(np.float32)
         if progress:
-            share = begin * (2 * len(order) - begin) / (count * (2 * len(order) - count))
-            progress.how_far = f"{share:.0%} of all pairs"
-        for start in range(begin, len(order), PRODUCT[1]):
-            columns = order[start : start + PRODUCT[1]]
+            progress.how_far = f"{begin * (2 * count - begin) / count**2:.0%} of all pairs"
+        for start in range(begin, count, PRODUCT[1]):
+            columns = every[start : start + PRODUCT[1]]
             theirs = lowest[start : start + PRODUCT[1]]  # a view
             if helps:
                 bound = coarse_own @ coarse[start : start + PRODUCT[1]].astype(np.float32).T
@@ -80,26 +68,22 @@ def find_nearest(
                 best, waiting, n_waiting = _best(np.concatenate([best, *waiting]), most, lowest), [], 0
     if progress:
         progress.how_far = ""
-    best = _best(np.concatenate([best, *waiting]), most, lowest)
-    if takes is not None:
-        takes[order] = lowest
-    best[:, :2] = order[best[:, :2].astype(np.int64)]
-    return best
+    return _best(np.concatenate([best, *waiting]), most, lowest)
 
 
-def _coarse(vectors: Vectors, order: np.ndarray) -> np.ndarray:
+def _coarse(vectors: Vectors, every: np.ndarray) -> np.ndarray:
     """Return (rows, DIMENSIONS + 1) float16 whose products are upper bounds of those of the vectors, up to MARGIN.
 
     Each row has a vector's coordinates in the largest principal components of a sample, and the length of the rest of it. The
     product of two rests is at most the product of their lengths (Cauchy-Schwarz inequality).
     """
-    sample = vectors(order[:SAMPLED]).astype(np.float32)
+    sample = vectors(every[:SAMPLED]).astype(np.float32)
     basis = np.linalg.eigh(sample.T @ sample)[1][:, -DIMENSIONS:].astype(np.float32)
     del sample
-    found = np.empty((len(order), basis.shape[1] + 1), np.float16)
-    for begin in range(0, len(order), PRODUCT[0]):  # few rows, since memory use peaks here
+    found = np.empty((len(every), basis.shape[1] + 1), np.float16)
+    for begin in range(0, len(every), PRODUCT[0]):  # few rows, since memory use peaks here
         rows = slice(begin, begin + PRODUCT[0])
-        block = vectors(order[rows]).astype(np.float32)
+        block = vectors(every[rows]).astype(np.float32)
         inside = block @ basis
         found[rows, :-1] = inside
         found[rows, -1] = np.linalg.norm(block - inside @ basis.T, axis=1)

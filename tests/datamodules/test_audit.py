@@ -372,6 +372,19 @@ def test_an_image_is_compared_with_added_ones_that_have_nearer_images(tmp_path):
     assert len(at_once) > 1000 and grown == at_once
 
 
+def test_what_was_compared_before_does_not_change_the_pairs(tmp_path, monkeypatch):
+    """Of images with more neighbors than they propose, others are nearest once some were added or removed."""
+    monkeypatch.setattr(near_duplicates, "PROPOSED", 2)
+    monkeypatch.setattr(near_duplicates, "COMPLETED", 2)
+    generator = np.random.default_rng(0)
+    pattern = 120 + 25 * field(generator, 2, 64) + 20 * field(generator, 1, 64)
+    images = [to_image(pattern + generator.normal(0, 10, (64, 64))) for _ in range(30)]
+    at_once = {count: kept_in(tmp_path / f"{count}", images[:count]) for count in (10, 20, 30)}
+    assert not at_once[10] <= at_once[20]
+    for count in (20, 30, 10, 20):  # added, removed, added
+        assert kept_in(tmp_path / "same", images[:count]) == at_once[count]
+
+
 def test_that_pairs_were_not_compared_is_reported_again(textured, tmp_path, monkeypatch):
     monkeypatch.setattr(near_duplicates, "MOST_PAIRS", 100)
     pixels = Pixels(textured)
@@ -384,7 +397,6 @@ def test_that_pairs_were_not_compared_is_reported_again(textured, tmp_path, monk
 def test_answers_of_another_version_or_shape_are_none(tmp_path, monkeypatch):
     answers = near_duplicates.Answers.none()
     answers.compared, answers.in_scene = np.array([3, 7], np.uint64), np.zeros(2, bool)
-    answers.takes = np.zeros(2, np.float32)
 
     def is_taken(**changes):
         replace(answers, **changes).save(tmp_path / "near.npz")
@@ -392,7 +404,7 @@ def test_answers_of_another_version_or_shape_are_none(tmp_path, monkeypatch):
 
     assert is_taken()
     assert not is_taken(compared=np.array([7, 3], np.uint64)) and not is_taken(in_scene=np.zeros(3, bool))
-    assert not is_taken(takes=np.zeros(2)) and not is_taken(same=np.zeros(1, bool))
+    assert not is_taken(similar=np.zeros(2)) and not is_taken(same=np.zeros(1, bool))
     is_taken()
     monkeypatch.setattr(near_duplicates, "LOOK", near_duplicates.LOOK + 1)
     assert len(near_duplicates.Answers.load(tmp_path / "near.npz").compared) == 0
@@ -431,10 +443,9 @@ def test_the_nearest_are_those_of_brute_force(noise, least):
     thumbnails[1000:1500] = thumbnails[:500]
     thumbnails[2000:2040] = thumbnails[0]
     inner = near_duplicates._inner(thumbnails)
-    asked = generator.random(3000) < 0.7
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("datamodules.nearest.PRODUCT", (257, 511))
-        nearest = find_nearest(inner.__getitem__, asked, 5, least)
+        nearest = find_nearest(inner.__getitem__, 3000, 5, least)
     pixels = thumbnails[:, 1:-1, 1:-1].reshape(3000, -1)
     product = np.array([np.corrcoef(pixels[row], pixels[other])[0, 1] for row, other in nearest[:, :2].astype(int)])
     assert product == pytest.approx(nearest[:, 2], abs=5e-4)  # vectors are kept in 16 bits, of which 11 are digits
@@ -442,7 +453,7 @@ def test_the_nearest_are_those_of_brute_force(noise, least):
     np.fill_diagonal(every, -1)
     rows, counts = np.unique(nearest[:, 0].astype(int), return_counts=True)
     wanted = np.minimum((every >= least).sum(axis=1), 5)
-    assert counts.tolist() == wanted[asked & (wanted > 0)].tolist()
+    assert counts.tolist() == wanted[wanted > 0].tolist()
     for row in rows:
         best = np.sort(every[row])[::-1][: wanted[row]]
         assert np.sort(nearest[nearest[:, 0] == row, 2])[::-1] == pytest.approx(best, abs=1e-5)
