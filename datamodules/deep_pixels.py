@@ -41,6 +41,7 @@ class DeepPixels:
         turn: how to turn the image upright; None if it is upright.
         has_alpha: whether the last channel is alpha.
         is_first_of_several: whether the file has more pages or frames.
+        is_sigmoid: whether the stated range is a window of a sigmoid (DICOM PS3.3 C.11.2.1.3.1), which clips nothing.
     """
 
     values: np.ndarray
@@ -49,6 +50,7 @@ class DeepPixels:
     turn: Image.Transpose | None = None
     has_alpha: bool = False
     is_first_of_several: bool = False
+    is_sigmoid: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -100,7 +102,10 @@ class DeepPixels:
         pixels = self.colors
         if np.isnan(pixels).any():
             raise UserError("some of its pixels are NaN")
-        if (pixels.dtype, low, high) != (np.uint8, 0, 255):
+        if self.is_sigmoid and (low, high) == self.stated:
+            exponent = -4 * (pixels.astype(np.float64) - (low + high) / 2) / (high - low)
+            pixels = (255 / (1 + np.exp(exponent.clip(max=100)))).round().astype(np.uint8)
+        elif (pixels.dtype, low, high) != (np.uint8, 0, 255):
             scaled = (pixels.astype(np.float64).clip(low, high) - low) * (255 / (high - low) if high > low else 0.0)
             pixels = scaled.round().astype(np.uint8)
         if self.inverted:

@@ -279,29 +279,35 @@ def read_dicom(source: Path | bytes) -> DeepPixels:
     if values.ndim == 3:
         return DeepPixels(values, (0.0, 2.0**bits - 1), is_first_of_several=several)
     values, inverted = pixels.apply_modality_lut(values, header), header.PhotometricInterpretation == "MONOCHROME1"
-    return DeepPixels(values, _window(header), inverted=inverted, is_first_of_several=several)
+    window, is_sigmoid = _window(header), header.get("VOILUTFunction") == "SIGMOID"
+    if window is None:
+        window, is_sigmoid = _stored_range(header), False
+    return DeepPixels(values, window, is_sigmoid=is_sigmoid, inverted=inverted, is_first_of_several=several)
 
 
 def _window(header) -> tuple[float, float] | None:
-    """Return the values that become black and white (DICOM PS3.3 C.11.2.1); None if the file does not state any."""
+    """Return the ends of the first window (DICOM PS3.3 C.11.2.1); None if the file does not state any."""
     center, width = (_first(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
-    if center is not None and width is not None:
-        if header.get("VOILUTFunction") != "LINEAR_EXACT":  # the default counts in whole units
-            center, width = center - 0.5, width - 1
-        if width > 0:
-            return center - width / 2, center + width / 2
+    if center is None or width is None:
+        return None
+    if header.get("VOILUTFunction") not in ("LINEAR_EXACT", "SIGMOID"):  # the default counts in whole units
+        center, width = center - 0.5, width - 1
+    return (center - width / 2, center + width / 2) if width > 0 else None
+
+
+def _stored_range(header) -> tuple[float, float] | None:
+    """Return the lowest and highest value of the stored bits, in the file's units; None if the bits do not limit them."""
+    from pydicom import pixels
+
     # Floats and a table of units do not follow the stored bits
     if any(name in header for name in (*FLOATS, "ModalityLUTSequence")):
         return None
     stored, signed = int(header.BitsStored), int(header.PixelRepresentation)
     if stored >= header.BitsAllocated and stored != 8:
         return None
-    slope, intercept = (_first(header.get(name)) for name in ("RescaleSlope", "RescaleIntercept"))
     lowest = -(2.0 ** (stored - 1)) if signed else 0.0
-    ends = [
-        value * (1.0 if slope is None else slope) + (intercept or 0.0) for value in (lowest, lowest + 2.0**stored - 1)
-    ]
-    return min(ends), max(ends)
+    ends = pixels.apply_modality_lut(np.array([lowest, lowest + 2.0**stored - 1]), header)
+    return float(ends.min()), float(ends.max())
 
 
 def _first(value) -> float | None:

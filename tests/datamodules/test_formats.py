@@ -194,6 +194,7 @@ def test_dicom_with_its_window(tmp_path):
 
 @pytest.mark.parametrize(("function", "slope", "center", "width"), [
     ("LINEAR_EXACT", 0.001, 0.5, 1.0), ("LINEAR_EXACT", 1, 2000, 9), ("LINEAR", 1, 2000, 9), ("LINEAR", 0.01, 20, 1.5),
+    ("SIGMOID", 1, 2000, 900), ("SIGMOID", 0.001, 1, 0.4), ("SIGMOID", 1, -9, 1),
 ])  # fmt: skip
 def test_the_window_of_dicom_is_pydicom_s(tmp_path, function, slope, center, width):
     """Of small units, such as uptake in PET, a width of 1 is a window: C.11.2.1.3.2."""
@@ -282,6 +283,13 @@ def test_the_stored_bits_of_dicom_are_a_range_in_its_own_units(tmp_path, slope, 
     assert np.abs(pixels - (expected if slope > 0 else 255 - expected)).max() <= 0.5001
 
 
+@pytest.mark.parametrize("units", [{"RescaleSlope": 2}, {"RescaleIntercept": -1024}])
+def test_of_dicom_a_slope_without_an_intercept_does_not_count(tmp_path, units):
+    """Neither for the values, which pydicom scales, nor for their range; one requires the other (PS3.3 C.11.1)."""
+    path = dicom(tmp_path / "a", VALUES[..., 0], BitsStored=12, **units)
+    assert np.array_equal(np.asarray(open_image(path))[..., 0], (VALUES[..., 0] * (255 / 4095)).round())
+
+
 def test_dicom_of_8_bits_and_in_color(tmp_path):
     gray, color = (VALUES[..., 0] // 16).astype(np.uint8), (VALUES // 16).astype(np.uint8)
     assert np.array_equal(np.asarray(open_image(dicom(tmp_path / "gray.dcm", gray)))[..., 1], gray)
@@ -291,6 +299,9 @@ def test_dicom_of_8_bits_and_in_color(tmp_path):
     window = {"WindowCenter": 100.5, "WindowWidth": 101}
     seen = np.asarray(open_image(dicom(tmp_path / "window.dcm", gray, **window)))[..., 1]
     assert np.array_equal(seen, ((gray.astype(float).clip(50, 150) - 50) * 2.55).round())
+    whole = {"WindowCenter": 127.5, "WindowWidth": 255, "VOILUTFunction": "SIGMOID"}
+    seen = np.asarray(open_image(dicom(tmp_path / "sigmoid.dcm", gray, **whole)))[..., 1]
+    assert np.array_equal(seen, (255 / (1 + np.exp(-4 * (gray - 127.5) / 255))).round())
 
 
 @pytest.mark.parametrize(("stored", "entries", "nominal"), [
