@@ -112,7 +112,8 @@ class DeepPixels:
             pixels = 255 - pixels
         if self.has_alpha and not self._is_opaque():
             alpha = self.values[..., -1:]
-            most = np.iinfo(alpha.dtype).max if alpha.dtype in (np.uint8, np.uint16) else alpha.max()
+            of_type = np.iinfo(alpha.dtype).max if alpha.dtype in (np.uint8, np.uint16) else alpha.max()
+            most = self.stated[1] if self.stated else of_type  # only a TIFF of few bits states a range and has alpha
             alpha = (alpha * (255 / most)).clip(0, 255).round().astype(np.uint8)
             pixels = np.concatenate([pixels, alpha], axis=2)
         image = Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)

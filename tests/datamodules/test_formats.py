@@ -19,6 +19,7 @@ from datamodules.decode import (
     open_image,
     read_content,
     read_image,
+    to_rgb,
 )
 from datamodules.deep_pixels import DeepPixels, ValueRange
 from datamodules.formats import read_tiff
@@ -511,6 +512,19 @@ def test_alpha_of_one_value_says_nothing():
         array = np.concatenate([VALUES, np.full((20, 30, 1), opaque)], axis=2).astype(dtype)
         pixels = np.asarray(decode_pixels(array).rgb(OF_12_BITS)).astype(float)
         assert np.abs(pixels - VALUES * (255 / 4095)).max() <= 0.5001
+
+
+@pytest.mark.parametrize("bits", [4, 12])
+def test_alpha_has_the_bits_of_the_file(bits):
+    """Opaque is 4095 in a TIFF of 12 bits, whose values are in 16: white shows through at half of that."""
+    most = 2**bits - 1
+    alpha = np.full((20, 30, 1), most)
+    alpha[10:] = (most + 1) // 2
+    array = np.concatenate([VALUES >> (12 - bits), alpha], axis=2).astype(np.uint8 if bits < 8 else np.uint16)
+    pixels = np.asarray(to_rgb(DeepPixels(array, (0.0, most), has_alpha=True).to_image(0, most))).astype(float)
+    expected = array[..., :3] * (255 / most)
+    expected[10:] += (255 - expected[10:]) * (1 - alpha[-1, 0, 0] / most)
+    assert np.abs(pixels - expected).max() <= 1.5
 
 
 def test_signed_bytes_and_cmyk_of_16_bits(tmp_path):
