@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from common.errors import DISK_ERRORS, UserError
-from common.text import clean, did_you_mean, plural
+from common.text import clean, did_you_mean, override_value, plural
 from datamodules.pixel_cache import versions_of
 from datamodules.sources.unpacked import Record, UnpackedSource
 
@@ -27,6 +27,7 @@ NO_CLASSES = {
     "kitti", "lsun", "sbd", "sbu", "widerface", "moving_mnist", "vision", "folder", "celeba", "VisionDataset", "DatasetFolder",
     "ImageFolder", "LFWPairs", "wrap_dataset_for_transforms_v2",
 }  # fmt: skip
+OWN_ARGUMENTS = {"self", "root", "train", "download", "transform", "target_transform", "transforms", "loader"}
 
 
 class TorchvisionDataset(UnpackedSource):
@@ -113,12 +114,18 @@ class TorchvisionDataset(UnpackedSource):
         try:
             return self.kind(**arguments, **self.arguments)
         except Exception as error:  # of many types, and of the network's libraries
-            if isinstance(error, ValueError) and "for argument split" in str(error):  # no such split
+            if "split" in arguments and isinstance(error, ValueError) and "for argument split" in str(error):
                 return None
             raise self._not_available(error) from error
 
     def _not_available(self, error: Exception) -> UserError:
         reason = " ".join(str(error).split())[:200]
+        if isinstance(error, TypeError) or (isinstance(error, ValueError) and "argument" in reason):
+            known = ", ".join(sorted(_arguments_of(self.kind))) or "none"
+            return UserError(
+                f"datamodule.source.arguments={override_value(self.arguments)}: {self.name} does not accept them ({reason}); "
+                f"its arguments: {known}"
+            )
         if self.given_root is None:
             return UserError(
                 f"datamodule.source.dataset={self.name}: cannot be downloaded or opened ({reason}); if you have its files "
@@ -135,6 +142,17 @@ def _classifies(name: str) -> Callable | None:
     kind = getattr(torchvision.datasets, name)
     module = kind.__module__.rpartition(".")[2]
     return None if module in NO_CLASSES or name in NO_CLASSES else kind
+
+
+def _arguments_of(kind: type) -> set[str]:
+    """Return the arguments of a data set that a user can set; with **kwargs, those of its base class too."""
+    names: set[str] = set()
+    for each in kind.__mro__:
+        parameters = inspect.signature(each.__init__).parameters.values()
+        names |= {each.name for each in parameters if each.kind is not each.VAR_KEYWORD}
+        if not any(each.kind is each.VAR_KEYWORD for each in parameters):
+            break
+    return names - OWN_ARGUMENTS
 
 
 def _as_image(image) -> Image.Image:

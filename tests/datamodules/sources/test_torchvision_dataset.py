@@ -105,3 +105,15 @@ def test_what_is_not_there_is_named_and_leaves_nothing_behind(tmp_path):
         opened(tmp_path, dataset="CIFAR")
     with pytest.raises(UserError, match="dataset=CocoDetection: no such data set"):  # boxes, no classes
         opened(tmp_path, dataset="CocoDetection")
+
+
+@pytest.mark.parametrize(("dataset", "arguments", "words"), [
+    ("DTD", {"spilt": "test"}, r"{spilt:test}: DTD .*unexpected keyword argument 'spilt'\); its arguments: partition, split"),
+    ("CIFAR10", {"train": False}, r"{train:false}: CIFAR10 .*multiple values .*'train'\); its arguments: none"),
+    ("QMNIST", {"whta": 1}, r"{whta:1}: QMNIST .*unexpected keyword argument 'whta'\); its arguments: compat, what"),
+    ("EMNIST", {}, r"{}: EMNIST .*missing 1 required positional argument: 'split'\); its arguments: split"),
+    ("EMNIST", {"split": "x"}, r"{split:x}: EMNIST .*Unknown value 'x' for argument split.*; its arguments: split"),
+])  # fmt: skip
+def test_arguments_that_a_data_set_does_not_have_are_named_with_those_it_has(tmp_path, dataset, arguments, words):
+    with pytest.raises(UserError, match=f"^datamodule.source.arguments={words}$"):
+        opened(tmp_path, dataset=dataset, root=str(tmp_path), arguments=arguments)
