@@ -1,11 +1,12 @@
 """Hugging Face data sets from the hub, a folder, or parquet files with an image and a label column. Needs the extra `hf`."""
 
+import errno
 import glob
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import DISK_ERRORS, UserError
 from common.text import clean, join_words, plural
 from datamodules.sources.catalog import SPLIT_WORDS, split_of
 from datamodules.sources.unpacked import Record, UnpackedSource
@@ -96,6 +97,7 @@ class HuggingFace(UnpackedSource):
         try:
             yield from split.select_columns([image, label]).cast_column(image, self._datasets.Image(decode=False))
         except Exception as error:  # of many types, of pyarrow's
+            _raise_of_machine(error)
             raise UserError(
                 f"datamodule.source.image={image}: holds {clean(split.features[image], 100)}, which is not one image per row "
                 f"({clean(error, 200)})"
@@ -125,10 +127,10 @@ class HuggingFace(UnpackedSource):
             try:
                 loaded = self._open()
             except Exception as error:  # of many types, and of the network's libraries
+                _raise_of_machine(error)
                 reason = " ".join(str(error).split())[:300]
                 raise UserError(
-                    f"datamodule.source.path={self.path}: cannot be loaded ({type(error).__name__}: {reason}); use ORG/NAME of "
-                    "the hub, a folder, or parquet files"
+                    f"datamodule.source.path={self.path}: cannot be loaded ({type(error).__name__}: {reason}); {_advice(error)}"
                 ) from error
             self._splits = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
         return self._splits
@@ -149,6 +151,28 @@ class HuggingFace(UnpackedSource):
         if self._is_parquet:
             return self._datasets.load_dataset("parquet", data_files=sorted(glob.glob(self.path)))  # noqa: PTH207 any folder
         return self._datasets.load_dataset(self.path, self.subset, revision=self.revision)
+
+
+def _raise_of_machine(error: Exception) -> None:
+    """Raise what the disk or the memory refused, which is nothing that another data set or column would change."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, MemoryError) or getattr(link, "errno", None) in DISK_ERRORS:
+            raise link
+        link = link.__cause__ or link.__context__
+    if "Not enough disk space" in str(error):
+        raise OSError(errno.ENOSPC, str(error)) from error
+
+
+def _advice(error: Exception) -> str:
+    """Return the next step after an error of the library."""
+    if isinstance(error, ConnectionError):
+        return "check the network, or use a folder or parquet files of this disk"
+    if type(error).__name__ == "DatasetNotFoundError":
+        return "check ORG/NAME and datamodule.source.revision; if it is private or gated, log in with: hf auth login"
+    if "Config name is missing" in str(error) or "BuilderConfig" in str(error):
+        return "give it one of its subsets: datamodule.source.subset=NAME"
+    return "use ORG/NAME of the hub, a folder, or parquet files"
 
 
 def _column(split, given: str | None, kind: str) -> str:

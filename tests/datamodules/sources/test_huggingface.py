@@ -1,4 +1,7 @@
+import errno
 import io
+import json
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -169,3 +172,40 @@ def test_what_is_no_data_set_is_named(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"no parquet")
     with pytest.raises(UserError, match=r"datamodule.source.path=.*x.parquet: cannot be loaded"):
         opened(tmp_path, tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize(("subset", "words"), [(None, "Config name is missing"), ("c", "BuilderConfig 'c' not found")])
+def test_a_missing_subset_is_named_with_those_there_are(tmp_path, subset, words):
+    for name in ("a", "b"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        typed().to_parquet(tmp_path / "pets" / name / "train.parquet")
+    configs = [{"config_name": name, "data_files": f"{name}/*.parquet"} for name in ("a", "b")]
+    (tmp_path / "pets" / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n")
+    with pytest.raises(
+        UserError, match=rf"{words}.*'a', 'b'.*; give it one of its subsets: datamodule.source.subset=NAME$"
+    ):
+        opened(tmp_path, tmp_path / "pets", subset=subset)
+
+
+@pytest.mark.parametrize(("error", "words"), [
+    (ConnectionError("Couldn't reach 'org/pets' on the Hub (ConnectTimeout)"), "ConnectTimeout.*; check the network, or use"),
+    (datasets.exceptions.DatasetNotFoundError("'org/pets' is a gated dataset."), "gated .*log in with: hf auth login$"),
+])  # fmt: skip
+def test_an_error_of_the_hub_has_its_next_step(tmp_path, monkeypatch, error, words):
+    monkeypatch.setattr(datasets, "load_dataset", mock.Mock(side_effect=error))
+    with pytest.raises(UserError, match=rf"datamodule.source.path=org/pets: cannot be loaded .*{words}"):
+        opened(tmp_path, "org/pets")
+
+
+def test_a_full_disk_is_not_an_error_of_the_data_set(tmp_path, monkeypatch):
+    full = datasets.exceptions.DatasetGenerationError("An error occurred while generating the dataset")
+    full.__cause__ = OSError(errno.ENOSPC, "No space left on device", "file.arrow")
+    for error in (full, OSError("Not enough disk space. Needed: 2.00 GiB (download: 1.00 GiB)")):
+        monkeypatch.setattr(datasets, "load_dataset", mock.Mock(side_effect=error))
+        with pytest.raises(OSError, match="space") as found:
+            opened(tmp_path, "org/pets")
+        assert found.value.errno == errno.ENOSPC
+    typed().save_to_disk(tmp_path / "pets")
+    monkeypatch.setattr(datasets.Dataset, "select_columns", mock.Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        opened(tmp_path, tmp_path / "pets")
