@@ -89,7 +89,7 @@ def take_over_splits(
             "%s: %s with a different label here: %s", key, plural(len(renamed), "image"), join_words(names, SHOWN)
         )
     is_new = present & ~is_old
-    _join(catalog, groups, is_new & (given == UNASSIGNED), is_old, key)
+    _join(catalog, groups, is_new & (given == UNASSIGNED), is_old, key, in_folds)
     shares = TRAIN_VAL_TEST if with_val else TRAIN_TEST
     rows = np.flatnonzero(is_new & catalog.present() & (catalog.splits == UNASSIGNED))
     if source_splits:
@@ -100,7 +100,7 @@ def take_over_splits(
             if "val" not in source_splits and with_val
             else rows[:0]
         )
-        _join(catalog, groups, np.isin(np.arange(len(catalog)), rows), is_old & (given == "train"), key)
+        _join(catalog, groups, np.isin(np.arange(len(catalog)), rows), is_old & (given == "train"), key, in_folds)
         rows = rows[catalog.splits[rows] == "train"]
     if len(rows):
         draw_splits(catalog, rows, shares, groups, fingerprints, seed)
@@ -115,11 +115,17 @@ def take_over_splits(
     log.info("%s: %s, %s are new", key, kept, f"{n_new:,}")
 
 
-def _join(catalog: Catalog, groups: np.ndarray, wanted: np.ndarray, is_old: np.ndarray, key: str) -> None:
-    """Put new images into the split of the old ones in their group, or exclude them if the old ones are in two splits."""
+def _join(
+    catalog: Catalog, groups: np.ndarray, wanted: np.ndarray, is_old: np.ndarray, key: str, in_folds: bool
+) -> None:
+    """Put new images into the split of the old ones in their group, or exclude them if the old ones are in two splits.
+
+    Where train and val are divided into folds later, they count as one split.
+    """
     old_splits = defaultdict(set)
     for row in np.flatnonzero(is_old & (catalog.splits != UNASSIGNED)):
-        old_splits[groups[row]].add(catalog.splits[row])
+        split = catalog.splits[row]
+        old_splits[groups[row]].add("train" if in_folds and split == "val" else split)
     between = []
     for row in np.flatnonzero(wanted):
         found = old_splits.get(groups[row], ())

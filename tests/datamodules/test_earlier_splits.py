@@ -129,6 +129,9 @@ def test_a_new_image_goes_with_its_group_or_its_near_duplicate(root, tmp_path, t
         "belongs to images of train and val" in reason
         and "excluded 1 new image in a group with images of two splits" in caplog.text
     )
+    in_folds = prepared(CsvTable(table=listed, root=root), tmp_path, table, folds=2, fold=0)
+    joined = {split_of(in_folds)[f"blue/{name}.png"] for name in ("003", "004", "between")}
+    assert not in_folds.excluded and len(joined) == 1 and joined < {"train", "val"}  # one fold has all of the group
 
 
 def test_a_label_that_changed_is_named(root, tmp_path, table, caplog):
