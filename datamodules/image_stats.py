@@ -101,6 +101,7 @@ class ImageStats:
 
         Raises:
             ValueError: the file is damaged or has another number of rows.
+            PermissionError: the file may not be read.
         """
         loaded = cls.empty(0, thumbnails)
         try:
@@ -119,6 +120,8 @@ class ImageStats:
                     loaded.errors[row] = error
             if len(loaded.modes) != rows or len(loaded.thumbnails) not in (0, rows):
                 raise ValueError(f"{len(loaded.modes):,} modes, {len(loaded.thumbnails):,} thumbnails")
+        except PermissionError:
+            raise
         except Exception as error:  # for a damaged file, numpy and zipfile raise errors of any type
             raise ValueError(f"{path}: damaged ({error})") from error
         return loaded

@@ -62,9 +62,17 @@ def open_pixel_caches(
     digest = hashlib.blake2b(versions.tobytes(), digest_size=12).hexdigest()
     places = {look: folder / f"{look.name()}-{digest}" for look in looks}
     shared: dict[tuple, ImageStats] = {}  # reading -> its statistics, which all of its looks share
-    caches = {look: cache for look, place in places.items() if (cache := _open(place, look, files, shared, known=True))}
+    caches, limit, wanted = {}, int(limit_gib * 2**30), {}
+    warned = beside and beside.not_kept  # the same folder may fail for the same reason
+    try:
+        for look, place in places.items():
+            if cache := _open(place, look, files, shared, known=True):
+                caches[look] = cache
+    except PermissionError as error:  # made by another user
+        if error.strerror != warned:
+            log.warning("pixel cache: could not use %s (%s); decoding images in every epoch", folder, error.strerror)
+        limit, warned = 0, error.strerror
     used = sum(_size_of(cache.path.parent) for cache in [beside, *caches.values()] if cache and cache.path)
-    limit, wanted = int(limit_gib * 2**30), {}
     for look in looks:
         if look not in caches:
             needed = _needed(files, look) if limit else 0
@@ -77,7 +85,6 @@ def open_pixel_caches(
                     limit_gib, f"{len(files):,}", (used + needed) / 2**30,
                 )  # fmt: skip
     keep = [beside and beside.path and beside.path.parent, *places.values()]
-    warned = beside and beside.not_kept  # the same folder may fail for the same reason
     for reading in dict.fromkeys(look.reading for look in wanted):
         together = {look: needed for look, needed in wanted.items() if look.reading == reading}
         reason = _build(files, versions, {look: places[look] for look in together}, sum(together.values()), limit, keep)
@@ -119,6 +126,9 @@ def _open(
     Args:
         known: whether the cache is from an earlier command. If files have become readable since then, it is renamed, so the
             new cache can reuse it as an earlier one.
+
+    Raises:
+        PermissionError: the cache may not be read, or not be renamed.
     """
     if not place.is_dir():
         return None
@@ -128,6 +138,8 @@ def _open(
             digest = hashlib.blake2b(place.name.encode(), digest_size=12).hexdigest()
             place.replace(place.with_name(f"{look.name()}-{digest}"))
             return None
+    except PermissionError:
+        raise
     except (ValueError, OSError) as error:
         log.warning("pixel cache: %s; building it again", error)
         shutil.rmtree(place, ignore_errors=True)

@@ -429,6 +429,28 @@ def test_a_disk_that_takes_no_cache_is_named_once(files, tmp_path, caplog):
     ]
 
 
+@pytest.mark.parametrize("refused", ["stats.npz", PIXELS])
+def test_a_cache_that_may_not_be_read_is_named_once_and_stays(files, tmp_path, monkeypatch, caplog, refused):
+    """Another user of the machine made it."""
+    first, _ = open_pixel_caches(files, [Look(32), compared_look(None)], tmp_path / "cache")
+    whole, opened = {path: path.read_bytes() for path in first.path.parent.iterdir()}, Path.open
+
+    def refuse(path, *arguments, **keywords):
+        if path.name == refused:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, *arguments, **keywords)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    caches = open_pixel_caches(files, [Look(32), compared_look(None)], tmp_path / "cache")
+    assert all(np.array_equal(caches[0][row], first[row]) for row in range(len(files)))
+    assert all(isinstance(cache, UncachedPixels) for cache in caches)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"pixel cache: could not use {tmp_path / 'cache'} (Permission denied); decoding images in every epoch"
+    ]
+    monkeypatch.undo()
+    assert {path: path.read_bytes() for path in first.path.parent.iterdir()} == whole
+
+
 @pytest.mark.parametrize("main", [Look(32), Look(256), Look(256, fit="crop"), Look(256, jpeg_quality=95)], ids=str)
 def test_one_reading_makes_all_caches_as_one_of_each_would(files, tmp_path, monkeypatch, main):
     compared = compared_look(None)
