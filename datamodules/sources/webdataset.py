@@ -102,12 +102,13 @@ class Members(NamedTuple):
 
     def _text(self, suffix: str, content: bytes, name: str) -> str:
         try:
-            text: object = content.decode("utf-8-sig").strip()
+            text: object = content.decode("utf-8-sig")
             if suffix == "json":
                 wanted, fields = self.label and self.label.partition(".")[2], json.loads(text)
                 text = next((fields[key] for key in ((wanted,) if wanted else JSON_KEYS) if key in fields), None)
         except (UnicodeDecodeError, ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{name}: its label is malformed ({error})") from error
+        text = text.strip() if isinstance(text, str) else text
         if isinstance(text, bool) or not isinstance(text, str | int) or text == "":
             raise ValueError(f"{name}: its label is {clean(text, 60)!r}; a name or a whole number is needed")
         return str(text)

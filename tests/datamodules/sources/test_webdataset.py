@@ -142,7 +142,7 @@ def test_numbers_are_in_their_order_and_labels_may_be_in_json(tmp_path, png):
 ])  # fmt: skip
 def test_which_files_of_a_sample_are_image_and_label(tmp_path, image, label, content, name):
     sample = {"webp": b"webp", "png": b"png", "jpg": b"jpg", "txt": b"x", "cls": b"of cls"}
-    sample["json"] = json.dumps({"cls": "of json", "kind": "of kind", "label": "of label"}).encode()
+    sample["json"] = json.dumps({"cls": "of json", "kind": " of kind\n", "label": "\tof label "}).encode()
     train = one_shard(tmp_path, [sample])
     source = opened(tmp_path, tmp_path, train=train, image=image, label=label)
     shards = source.shards("train")
