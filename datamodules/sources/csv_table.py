@@ -5,6 +5,7 @@ Spreadsheets, pandas and other systems write tables in many ways: a clear one is
 Additional columns name subsets of the images; `python -m reports.subsets RUN` gives the accuracy on each.
 """
 
+import functools
 import itertools
 import logging
 import os
@@ -48,8 +49,13 @@ class CsvTable(Source):
             raise UserError("datamodule.table has no value; give it one: datamodule.table=FILE")
         self.table = Path(str(table))
         self.name = self.table.stem
-        self.root = Path(str(root)) if root else _images_of_run(self.table) or self.table.parent
+        self.root = Path(str(root)) if root else images_folder(_data_of_run(self.table)) or self.table.parent
         self._lines: list[int] = []  # line number of each row
+
+    @functools.cached_property
+    def known_classes(self) -> list[str]:
+        """The classes of the run that wrote the table: a class folder may be named nan."""
+        return _data_of_run(self.table).classes
 
     def images(self) -> Iterator[ImageRow]:
         """Yield the table's rows.
@@ -202,12 +208,11 @@ def _are_same(names: tuple[str, str]) -> bool:
     return _same_name(names[0]) == _same_name(names[1])
 
 
-def _images_of_run(table: Path) -> Path | None:
-    """Return the folder of the images if the table is a run's splits.csv with the record beside it; else None."""
+def _data_of_run(table: Path) -> DataInfo:
+    """Return what the record beside a run's splits.csv says about the images; empty for any other table."""
     run = RunFolder(table.parent)
-    if table != run.splits or not run.record.is_file():
-        return None
-    return images_folder(RunRecord.read(run).data or DataInfo())
+    found = RunRecord.read(run).data if table == run.splits and run.record.is_file() else None
+    return found or DataInfo()
 
 
 def _number(text: str) -> float | str:

@@ -73,7 +73,7 @@ class HuggingFace(UnpackedSource):
             names = getattr(split.features[label], "names", None)
             without = 0
             for row in self._rows(split, image, label):
-                if row[label] is None or row[label] == -1 or row[image] is None:
+                if row[image] is None or row[label] in (None, -1) or row[label] != row[label]:  # NaN
                     without += 1
                     continue
                 named = names[row[label]] if names else str(row[label])

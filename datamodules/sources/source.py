@@ -47,6 +47,7 @@ class Source:
         citation: of the data set, for the record and the model card; None: not known.
         cache: folder for what a source unpacks, set before `images` is called: outputs/.cache/sources.
         key: setting that messages about the source begin with.
+        known_classes: names that are classes even if they look like a missing value, such as nan.
         names_are_own: whether the user named the classes, and so can correct the names.
         streams: whether the training images are a `stream` instead of rows: datamodules/sources/streamed.py.
     """
@@ -58,6 +59,7 @@ class Source:
     citation: str | None = None
     cache: Path | None = None
     key: str = "datamodule.source"
+    known_classes: Sequence[str] = ()
     names_are_own: bool = False
     streams: bool = False
     stream = None
@@ -253,7 +255,8 @@ def _find_problem(row, source: Source) -> str | None:
     if not isinstance(row, ImageRow):
         return f"{str(row)[:60]!r} is not an ImageRow"
     path, label, split = row.path, row.label, row.split
-    if path and isinstance(path, str) and (label == "" or (label in NO_LABELS and not source.classes)):
+    is_missing = label in NO_LABELS and not source.classes and label not in source.known_classes
+    if path and isinstance(path, str) and (label == "" or is_missing):
         found = f" (found {label})" if label else ""
         return f"has no label{found}; add one, or remove the line"
     if path == "":

@@ -1,11 +1,16 @@
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from common.errors import UserError
+from common.run_folder import RunFolder
+from common.run_record import DataInfo, RunRecord
 from datamodules.sources.csv_table import CsvTable
+from datamodules.sources.image_folder import ImageFolder
 from datamodules.sources.source import read_source
 from tests.support.helpers import make_images
 
@@ -158,3 +163,22 @@ def test_labels_that_contradict_are_refused(root, rows, message):
 def test_labels_that_may_be_meant_are_kept(root):
     rows = "".join(f"images/00{i}.png,{label}\n" for i, label in enumerate(("None", "NA", "1", "-1")))
     assert read_source(CsvTable(table=write(root, f"path,label\n{rows}"))).classes == ["-1", "1", "NA", "None"]
+
+
+def test_a_class_folder_named_like_a_missing_value_is_a_class_in_the_table_of_its_run(tmp_path):
+    """Only there: in another table, nan is what pandas writes for a missing label."""
+    root = make_images(tmp_path / "data", {"nan": 3, "NA": 3, "None": 3}, size=16)
+    folders = read_source(ImageFolder(root=str(root)))
+    (tmp_path / "run").mkdir()
+    run = RunFolder(tmp_path / "run")
+    lines = [
+        f"{path},{folders.classes[label]},train" for path, label in zip(folders.paths, folders.labels, strict=True)
+    ]
+    run.splits.write_text("\n".join(["path,label,split", *lines]))
+    record = RunRecord(data=DataInfo(root=str(root), classes=folders.classes))
+    run.record.write_text(json.dumps(asdict(record)))
+    for given in (None, str(root)):
+        assert read_source(CsvTable(table=run.splits, root=given)).classes == folders.classes == ["NA", "None", "nan"]
+    run.splits.rename(tmp_path / "run" / "mine.csv")
+    with pytest.raises(UserError, match=r"has no label \(found nan\)"):
+        read_source(CsvTable(table=tmp_path / "run" / "mine.csv", root=str(root)))

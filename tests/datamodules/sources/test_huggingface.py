@@ -121,6 +121,14 @@ def test_splits_names_and_missing_labels_of_a_saved_data_set(tmp_path, caplog):
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == found
 
 
+def test_a_label_that_is_not_a_number_is_a_missing_one(tmp_path, caplog):
+    """As None is: pandas makes NaN of None in a column of numbers."""
+    rows = {"image": [png(40 * index) for index in range(5)], "label": [0.0, 1.0, float("nan"), None, 1.0]}
+    datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).save_to_disk(tmp_path / "pets")
+    check(opened(tmp_path, tmp_path / "pets"), ["0.0", "1.0", "1.0"], [0, 40, 160])
+    assert "excluded 2 rows of train without an image or a label" in caplog.text
+
+
 def test_columns_that_are_not_clear_are_asked_for(tmp_path):
     two = typed().add_column("second", [1] * 6).rename_column("label", "kind").cast_column(
         "second", datasets.ClassLabel(names=["cat", "dog"]))  # fmt: skip
