@@ -76,6 +76,11 @@ class ImageFolder(Source):
                 for path in _walk(folder / name, others=others):
                     yield ImageRow(f"{beside_root}{name}/{path}", label, split)
         others += Counter(f"{_kind(file.name)} beside the class folders" for file in _beside(root, split_folders))
+        if hidden := _hidden_beside(root, split_folders):
+            log.warning(
+                "datamodule.root=%s: skipped images in %s: names that start with a dot are hidden; to use such a folder as a "
+                "class, rename it", root, join_words(hidden, NAMED),
+            )  # fmt: skip
         if others:
             listed = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(NAMED))
             log.warning(
@@ -395,6 +400,12 @@ def _beside(root: Path, split_folders: dict[str, Path]) -> Iterator[Path]:
         for file in folder.iterdir():
             if file.suffix.lower() in SUFFIXES and not is_ignored(file.name) and file.is_file():
                 yield file
+
+
+def _hidden_beside(root: Path, split_folders: dict[str, Path]) -> list[str]:
+    """Return the hidden folders with images that are beside the class folders, relative to the root."""
+    beside = [each for folder in dict.fromkeys((root, *split_folders.values())) for each in folder.glob(".*")]
+    return sorted(str(each.relative_to(root)) for each in beside if each.is_dir() and _has_images(each))
 
 
 def walk_images(folder: Path, warn: bool = True, others: Counter | None = None) -> Iterator[Path]:

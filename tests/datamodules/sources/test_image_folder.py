@@ -30,6 +30,16 @@ def test_plain_class_folders_have_no_split_yet(tmp_path):
     assert set(catalog.splits) == {""} and np.bincount(catalog.labels).tolist() == [10, 5, 20]
 
 
+def test_a_hidden_folder_of_images_is_named(tmp_path, caplog):
+    root = make_images(
+        tmp_path / "data", {f"train/{name}": 2 for name in ("a", "b", ".c")} | {".thumbnails": 1}, size=16
+    )
+    (root / "train" / ".cache").mkdir()
+    (root / "train" / ".DS_Store").write_bytes(b"x")
+    assert read_source(ImageFolder(root=str(root))).classes == ["a", "b"]
+    assert "skipped images in .thumbnails and train/.c: names that start with a dot are hidden" in caplog.text
+
+
 def test_hidden_and_system_files_are_no_images(tmp_path):
     root = make_images(tmp_path, {"blue": 5, "red": 5, ".cache": 2, "blue/deeper": 2})
     for name in (".hidden.png", "Thumbs.db", "notes.txt"):
