@@ -40,7 +40,7 @@ def _draw(rows: list) -> bytes:
 
 
 def _class_rows(data) -> list:
-    """Make a titled row of images for each split of each of the first classes."""
+    """Make a titled row of images for each split of each of the first classes; the last heading says how many there are."""
     rows_shown, catalog = [], data.catalog
     for label, name in enumerate(catalog.classes[:MOST_CLASSES]):
         for split in ("train", "val", "test"):
@@ -50,6 +50,9 @@ def _class_rows(data) -> list:
                 shown = rows[np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).astype(int)]
                 images = [(data.pixel_cache[row], _name(catalog, row)) for row in shown]
                 rows_shown.append((f"{name}, {split}: {len(rows):,}", images))
+    if rows_shown and len(catalog.classes) > MOST_CLASSES:
+        heading, images = rows_shown[-1]
+        rows_shown[-1] = f"{heading}\n(the first {MOST_CLASSES} of {len(catalog.classes):,} classes)", images
     return rows_shown
 
 
