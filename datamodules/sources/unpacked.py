@@ -4,6 +4,8 @@ import csv
 import hashlib
 import io
 import logging
+import shutil
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 
 TABLE = "images.csv"
 WARNINGS = "warnings.txt"  # warnings while writing, such as about rows without a label
+SILENT_S = 3600  # seconds; a folder whose table was not written for this long belongs to a process that was killed
 
 
 class Record(NamedTuple):
@@ -63,6 +66,9 @@ class UnpackedSource(Source):
 
 def _unpack(records: Iterable[Record], folder: Path) -> None:
     """Write all records into a folder with their table; file names are content hashes, so datamodule.splits can match them."""
+    for table in folder.parent.glob(f"*.building-*/{TABLE}"):
+        if time.time() - table.stat().st_mtime > SILENT_S:
+            shutil.rmtree(table.parent, ignore_errors=True)
     copies: Counter = Counter()  # number of further copies of an image
     with (
         atomic_folder(folder) as building,

@@ -1,3 +1,5 @@
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,16 @@ def test_pixels_and_labels_are_torchvision_s_and_written_once(tmp_path):
     assert opened(tmp_path, dataset="FakeData", arguments=FAKE | {"size": 5}).root != catalog.root
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {catalog.root.name, opened(
         tmp_path, dataset="FakeData", arguments=FAKE | {"size": 5}).root.name}  # nothing half-made stays  # fmt: skip
+
+
+def test_what_a_killed_process_was_writing_is_removed_once_it_is_old(tmp_path):
+    left, running = (tmp_path / "cache" / f"CIFAR10-0123.building-{name}" for name in ("dead", "lives"))
+    for folder in (left, running):
+        folder.mkdir(parents=True)
+        (folder / "images.csv").write_text("path,label,split\n")
+    os.utime(left / "images.csv", (time.time() - 4000,) * 2)
+    catalog = opened(tmp_path, dataset="FakeData", arguments=FAKE)
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {catalog.root.name, running.name}
 
 
 def write_idx(path, array):
