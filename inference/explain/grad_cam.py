@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 
+MOST_TRIED = 50  # layers; HRNet has hundreds in branches that run side by side
+
 
 class GradCam(NamedTuple):
     """Hold the results of one pass."""
@@ -31,7 +33,8 @@ def last_feature_map(network: nn.Module, image_size: int) -> LastFeatureMap:
     """Return the last layer with convolutions whose output has several positions; if images are too small for that, the last.
 
     A convolution that is itself the classifier, such as SqueezeNet's, does not count: its map has one channel per class, in
-    which all images of a class are alike.
+    which all images of a class are alike. Nor does one in a block whose input also takes another way, past it: what takes that
+    way would be missing in the heat.
 
     Raises:
         UserError: a network without convolutions.
@@ -49,9 +52,9 @@ def last_feature_map(network: nn.Module, image_size: int) -> LastFeatureMap:
     ]
     handles = [module.register_forward_hook(record) for module in convolving]
     try:
-        parameter = next(network.parameters())
-        with torch.inference_mode():
-            logits = network(torch.zeros(1, 3, image_size, image_size, device=parameter.device))
+        image = torch.zeros(1, 3, image_size, image_size, device=next(network.parameters()).device)
+        with torch.no_grad():
+            logits = network(image)
     finally:
         for handle in handles:
             handle.remove()
@@ -63,8 +66,22 @@ def last_feature_map(network: nn.Module, image_size: int) -> LastFeatureMap:
         if not (isinstance(module, nn.Conv2d) and shape[1] == logits.shape[1])
     ] or returned
     several = [(module, shape) for module, shape in returned if shape[2] * shape[3] > 1]
-    module, shape = (several or returned)[-1]
+    tried = several[: -MOST_TRIED - 1 : -1]  # the last ones, in reverse
+    found = next((each for each in tried if _all_goes_through(network, each[0], image)), None)
+    module, shape = found or (several or returned)[-1]
     return LastFeatureMap(module, shape[2], shape[3])
+
+
+def _all_goes_through(network: nn.Module, layer: nn.Module, image: Tensor) -> bool:
+    """Return whether the logits depend on the image through this layer only: no gradient passes if its output is cut off."""
+    image = image.detach().clone().requires_grad_()
+    handle = layer.register_forward_hook(lambda _module, _inputs, output: output.detach())
+    try:
+        with torch.enable_grad():
+            logits = network(image.clone())
+    finally:
+        handle.remove()
+    return not logits.requires_grad or torch.autograd.grad(logits.sum(), image, allow_unused=True)[0] is None
 
 
 def grad_cam(network: nn.Module, layer: nn.Module, images: Tensor, classes: Tensor | None = None) -> GradCam:

@@ -116,6 +116,27 @@ def test_the_smallest_images_and_no_convolution():
         last_feature_map(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), 2)
 
 
+@pytest.mark.parametrize(("network", "layer"), [
+    ({"network": "torchvision", "name": "shufflenet_v2_x0_5"}, "stage3"), (FINAL, "backbone.stage3"),
+    ({"network": "torchvision", "name": "resnet50"}, "layer3"), ({"network": "shufflenet_v1", "width": 0.5}, "stage3"),
+    ({"network": "torchvision", "name": "mobilenet_v2"}, "features.14.conv.0"),
+], ids=str)  # fmt: skip
+def test_of_small_images_the_map_is_one_that_everything_goes_through(network, layer):
+    """Not that of a convolution in the first block of the last stage, beside which the shortcut runs.
+
+    With a fixed map, the logits are the same for every image.
+    """
+    made = build_network(num_classes=2, **network).eval()
+    found = last_feature_map(made, 32)
+    assert found.layer is made.get_submodule(layer) and (found.height, found.width) == (2, 2)
+    images, maps = torch.randn(2, 3, 32, 32), []
+    handle = found.layer.register_forward_hook(lambda _module, _inputs, output: maps.append(output) or maps[0])
+    with torch.no_grad():
+        assert torch.equal(made(images[:1]), made(images[1:]))
+    handle.remove()
+    assert len(maps) == 2 and not torch.equal(*maps)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
 def test_a_convolution_after_the_pooling_has_no_map():
     network = build_network(num_classes=2, network="timm", name="lcnet_050").eval()
