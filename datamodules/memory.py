@@ -33,18 +33,11 @@ class Memory:
 @contextlib.contextmanager
 def collect_warnings() -> Iterator[list[logging.LogRecord]]:
     """Yield a list to which every warning inside is added as it is logged."""
-    root, collector = logging.getLogger(), _Collector(logging.WARNING)
+    records: list[logging.LogRecord] = []
+    root, collector = logging.getLogger(), logging.Handler(logging.WARNING)
+    collector.emit = records.append
     root.addHandler(collector)
     try:
-        yield collector.records
+        yield records
     finally:
         root.removeHandler(collector)
-
-
-class _Collector(logging.Handler):
-    def __init__(self, level: int):
-        super().__init__(level)
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
