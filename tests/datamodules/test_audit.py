@@ -362,15 +362,6 @@ def test_images_added_to_those_of_a_fixed_camera_give_the_pairs_of_all_at_once(b
     assert len(at_once) == 20 and grown == at_once
 
 
-def test_an_image_is_compared_with_added_ones_that_have_nearer_images(tmp_path):
-    generator = np.random.default_rng(0)
-    pattern = 120 + 25 * field(generator, 2, 64) + 20 * field(generator, 1, 64)
-    images = [to_image(pattern + generator.normal(0, sd, (64, 64))) for sd in [30] * 8 + [2] * 60]
-    kept_in(tmp_path / "grown", images[:8])
-    grown, at_once = kept_in(tmp_path / "grown", images), kept_in(tmp_path / "at once", images)
-    assert len(at_once) > 1000 and grown == at_once
-
-
 def test_what_was_compared_before_does_not_change_the_pairs(tmp_path, monkeypatch):
     """Of images with more neighbors than they propose, others are nearest once some were added or removed."""
     monkeypatch.setattr(near_duplicates, "PROPOSED", 2)

@@ -94,12 +94,6 @@ def test_exif_rotation_is_applied(tmp_path):
     assert open_image(tmp_path / "a.jpg").size == (4, 8)
 
 
-def test_first_frame_of_an_animation(tmp_path):
-    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert np.asarray(open_image(tmp_path / "a.gif"))[0, 0].tolist() == [255, 0, 0]
-
-
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n broken"])
 def test_what_is_no_image_is_named(tmp_path, content):
     (tmp_path / "bad.png").write_bytes(content)

@@ -9,7 +9,6 @@ from torchvision.transforms import v2
 
 from common.errors import UserError
 from datamodules import loader
-from datamodules.image_datamodule import normalize
 from datamodules.loader import EpochSampler, ImageDataset, StatefulDataLoader, keep_batch
 from datamodules.sources.catalog import Catalog
 from datamodules.transform_list import TransformList
@@ -304,13 +303,6 @@ def test_a_single_remaining_image_is_no_training_batch_and_is_logged(tmp_path, c
     assert [len(batch["rows"]) for batch in data.train_dataloader()] == [3, 3, 3]
     assert "single image" in caplog.text
     assert [len(batch["rows"]) for batch in data.val_dataloader()] == [3, 3, 3, 1]
-
-
-def test_normalization_by_hand():
-    pixels = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 3, 1, 1)
-    result = normalize(pixels, [0.5, 0.4, 0.3], [0.2, 0.25, 0.5]).flatten()
-    expected = torch.tensor([(0 - 0.5) / 0.2, (128 / 255 - 0.4) / 0.25, (1 - 0.3) / 0.5])
-    torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_workers_need_shared_memory(monkeypatch, caplog):
