@@ -5,17 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from engine.config.instantiate import instantiate
 from lightning_modules.image_classifier import ImageClassifier
-from tests.support.configs import composed
+from tests.support.configs import data_module
 
 
 @pytest.fixture
 def small_data(tmp_path, two_colors):
     """Open two_colors at 32 pixels without augmentation."""
-    config = composed("datamodule=image_folder", f"datamodule.root={two_colors}", f"datamodule.cache={tmp_path}/cache",
-                      "model.image_size=32", "datamodule.batch_size=8", "augmentation=none")  # fmt: skip
-    data = instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"))
+    small = ("model.image_size=32", "datamodule.batch_size=8", "augmentation=none")
+    data = data_module(two_colors, tmp_path / "cache", *small)
     data.setup()
     return data
 

@@ -11,8 +11,7 @@ import torch
 from datamodules import gpu_cache
 from datamodules.normalize import normalize
 from datamodules.transform_list import TransformList
-from engine.config.instantiate import instantiate
-from tests.support.configs import composed
+from tests.support.configs import data_module
 from tests.support.helpers import make_images
 
 
@@ -22,11 +21,8 @@ def data(tmp_path):
     root = make_images(tmp_path / "images", {"train/red": 12, "train/blue": 12, "val/red": 4, "val/blue": 4}, size=24)
 
     def make(*overrides):
-        config = composed(
-            "datamodule=image_folder", f"datamodule.root={root}", "model.image_size=24", "datamodule.batch_size=8",
-            f"datamodule.cache={tmp_path}/cache", "augmentation.color_jitter=0.2", *overrides,
-        )  # fmt: skip
-        made = instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"))
+        usual = ("model.image_size=24", "datamodule.batch_size=8", "augmentation.color_jitter=0.2")
+        made = data_module(root, tmp_path / "cache", *usual, *overrides)
         made.setup()
         strategy = SimpleNamespace(root_device=torch.device("cuda"))
         epoch = SimpleNamespace(epoch_progress=SimpleNamespace(current=SimpleNamespace(processed=0)))

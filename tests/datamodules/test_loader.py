@@ -13,8 +13,7 @@ from datamodules.loader import EpochSampler, ImageDataset, StatefulDataLoader, k
 from datamodules.sources.catalog import Catalog
 from datamodules.transform_list import TransformList
 from datamodules.transforms import Augmentation
-from engine.config.instantiate import instantiate
-from tests.support.configs import composed
+from tests.support.configs import data_module
 from tests.support.helpers import make_images
 
 ROWS = np.arange(100, 123)
@@ -296,9 +295,7 @@ def test_a_pass_of_another_order_or_without_a_rest_is_not_resumed(dataset):
 
 def test_a_single_remaining_image_is_no_training_batch_and_is_logged(tmp_path, caplog):
     root = make_images(tmp_path, {f"{s}/{c}": n for s, n in (("train", 5), ("val", 5)) for c in ("blue", "red")})
-    config = composed("datamodule=image_folder", f"datamodule.root={root}", "model.image_size=16", "datamodule.batch_size=3",
-                      f"datamodule.cache={tmp_path / 'cache'}", "augmentation=none")  # fmt: skip
-    data = instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"))
+    data = data_module(root, tmp_path / "cache", "datamodule.batch_size=3", "augmentation=none")
     data.setup()
     assert [len(batch["rows"]) for batch in data.train_dataloader()] == [3, 3, 3]
     assert "single image" in caplog.text

@@ -10,9 +10,8 @@ import pytest
 import train as script
 from datamodules import image_datamodule
 from datamodules.memory import MOST, Memory
-from engine.config.instantiate import instantiate
 from tests.support.commands import SMALL_RUN
-from tests.support.configs import composed
+from tests.support.configs import data_module
 from tests.support.helpers import NOT_DRAWN, SIMPLE_CNN
 
 
@@ -44,10 +43,8 @@ def test_other_rules_share_the_pixels_and_not_the_splits(two_colors, tmp_path, c
     for (folds, fold, fraction), seed in (
         (whole, 1), (whole, 2), ((3, 0, 1), 1), ((3, 1, 1), 1), (half, 1), (half, 2)
     ):  # fmt: skip
-        config = composed("datamodule=image_folder", *SIMPLE_CNN, "datamodule.batch_size=4", f"seed={seed}")
-        config.datamodule.root, config.datamodule.cache = str(two_colors), str(tmp_path)
-        config.datamodule.folds, config.datamodule.fold, config.datamodule.train_fraction = folds, fold, fraction
-        data = instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"))
+        rules = {"folds": folds, "fold": fold, "train_fraction": fraction}
+        data = data_module(two_colors, tmp_path, f"seed={seed}", **rules)
         data.memory = memory
         data.setup()
         found.append(data)
@@ -107,9 +104,7 @@ def test_jobs_of_other_normalizations_share_the_images_and_the_statistics(two_co
     )
     memory, means = Memory(), []
     for seed, given in ((1, {}), (1, {"mean": None, "std": None}), (2, {"mean": None, "std": None})):
-        config = composed("datamodule=image_folder", *SIMPLE_CNN, "datamodule.batch_size=4", f"seed={seed}")
-        config.datamodule.root, config.datamodule.cache = str(two_colors), str(tmp_path)
-        data = instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"), **given)
+        data = data_module(two_colors, tmp_path, f"seed={seed}", **given)
         data.memory = memory
         data.setup()
         means.append(data.mean)

@@ -3,9 +3,7 @@ import pytest
 import torch
 
 from datamodules.normalize import as_batch, channel_statistics, normalize, without_flat_channels
-from engine.config.instantiate import instantiate
-from tests.support.configs import composed
-from tests.support.helpers import SIMPLE_CNN
+from tests.support.configs import data_module
 
 
 def test_a_batch_is_the_same_memory_and_its_values_are_normalized_by_channel():
@@ -44,11 +42,8 @@ def test_a_channel_of_one_value_is_not_divided_by_nothing(caplog):
 def test_dataset_is_of_the_training_images_of_this_fold_only(two_colors, tmp_path):
     found = []
     for fold, fraction in ((None, 1), (0, 1), (1, 1), (None, 0.5)):
-        config = composed("datamodule=image_folder", *SIMPLE_CNN, "datamodule.batch_size=4")
-        config.datamodule.root, config.datamodule.cache = str(two_colors), str(tmp_path)
-        config.datamodule.folds, config.datamodule.fold = None if fold is None else 3, fold
-        config.datamodule.train_fraction = fraction
-        data = instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"), mean=None, std=None)
+        rules = {"folds": None if fold is None else 3, "fold": fold, "train_fraction": fraction}
+        data = data_module(two_colors, tmp_path, **rules, mean=None, std=None)
         data.setup()
         rows = data.catalog.rows("train")
         pixels = np.stack([data.pixel_cache[int(row)] for row in rows]).reshape(-1, 3) / 255

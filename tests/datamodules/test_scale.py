@@ -14,9 +14,7 @@ from datamodules.cached_pixels import PIXELS, STATS, Look, open_place
 from datamodules.image_stats import Fingerprints, ImageStats
 from datamodules.loader import EpochSampler
 from datamodules.sources.source import ImageRow, Source, read_source
-from engine.config.instantiate import instantiate
-from tests.support.configs import composed
-from tests.support.helpers import SIMPLE_CNN
+from tests.support.configs import data_module
 
 ROWS = 100_000
 
@@ -93,22 +91,16 @@ def test_fingerprints_are_texts_of_16_digits():
     assert list(held) == texts and held[2] == texts[2] and held.numbers.tolist() == [0, 255, 0xFEDCBA9876543210]
 
 
-def build(root, cache, *overrides):
-    config = composed("datamodule=image_folder", *SIMPLE_CNN, "datamodule.batch_size=4", *overrides)
-    config.datamodule.root, config.datamodule.cache = str(root), str(cache)
-    return instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"))
-
-
 def test_a_fold_without_folds_is_refused_before_images_are_listed(tmp_path):
     with pytest.raises(UserError, match=r"datamodule\.fold=1: does nothing without datamodule\.folds"):
-        build(tmp_path / "no such folder", tmp_path / "cache", "datamodule.fold=1")
+        data_module(tmp_path / "no such folder", tmp_path / "cache", "datamodule.fold=1")
 
 
 def test_the_fingerprint_of_the_data_is_that_of_the_sorted_lines(two_colors, tmp_path, monkeypatch):
     """Also of copies under two labels, wherever the lines are cut."""
     root = shutil.copytree(two_colors, tmp_path / "images")
     (root / "train" / "red" / "copy.png").write_bytes(next((root / "train" / "blue").iterdir()).read_bytes())
-    data = build(root, tmp_path / "cache")
+    data = data_module(root, tmp_path / "cache")
     data.setup()
     rows = zip(data.pixel_cache.stats.fingerprints, data.catalog.labels, data.catalog.splits, strict=True)
     lines = sorted(f"{image} {data.catalog.classes[label]} {split}" for image, label, split in rows)
@@ -137,7 +129,7 @@ def test_images_are_kept_as_jpegs_where_uint8_has_no_room(tmp_path, caplog):
     ):
         caplog.clear()
         with caplog.at_level("INFO"):
-            data = build(root, tmp_path / f"{form}{limit}", "model.image_size=128", f"datamodule.cache_format={form}",
+            data = data_module(root, tmp_path / f"{form}{limit}", "model.image_size=128", f"datamodule.cache_format={form}",
                          f"datamodule.cache_max_gib={limit}")  # fmt: skip
             data.setup()
         kept[form, limit] = data.pixel_cache.kept_as

@@ -13,8 +13,7 @@ from datamodules.deep_pixels import MOST_VALUES, DeepPixels, ValueRange, parse_r
 from datamodules.image_stats import ImageStats
 from datamodules.sources.catalog import Catalog
 from datamodules.value_range import describe_range, few_levels, mixed_depths, training_range
-from engine.config.instantiate import instantiate
-from tests.support.configs import composed
+from tests.support.configs import data_module
 
 SIDE = 48
 RAMP = np.linspace(0, 1, SIDE * SIDE).reshape(SIDE, SIDE)
@@ -39,10 +38,7 @@ def make(root, value_of, n=6):
 
 
 def datamodule(root, tmp_path, **settings):
-    config = composed("datamodule=image_folder", f"model.image_size={SIDE}", "datamodule.batch_size=4")
-    for key, value in {"root": str(root), "cache": str(tmp_path / "cache"), **settings}.items():
-        config.datamodule[key] = value
-    return instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"))
+    return data_module(root, tmp_path / "cache", f"model.image_size={SIDE}", **settings)
 
 
 def prepared(root, tmp_path, **settings):
