@@ -104,7 +104,7 @@ def measure(count: int, cameras: int) -> dict[str, float]:
     found["MiB"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     pairs = set(map(tuple, near.pairs.tolist()))
     groups, planted = (
-        list(connected(list(pairs))),
+        connected(list(pairs)),
         {row for each in frames.planted.values() for pair in each for row in pair},
     )
     found |= {f"found, {how}": float(np.mean([pair in pairs for pair in each])) for how, each in frames.planted.items()}

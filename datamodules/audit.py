@@ -104,7 +104,7 @@ def _near_duplicates(
         for each in near.pairs.tolist()
         for pair in _spread(catalog, *(copies.get(int(numbers[row]), []) for row in each))
     ]
-    findings = _by_split(kind, catalog, list(connected(pairs)), pairs)
+    findings = _by_split(kind, catalog, connected(pairs), pairs)
     return [*findings, *(Finding(kind, f"{kind}: {note}", []) for note in near.notes)]
 
 

@@ -13,7 +13,7 @@ similar ones, so pairs are proposed again; textures are compared only for pairs 
 import contextlib
 import io
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ from typing import Literal
 
 import numpy as np
 from scipy import fft
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from common.atomic_io import write_bytes
 from common.locks import one_at_a_time
@@ -206,7 +208,7 @@ class Search:
         proposed = _pairs_of(plain, nearest)
         most = max(MOST_PAIRS, len(self.numbers) // 5)
         self._ask(proposed[:most], self._same_texture)
-        for group in connected(self.pairs[self.same & is_plain[self.pairs].all(axis=1)].tolist()):
+        for group in connected(self.pairs[self.same & is_plain[self.pairs].all(axis=1)]):
             if 2 < len(group) <= COMPLETED:
                 self._ask(np.array(group)[np.column_stack(np.triu_indices(len(group), 1))], self._same_texture)
         similar = np.array([len(proposed), min(len(proposed), most)])
@@ -242,7 +244,7 @@ class Search:
         self._ask(_pairs_of(sample, nearest), self._same_texture)
         least = max(SCENE_FROM, SCENE_IMAGES / count) * len(sample)
         best = np.full(count, SCENE_ALIKE, np.float32)
-        for group in connected(self.pairs[self.same].tolist()):
+        for group in connected(self.pairs[self.same]):
             if len(group) >= least:
                 mean = self._inner(np.array(group)).mean(axis=0, dtype=np.float32)
                 mean /= np.linalg.norm(mean)
@@ -431,20 +433,12 @@ def _robust_sd(values: np.ndarray, kept: np.ndarray | None = None) -> np.ndarray
     return 1.4826 * np.nanmedian(sizes, axis=(1, 2), keepdims=True)
 
 
-def connected(pairs: list[tuple[int, int]]) -> Iterator[list[int]]:
-    """Yield the sets of rows that pairs connect, sorted."""
-    partners: dict[int, set[int]] = {}
-    for a, b in pairs:
-        partners.setdefault(a, set()).add(b)
-        partners.setdefault(b, set()).add(a)
-    seen: set[int] = set()
-    for start in sorted(partners):
-        waiting, group = [start], []
-        while waiting:
-            row = waiting.pop()
-            if row not in seen:
-                seen.add(row)
-                group.append(row)
-                waiting += partners[row]
-        if group:
-            yield sorted(group)
+def connected(pairs: np.ndarray | list[tuple[int, int]]) -> list[list[int]]:
+    """Return the sets of rows that pairs connect, each sorted."""
+    if not len(pairs):
+        return []
+    rows, ends = np.unique(pairs, return_inverse=True)
+    graph = coo_array((np.ones(len(pairs)), ends.reshape(-1, 2).T), (len(rows), len(rows)))
+    _, numbers = connected_components(graph, directed=False)  # numbered in the order of their first rows
+    order = np.argsort(numbers, kind="stable")
+    return [group.tolist() for group in np.split(rows[order], np.flatnonzero(np.diff(numbers[order])) + 1)]

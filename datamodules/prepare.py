@@ -64,7 +64,7 @@ def prepare_catalog(
     with Progress("comparing the images with each other", log) as progress:
         near = find_pairs(np.flatnonzero(catalog.present()), pixels, progress)
     together, torn = kept_together(
-        catalog, list(connected(near.pairs.tolist())), fingerprints, parts=max(folds or 0, len(TRAIN_VAL_TEST))
+        catalog, connected(near.pairs), fingerprints, parts=max(folds or 0, len(TRAIN_VAL_TEST))
     )
     groups = join_groups(catalog.groups, fingerprints, together)
     if splits is not None:
