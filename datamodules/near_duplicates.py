@@ -162,13 +162,6 @@ def find_pairs(rows: np.ndarray, pixels: PixelCache, progress: Progress | None =
     return NearDuplicates(pairs[np.lexsort(pairs.T[::-1])], kept.notes)
 
 
-def is_among(numbers: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Return whether each of `numbers` (any shape) is in `known`, which is sorted; np.isin could not make use of that."""
-    if not len(known):
-        return np.zeros(numbers.shape, bool)
-    return known[np.searchsorted(known, numbers).clip(max=len(known) - 1)] == numbers
-
-
 class Search:
     """Search for near duplicates among images with different pixels, without comparing textures again whose answer is known.
 
@@ -189,8 +182,8 @@ class Search:
     ):
         self.numbers, self.rows, self.pixels, self.progress = numbers, rows, pixels, progress
         self.pairs, self.same = np.zeros((0, 2), np.int64), np.zeros(0, bool)  # of indices, the lower one first
-        by_texture = ~is_among(kept.pairs, kept.compared[kept.in_scene]).all(axis=1)
-        here = by_texture & is_among(kept.pairs, numbers).all(axis=1)
+        by_texture = ~np.isin(kept.pairs, kept.compared[kept.in_scene]).all(axis=1)
+        here = by_texture & np.isin(kept.pairs, numbers).all(axis=1)
         known = self._keys(np.searchsorted(numbers, kept.pairs[here]).reshape(-1, 2))
         order = np.argsort(known)
         self.known, self.known_same = known[order], kept.same[here][order]  # textures
@@ -297,7 +290,7 @@ class Search:
             return same
 
         keys, same = self._keys(pairs), np.empty(len(pairs), bool)
-        is_known = is_among(keys, self.known)
+        is_known = np.isin(keys, self.known)
         same[is_known] = self.known_same[np.searchsorted(self.known, keys[is_known])]
         same[~is_known] = _compare(pairs[~is_known], features, alike)
         return same

@@ -327,14 +327,6 @@ def test_answers_are_kept_by_fingerprint_and_only_new_images_are_looked_at(textu
         assert kept.read_bytes() == whole  # looked at again, and kept
 
 
-def test_numbers_are_found_among_sorted_ones():
-    generator = np.random.default_rng(0)
-    for count in (0, 1, 50):
-        known = np.unique(generator.integers(0, 100, count, np.uint64))
-        asked = np.append(generator.integers(0, 100, 61, np.uint64), np.uint64(2**64 - 1)).reshape(-1, 2)
-        assert np.array_equal(near_duplicates.is_among(asked, known), np.isin(asked, known))
-
-
 def kept_in(folder, images):
     """Return the found pairs by fingerprints, of which the answers are kept in a folder."""
     pixels = Pixels(images)
