@@ -387,6 +387,8 @@ def test_answers_of_another_version_or_shape_are_none(tmp_path, monkeypatch):
     assert is_taken()
     assert not is_taken(compared=np.array([7, 3], np.uint64)) and not is_taken(in_scene=np.zeros(3, bool))
     assert not is_taken(similar=np.zeros(2)) and not is_taken(same=np.zeros(1, bool))
+    pairs = np.array([[3, 7], [3, 8]], np.uint64)  # of which one image was not compared
+    assert is_taken(pairs=pairs, same=np.array([True, False])) and not is_taken(pairs=pairs, same=np.ones(2, bool))
     is_taken()
     monkeypatch.setattr(near_duplicates, "LOOK", near_duplicates.LOOK + 1)
     assert len(near_duplicates.Answers.load(tmp_path / "near.npz").compared) == 0
