@@ -64,11 +64,8 @@ class RecalibrateBatchNorm(L.Callback):
 
     def on_validation_epoch_start(self, trainer, pl_module) -> None:
         if trainer.state.fn == "fit" and self._norms and is_past(trainer, self.after_fraction):
-            self._recalibrate(trainer, pl_module, self._norms)
-
-    def _recalibrate(self, trainer, pl_module, norms: list[nn.Module]) -> None:
-        with trainer.precision_plugin.forward_context():
-            replace_statistics(trainer, pl_module, norms, images=self.images, augmented=self.augmented)
+            with trainer.precision_plugin.forward_context():
+                replace_statistics(trainer, pl_module, self._norms, images=self.images, augmented=self.augmented)
 
 
 @torch.no_grad()

@@ -158,7 +158,9 @@ class ImageDataset(Dataset):
 
     def _batch(self, items: list[tuple[int, int, int]]) -> dict[str, torch.Tensor | int]:
         batch = self._targets(items)
-        params = [self._draw(item) for item in items] if self.augmentation is not None else []
+        params = []
+        if self.augmentation is not None:
+            params = [self.augmentation.draw(self.image_size, self._generator([item])) for item in items]
         if params and self.augment_on_gpu:
             batch["params"] = torch.tensor(params)
         if not self.in_gpu_cache:
@@ -171,9 +173,6 @@ class ImageDataset(Dataset):
         rows = torch.tensor([row for _, row, _ in items])
         weights = {} if self.weights is None else {"weights": self.weights[rows]}
         return {"labels": self.labels[rows], "rows": rows} | weights
-
-    def _draw(self, item: tuple[int, int, int]) -> tuple[float, ...]:
-        return self.augmentation.draw(self.image_size, self._generator([item]))
 
     def _generator(self, items: list[tuple[int, int, int]]) -> np.random.Generator:
         """Return the generator for items of one epoch; a row that comes again in the epoch gets different numbers."""

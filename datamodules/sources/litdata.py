@@ -155,7 +155,10 @@ class Chunks(Shards):
                     "or its URL"
                 )
         else:
-            folder = Path(self._download_index())
+            import litdata
+
+            with self._errors():  # downloads the index
+                folder = Path(litdata.StreamingDataset(self.place, cache_dir=self.cache).input_dir.path)
         index = read_json(folder / INDEX, LARGEST_INDEX, AGAIN)
         try:
             self._check_format(index["config"])
@@ -172,12 +175,6 @@ class Chunks(Shards):
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise UserError(f"{self.key}: {INDEX}: {clean(error, 300)}; {AGAIN}") from error
         return index
-
-    def _download_index(self) -> str:
-        import litdata
-
-        with self._errors():
-            return litdata.StreamingDataset(self.place, cache_dir=self.cache).input_dir.path
 
     def _check_format(self, config: dict) -> None:
         """Check that items are plain dicts of values that can be read without running code."""

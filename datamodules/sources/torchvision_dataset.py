@@ -79,7 +79,7 @@ class TorchvisionDataset(UnpackedSource):
                 path, target = dataset.samples[index]
                 return Path(path).read_bytes(), target
             image, target = dataset[index]
-            return _as_image(image), target
+            return image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image)), target
         except Exception as error:  # of many types: what Pillow and SciPy make of a damaged file
             if isinstance(error, MemoryError) or getattr(error, "errno", None) in DISK_ERRORS:
                 raise
@@ -153,10 +153,6 @@ def _arguments_of(kind: type) -> set[str]:
         if not any(each.kind is each.VAR_KEYWORD for each in parameters):
             break
     return names - OWN_ARGUMENTS
-
-
-def _as_image(image) -> Image.Image:
-    return image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
 
 
 def _names(classes: list) -> list[str]:

@@ -70,7 +70,8 @@ def test_frozen_statistics_stay_and_the_epochs_before_are_validated_as_usual(tra
 def test_the_share_of_a_time_limit_counts_too(train, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        RecalibrateBatchNorm, "_recalibrate", lambda self, trainer, *arguments: seen.append(trainer.current_epoch)
+        "callbacks.recalibrate_batch_norm.replace_statistics",
+        lambda trainer, *_, **__: seen.append(trainer.current_epoch),
     )
     monkeypatch.setattr("lightning_modules.epoch_end.time_share", lambda trainer: trainer.current_epoch / 4)
     ran = train(*ON, "callbacks.recalibrate_batch_norm.after_fraction=0.4", "trainer.max_epochs=9", "stages=[fit]")
