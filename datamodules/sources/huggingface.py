@@ -159,7 +159,7 @@ def _raise_of_machine(error: Exception) -> None:
     while link is not None:
         if isinstance(link, MemoryError) or getattr(link, "errno", None) in DISK_ERRORS:
             raise link
-        link = link.__cause__ or link.__context__
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
     if "Not enough disk space" in str(error):
         raise OSError(errno.ENOSPC, str(error)) from error
 
