@@ -24,6 +24,8 @@ VERSION = 9  # of how files become pixels and statistics; part of a cache's key
 MAPPED_AROUND = 64 * 2**10  # bytes that the system maps around a page that is read
 PIXELS, THUMBNAILS, STATS, VERSIONS = "pixels.npy", "thumbnails.npy", "stats.npz", "versions.npy"
 JPEGS, PLACES = "jpeg-{:04d}.bin", "places.npy"
+SAMPLE = "sample.txt"  # digest of SAMPLED images, compared when a cache is opened
+SAMPLED = 64  # of a large cache, damage to a twentieth of the images is found with a probability of 0.96
 
 
 class Look(NamedTuple):
@@ -224,4 +226,13 @@ def _open_files(place: Path, look: Look, rows: int, stats: ImageStats | None) ->
                 setattr(stats, name, np.broadcast_to(np.nan, (rows, 2)))
     if look.jpeg_quality:
         return JpegPixels(place / PLACES, stats, look.image_size)
-    return PixelCache(place / PIXELS, stats)
+    cache = PixelCache(place / PIXELS, stats)
+    if sample_digest(cache) != (place / SAMPLE).read_text():
+        raise ValueError(f"{cache.path}: damaged (its images are not those that were written)")
+    return cache
+
+
+def sample_digest(cache: PixelCache) -> str:
+    """Return 32 hex digits that identify some of the images, evenly spaced."""
+    rows = np.linspace(0, len(cache) - 1, min(SAMPLED, len(cache))).astype(int).tolist()
+    return hashlib.blake2b(b"".join(cache[row].tobytes() for row in rows), digest_size=16).hexdigest()

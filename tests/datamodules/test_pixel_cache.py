@@ -297,6 +297,21 @@ def test_a_damaged_header_is_made_again(files, tmp_path, name):
         assert again.kept_as == "uint8" and np.array_equal(again[0], whole[0])
 
 
+@pytest.mark.parametrize("look", [Look(32), compared_look(None)])
+def test_a_cache_with_other_bytes_of_the_right_size_is_made_again(files, tmp_path, caplog, look):
+    """As after a disk has lost blocks; for files that were added, it is not reused either."""
+    whole = open_pixel_cache(files[:-1], look, tmp_path / "cache")
+    expected = [whole[row].copy() for row in range(len(files) - 1)]
+    for some in (files[:-1], files):
+        (file,) = (tmp_path / "cache").glob(f"*/{PIXELS}")
+        with file.open("r+b") as opened:
+            opened.seek(-3 * look.image_bytes, os.SEEK_END)
+            opened.write(bytes(look.image_bytes))
+        again = open_pixel_cache(some, look, tmp_path / "cache")
+        assert all(np.array_equal(again[row], expected[row]) for row in range(len(expected)))
+    assert caplog.text.count("damaged (its images are not those that were written)") == 2
+
+
 def test_empty_thumbnails_are_made_again(files, tmp_path):
     look = compared_look(None)
     thumbnails = [open_pixel_cache(files, look, tmp_path / "cache").stats.thumbnails.copy()]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
-from datamodules.cached_pixels import PIXELS, STATS, Look, open_place
+from datamodules.cached_pixels import PIXELS, SAMPLE, STATS, Look, open_place
 from datamodules.image_stats import Fingerprints, ImageStats
 from datamodules.loader import EpochSampler
 from datamodules.sources.source import ImageRow, Source, read_source
@@ -66,6 +66,7 @@ def test_an_open_cache_of_images_of_8_bits_holds_nothing_of_their_range(tmp_path
     stats.modes = ["RGB"] * ROWS
     stats.save(tmp_path / STATS)
     np.save(tmp_path / PIXELS, np.zeros((ROWS, 1, 1, 3), np.uint8))
+    (tmp_path / SAMPLE).write_text(hashlib.blake2b(bytes(64 * 3), digest_size=16).hexdigest())
     tracemalloc.start()
     cache = open_place(tmp_path, Look(1), ROWS)
     held = tracemalloc.get_traced_memory()[0]
