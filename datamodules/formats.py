@@ -19,7 +19,7 @@ OPTIONAL_READERS = ("pillow_heif", "pydicom", "imagecodecs")  # of the extras he
 TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 OTHER_BYTE = {";16L": ";16B", ";16B": ";16L", ";16N": ";16B" if sys.byteorder == "little" else ";16L"}
-BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 284, 338, 339  # tags of TIFF
 ORIENTATION = 0x0112  # tag of EXIF and TIFF
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -27,7 +27,8 @@ TURNS = {
 }  # fmt: skip
 HEADER = 132  # bytes at the start of a file that show its format
 MOST_CHANNELS = 4
-ALPHA = (1, 2)  # values of TIFF's ExtraSamples that mean alpha
+PREMULTIPLIED = 1  # value of TIFF's ExtraSamples: alpha with which the colors are multiplied
+ALPHA = (PREMULTIPLIED, 2)  # values that mean alpha
 OF_ANOTHER_PAGE = 0b101  # bits of TIFF's NewSubfileType: a smaller version of another page, a mask of another page
 FLOATS = ("FloatPixelData", "DoubleFloatPixelData")  # DICOM's parametric maps, which do not state their bits
 OWN_UNITS, OWN_WINDOW = "PixelValueTransformationSequence", "FrameVOILUTSequence"  # of a DICOM frame
@@ -70,13 +71,15 @@ def register_heif() -> None:
 def has_deep_color(image: Image.Image) -> bool:
     """Return whether Pillow would read only part of a file's values: color of 16 bits per channel, or signed bytes.
 
-    For CMYK, which is for print and uses all of its range, the upper 8 bits are enough.
+    Also for premultiplied alpha in a plane of its own, by which Pillow does not divide. For CMYK, which is for print and uses
+    all of its range, the upper 8 bits are enough.
     """
     if has_deep_gray(image) or image.mode == "CMYK":
         return False
     if image.format == "TIFF":
         bits = image.tag_v2.get(BITS_PER_SAMPLE, (1,))
-        return (len(bits) > 1 and max(bits) > 8) or is_signed(image)
+        in_planes = image.tag_v2.get(PLANAR) == 2 and image.tag_v2.get(EXTRA_SAMPLES, ())[:1] == (PREMULTIPLIED,)
+        return (len(bits) > 1 and max(bits) > 8) or is_signed(image) or in_planes
     return image.format == "PNG" and any(";16" in str(tile.args) for tile in image.tile)
 
 
@@ -137,7 +140,7 @@ def read_deep_color(image: Image.Image, source: Path | bytes) -> DeepPixels:
         pixels = _decode_as(image, "RGBA").astype(np.uint16)
         return DeepPixels(pixels[..., ::2] * 256 + pixels[..., 1::2], has_alpha=True)
     (raw_mode,) = raw_modes if len(raw_modes) == 1 else ("",)
-    if raw_mode[-4:] not in OTHER_BYTE:  # a TIFF in planes
+    if raw_mode[-4:] not in OTHER_BYTE or raw_mode.startswith("RGBa"):  # a TIFF in planes, or with premultiplied alpha
         return read_tiff(source, image.tell())
     upper = _decode_as(image, raw_mode).astype(np.uint16)
     with Image.open(stream(source), formats=(image.format,)) as again:
@@ -209,7 +212,20 @@ def read_tiff(source: Path | bytes, number: int = 0) -> DeepPixels:
     if values.ndim == 3:
         values = values[..., : colors + has_alpha]
     values = values.astype(np.uint8) if values.dtype.kind == "b" else values
+    if has_alpha and page.extrasamples[0] == PREMULTIPLIED:
+        values = _divide_by_alpha(values, stated[1] if stated else None)
     return DeepPixels(values, stated, inverted, turn, has_alpha, is_first_of_several=several)
+
+
+def _divide_by_alpha(values: np.ndarray, opaque: float | None) -> np.ndarray:
+    """Return the colors of (H, W, channels) that are multiplied with alpha, the last channel, as they were before."""
+    alpha = values[..., -1:].astype(np.float64)
+    if opaque is None:
+        opaque = np.iinfo(values.dtype).max if values.dtype.kind == "u" else alpha.max()
+    colors = values[..., :-1] * np.divide(opaque, alpha, where=alpha > 0, out=np.zeros_like(alpha))
+    if values.dtype.kind != "f":
+        colors = colors.round().clip(0, opaque)
+    return np.concatenate([colors.astype(values.dtype), values[..., -1:]], axis=2)
 
 
 def has_further_pages(source: Path | bytes) -> bool:

@@ -514,6 +514,22 @@ def test_alpha_of_one_value_says_nothing():
         assert np.abs(pixels - VALUES * (255 / 4095)).max() <= 0.5001
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("layout", ["contig", "separate"])
+@pytest.mark.parametrize("kind", ["assocalpha", "unassalpha"])
+def test_colors_that_are_multiplied_with_alpha_are_laid_over_white_once(tmp_path, dtype, layout, kind):
+    colors, alpha = VALUES / 4095, np.ones((20, 30, 1))
+    alpha[:10], alpha[0] = 0.5, 0
+    content = np.concatenate([colors * (alpha if kind == "assocalpha" else 1), alpha], axis=2)
+    if dtype != np.float32:
+        content = (content * np.iinfo(dtype).max).round()
+    content = np.moveaxis(content, -1, 0) if layout == "separate" else content
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, content.astype(dtype), photometric="rgb", extrasamples=[kind], planarconfig=layout)
+    pixels = np.asarray(open_image(path, value_range=ValueRange(0, 1 if dtype == np.float32 else 65535))).astype(float)
+    assert np.abs(pixels - 255 * (colors * alpha + 1 - alpha)).max() <= 1.1
+
+
 @pytest.mark.parametrize("bits", [4, 12])
 def test_alpha_has_the_bits_of_the_file(bits):
     """Opaque is 4095 in a TIFF of 12 bits, whose values are in 16: white shows through at half of that."""
