@@ -83,6 +83,8 @@ class TorchvisionDataset(UnpackedSource):
         except Exception as error:  # of many types: what Pillow and SciPy make of a damaged file
             if isinstance(error, MemoryError) or getattr(error, "errno", None) in DISK_ERRORS:
                 raise
+            if isinstance(error, TypeError) and self.arguments:
+                raise self._not_available(error) from error
             raise UserError(
                 f"datamodule.source.dataset={self.name}: {split or 'its'} image {index} (from 0) cannot be read "
                 f"({clean(error, 300)}); repair its file"
@@ -112,7 +114,9 @@ class TorchvisionDataset(UnpackedSource):
         if "download" in accepted or issubclass(self.kind, torchvision.datasets.MNIST):
             arguments["download"] = self.given_root is None
         try:
-            return self.kind(**arguments, **self.arguments)
+            dataset = self.kind(**arguments, **self.arguments)
+            len(dataset)  # of a wrong argument of FakeData, this raises the error
+            return dataset
         except Exception as error:  # of many types, and of the network's libraries
             if "split" in arguments and isinstance(error, ValueError) and "for argument split" in str(error):
                 return None

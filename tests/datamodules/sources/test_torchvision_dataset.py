@@ -123,9 +123,12 @@ def test_what_is_not_there_is_named_and_leaves_nothing_behind(tmp_path):
     ("DTD", {"spilt": "test"}, r"{spilt:test}: DTD .*unexpected keyword argument 'spilt'\); its arguments: partition, split"),
     ("CIFAR10", {"train": False}, r"{train:false}: CIFAR10 .*multiple values .*'train'\); its arguments: none"),
     ("QMNIST", {"whta": 1}, r"{whta:1}: QMNIST .*unexpected keyword argument 'whta'\); its arguments: compat, what"),
+    ("FakeData", {"size": "x"}, r"{size:x}: FakeData .*'str' object cannot be interpreted .*\); its arguments: .*size"),
+    ("FakeData", {"image_size": 9}, r"{image_size:9}: FakeData .* must be an iterable, not int\); its arguments: .*size"),
     ("EMNIST", {}, r"{}: EMNIST .*missing 1 required positional argument: 'split'\); its arguments: split"),
     ("EMNIST", {"split": "x"}, r"{split:x}: EMNIST .*Unknown value 'x' for argument split.*; its arguments: split"),
 ])  # fmt: skip
-def test_arguments_that_a_data_set_does_not_have_are_named_with_those_it_has(tmp_path, dataset, arguments, words):
+def test_arguments_that_a_data_set_does_not_accept_are_named_with_those_it_has(tmp_path, dataset, arguments, words):
     with pytest.raises(UserError, match=f"^datamodule.source.arguments={words}$"):
-        opened(tmp_path, dataset=dataset, root=str(tmp_path), arguments=arguments)
+        opened(tmp_path, dataset=dataset, root=str(tmp_path / "files"), arguments=arguments)
+    assert not list((tmp_path / "cache").iterdir())
