@@ -25,19 +25,7 @@ from common.atomic_io import atomic_open
 from common.errors import DISK_ERRORS
 from common.processor_time import own_cores
 from common.progress import Progress
-from datamodules.cached_pixels import (
-    JPEGS,
-    PIXELS,
-    PLACES,
-    SAMPLE,
-    STATS,
-    THUMBNAILS,
-    VERSIONS,
-    Look,
-    PixelCache,
-    open_place,
-    sample_digest,
-)
+from datamodules.cached_pixels import JPEGS, PIXELS, PLACES, STATS, THUMBNAILS, VERSIONS, Look, open_place, write_sample
 from datamodules.image_stats import THUMBNAIL, ImageStats, scan_image
 
 log = logging.getLogger(__name__)
@@ -273,7 +261,7 @@ class _Building:
             for name in (STATS, VERSIONS, *([THUMBNAILS] if look.gray_from else [])):
                 shutil.copyfile(self.folder / name, own / name)
             if not look.jpeg_quality:  # a damaged JPEG is noticed when it is decoded
-                (own / SAMPLE).write_text(sample_digest(PixelCache(own / PIXELS, self.stats)))
+                write_sample(own, self.stats)
             try:
                 own.rename(place)
             except OSError:

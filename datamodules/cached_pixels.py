@@ -227,12 +227,17 @@ def _open_files(place: Path, look: Look, rows: int, stats: ImageStats | None) ->
     if look.jpeg_quality:
         return JpegPixels(place / PLACES, stats, look.image_size)
     cache = PixelCache(place / PIXELS, stats)
-    if sample_digest(cache) != (place / SAMPLE).read_text():
+    if _sample_digest(cache) != (place / SAMPLE).read_text():
         raise ValueError(f"{cache.path}: damaged (its images are not those that were written)")
     return cache
 
 
-def sample_digest(cache: PixelCache) -> str:
+def write_sample(place: Path, stats: ImageStats) -> None:
+    """Write the digest that `open_place` compares."""
+    (place / SAMPLE).write_text(_sample_digest(PixelCache(place / PIXELS, stats)))
+
+
+def _sample_digest(cache: PixelCache) -> str:
     """Return 32 hex digits that identify some of the images, evenly spaced."""
     rows = np.linspace(0, len(cache) - 1, min(SAMPLED, len(cache))).astype(int).tolist()
     return hashlib.blake2b(b"".join(cache[row].tobytes() for row in rows), digest_size=16).hexdigest()
