@@ -9,12 +9,11 @@ from PIL import Image
 
 from common.atomic_io import write_csv
 from common.run_record import Latency
-from common.untrusted.tables import read_csv
 from datamodules.decode import fingerprint, open_image
 from reports import page as page_module
 from reports.report import write_report
 from tests.support.fake_runs import change_record, judged, make_run
-from tests.support.helpers import in_chromium, needs_chromium
+from tests.support.helpers import in_chromium, needs_chromium, read_csv
 from tests.support.parsed_html import Parsed
 
 HOSTILE = ("<script>alert(1)</script>", "=cmd()", '"><img src=x onerror=alert(2)>')

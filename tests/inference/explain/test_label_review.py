@@ -1,10 +1,10 @@
 from common.run_folder import RunFolder
-from common.untrusted.tables import read_csv
 from datamodules.sources.csv_table import CsvTable
 from datamodules.sources.source import read_source
 from inference.explain.label_review import LabelReview
 from inference.image_inputs import ImageInput
 from inference.predictor import Prediction
+from tests.support.helpers import read_csv
 
 
 def test_all_rows_stay_with_groups_and_weights_and_the_least_certain_come_first(tmp_path):
