@@ -215,3 +215,19 @@ def test_the_page_in_chromium(sweep):
         page.set_viewport_size({"width": 390, "height": 844})
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()] and messages == []
+
+
+@pytest.mark.thorough
+@needs_chromium
+def test_a_matrix_of_many_classes_with_long_names_breaks_them_between_words(tmp_path):
+    classes = tuple(f"a hemisphere with a long name {k:02}" for k in range(12))
+    make_run(tmp_path / "a", classes=classes, n={"val": 24, "test": 24}, epochs=0)
+    measure = """[...document.querySelectorAll('table.matrix tbody th')].map(header => {
+        const word = document.createElement('span'), width = header.clientWidth;
+        word.textContent = 'hemisphere', word.style.whiteSpace = 'nowrap';
+        header.append(' ', word);
+        return [width, word.offsetWidth];
+    })"""
+    with in_chromium(write_report(str(tmp_path)).page) as (page, _, _):
+        widths = page.evaluate(measure)
+    assert len(widths) == 12 and all(header >= word for header, word in widths)
