@@ -479,7 +479,8 @@ def _facts(record: SmallestRecord) -> list[tuple[str, str]]:
     for weights, names in sorted(by_weights.items(), key=lambda item: item[0] == "random"):
         label = "random weights" if weights == "random" else "pretrained"
         facts.append((label, clean(join_words(names, 40)) + ("" if weights == "random" else f": {weights}")))
-    facts.append(("seeds", join_words(list(map(str, question.seeds)), 20)))
+    seeds = question.seeds[:1] if folds else question.seeds  # all folds are trained with the first one
+    facts.append(("seeds", join_words(list(map(str, seeds)), 20)))
     where = [clean(machine["processor"])] if machine.get("processor") else []
     where += [plural(machine["cores"], "core")] if machine.get("cores") else []
     where += [f"load average {machine['load_1min']:g} at the start"] if machine.get("load_1min") is not None else []
