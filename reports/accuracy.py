@@ -25,7 +25,6 @@ class Accuracy(NamedTuple):
     standard_deviation: float | None  # over seeds, None for a single one
     n: int | None  # images
     n_seeds: int
-    over: str  # what the interval counts: images, seeds, or seeds and images
 
 
 class CorrectnessMatrix(NamedTuple):
@@ -147,16 +146,14 @@ def accuracy(runs: Sequence[Run], split: str, found: CorrectnessMatrix | str) ->
         if n:
             single = wilson(values[0] * n / effect, n / effect)
             low, high = accuracy_interval(found.correct, found.groups) if known else single
-        return Accuracy(values[0], low, high, None, n or None, 1, "images")
+        return Accuracy(values[0], low, high, None, n or None, 1)
     mean, deviation, low, high, _ = mean_over_seeds(values)
-    over = "seeds"
     if known:
         low, high = accuracy_interval(found.correct, found.groups)
-        over = "seeds and images"
     elif n:  # images count as well, so never narrower than one network's interval
         of_images = wilson(mean * n / effect, n / effect)
         low, high = min(low, of_images.low), max(high, of_images.high)
-    return Accuracy(mean, max(0.0, low), min(1.0, high), deviation, n or None, len(values), over)
+    return Accuracy(mean, max(0.0, low), min(1.0, high), deviation, n or None, len(values))
 
 
 def caveats_of_one_seed(accuracies: Iterable[tuple[float, int]]) -> list[str]:
