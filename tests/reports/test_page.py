@@ -180,11 +180,13 @@ def test_a_disturbed_latency_is_neither_drawn_nor_on_the_front(tmp_path, monkeyp
     assert {row.name: row.latency_p50_ms for row in group.rows} == {"model=a": 5.0, "model=b": 9.0, "model=c": None}
     page = Parsed(write_report(str(tmp_path)).page.read_text())
     assert (
-        f"1 of 3 latency measurements cannot be relied on and is excluded from the figure and the front ({flag})"
+        f"1 of 3 latency measurements cannot be relied on and is excluded from the table and the figure ({flag})"
         in (page.words())
     )
     assert drawn["Accuracy and MACs"][0] == {1e5, 5e6, 9e6} and drawn["Accuracy and latency"][0] == {5.0, 9.0}
     assert drawn["Accuracy and latency"][1] <= {5.0, 9.0}
+    single = Parsed(write_report(str(tmp_path / "c"), out=str(tmp_path / "of_c")).page.read_text())
+    assert f"1 of 1 latency measurement cannot be relied on and is excluded from the table ({flag})" in single.words()
 
 
 def test_a_finished_run_without_a_row_of_its_own_has_finished(tmp_path):
