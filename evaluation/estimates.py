@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.text import clean, join_words
+from common.text import join_words, short_name
 from evaluation.intervals import Interval, class_effects, design_effect
 from evaluation.score_intervals import (
     auroc_model,
@@ -291,7 +291,7 @@ def few_images(counts: Sequence[int], classes: list[str], further: Sequence[str]
         further: names of the user's own metrics.
     """
     by_count = sorted(zip(classes, counts, strict=True), key=lambda each: each[1])  # if many, the rarest are named
-    few = [f"{clean(name, 40)} ({count})" for name, count in by_count if 0 < count < FEW_IMAGES]
+    few = [f"{short_name(name)} ({count})" for name, count in by_count if 0 < count < FEW_IMAGES]
     if not few:
         return None
     metrics = join_words(["balanced accuracy", "F1", "AUROC", "average precision", *further])

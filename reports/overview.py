@@ -22,7 +22,7 @@ from common.image_grid import encode_png, thumbnail
 from common.predictions_csv import Predictions, read_predictions
 from common.run_folder import RunFolder
 from common.run_record import ModelInfo, RunRecord, SplitMetrics, describe_test_evaluations
-from common.text import SPLIT_NAMES, clean, compact_count, milliseconds
+from common.text import SPLIT_NAMES, clean, compact_count, milliseconds, short_name
 from evaluation.describe import compare_to_guessing, name_accuracy, short_accuracy
 from evaluation.figures import axis_name, draw_confusion, figure_pixels
 from evaluation.scores import count_confusion, most_confused
@@ -281,11 +281,7 @@ def _thumbnail(jpeg: str | None) -> np.ndarray:
 
 
 def _shorten(name: str, longest: int = LONGEST_NAME) -> str:
-    """Return a name shortened in the middle, because the names of many classes differ at the end."""
-    name = clean(name)
-    if len(name) > longest:
-        name = f"{name[: longest // 2]}…{name[-(longest - longest // 2 - 1) :]}"
-    return axis_name(name, longest)
+    return axis_name(short_name(name, longest), longest)
 
 
 def _short_names(names: Sequence[str], longest: int = LONGEST_NAME) -> dict[str, str]:
