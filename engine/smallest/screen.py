@@ -409,8 +409,8 @@ class Images:
         pairs = [(train, val)]
         if folds is not None:
             pairs = _folds(config, preprocessing, folds)
-            # They also predict what datamodule.train_fraction excludes from train
-            train = np.setdiff1d(np.concatenate([predicted for _, predicted in pairs]), val)
+            # They also use what datamodule.train_fraction excludes from train without folds
+            train = np.setdiff1d(np.concatenate([each for pair in pairs for each in pair]), val)
         thinned = [
             rows if len(rows) <= most else np.sort(rows[spread_rows(catalog.labels[rows], most, seed)])
             for rows, most in ((train, MOST_TRAIN), (val, MOST_VAL))
