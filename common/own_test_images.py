@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from common.errors import UserError
-from common.predictions_csv import has_predictions, read_predicted_images
+from common.predictions_csv import predictions_file, read_predicted_images
 from common.run_folder import PROJECT, RunFolder
 from common.run_record import DataInfo, RunRecord
 
@@ -30,7 +30,7 @@ class OwnTestImages:
         self.data, self.unknown = DataInfo(), ""
         try:
             self.data = RunRecord.read(run).data or self.data
-            if has_predictions(run, "test"):
+            if predictions_file(run, "test"):
                 self.fingerprints = {row["fingerprint"] for row in read_predicted_images(run, "test")}
             elif run.splits.is_file():
                 folders = self._folders()

@@ -117,11 +117,6 @@ def predictions_file(folder: RunFolder, split: str) -> Path | None:
     )
 
 
-def has_predictions(folder: RunFolder, split: str) -> bool:
-    """Return whether the run has a table of this split, test or val."""
-    return predictions_file(folder, split) is not None
-
-
 def read_predicted_images(folder: RunFolder, split: str) -> list[dict[str, str]]:
     """Return path, fingerprint, label and predicted class of each image in the table of a run's split, in its order.
 
@@ -155,7 +150,6 @@ def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> dict[str,
                 )
             if missing := [name for name in COLUMNS if name not in schema.names]:
                 raise UserError(f"{path}: column {', '.join(missing)} is missing")
-            texts = [name for name in columns or schema.names if name in COLUMNS]
             for field in schema:
                 fits = types.is_string(field.type) if field.name in COLUMNS else types.is_float32(field.type)
                 if not fits:
@@ -166,7 +160,7 @@ def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> dict[str,
             if any(column.null_count for column in table.columns):
                 raise UserError(f"{path}: values are missing")
             return {
-                name: table[name].to_pylist() if name in texts else table[name].to_numpy()
+                name: table[name].to_pylist() if name in COLUMNS else table[name].to_numpy()
                 for name in table.column_names
             }
     except (ArrowException, OSError, KeyError) as error:

@@ -780,14 +780,6 @@ class RunRecord:
         self.run.settings = {key: value for key, value in flatten(settings).items() if key not in PLACES | AFTERWARDS}
         self.run.config_hash = config_digest(self.run.settings, self.run.choices)
 
-    def discard_previous(self) -> None:
-        """Ignore the previous run in this folder, which is a different one."""
-        self.previous = None
-
-    def evaluate_again(self) -> None:
-        """Keep what `previous` trained, and how: new measurements replace only what it measured."""
-        self.evaluates_again = True
-
     def check_same_images(self) -> None:
         """Check a repeated evaluation in the run's own folder, once the images are known.
 

@@ -73,6 +73,12 @@ def clean(text: object, longest: int | None = None) -> str:
     return line if longest is None or len(line) <= longest else line[: longest - 1] + "…"
 
 
+def short_name(name: object, longest: int = 40) -> str:
+    """Return a name as `clean`, a long one without its middle: names of many classes begin alike."""
+    line = clean(name)
+    return line if len(line) <= longest else f"{line[: longest // 2]}…{line[longest // 2 + 1 - longest :]}"
+
+
 def printable(text: object) -> str:
     """Return lines that are safe to print, each passed through `clean`."""
     return "\n".join(map(clean, str(text).split("\n")))

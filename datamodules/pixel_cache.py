@@ -34,11 +34,6 @@ SAMPLE = 64  # images from which the size of a cache of JPEGs is estimated
 ESTIMATE = 1.1  # factor on the estimate, to be safe
 
 
-def open_pixel_cache(files: Sequence[str | Path], look: Look, folder: Path, limit_gib: float = 50.0) -> PixelCache:
-    """Open the cache of one look: see `open_pixel_caches`."""
-    return open_pixel_caches(files, [look], folder, limit_gib)[0]
-
-
 def open_pixel_caches(
     files: Sequence[str | Path],
     looks: Sequence[Look],

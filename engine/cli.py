@@ -146,9 +146,17 @@ def _check_folders() -> None:
         )
 
 
+def _warn_of_encoding() -> None:
+    """Warn where Python cannot open the files of a table in UTF-8, as with LC_ALL=C and PYTHONUTF8=0."""
+    if (encoding := sys.getfilesystemencoding()) != "utf-8":
+        log.warning("file names are read as %s: files that a table names in other letters are not found; set PYTHONUTF8=1",
+                    encoding)  # fmt: skip
+
+
 @contextlib.contextmanager
 def keep_error(name: str, config: DictConfig) -> Iterator[None]:
     """Keep an error of the root script's own work for `run_cli`, since Hydra would print more around it."""
+    _warn_of_encoding()
     try:
         yield
     except Exception as error:
@@ -172,6 +180,7 @@ def run_hydra_job(config: DictConfig, run: Callable[[DictConfig, RunRecord], Non
         log_handlers.prefix_log_lines(folder.name)
     if progress:
         log.info("\nJob %d of %d: %s", hydra_config.job.num + 1, progress.jobs, folder.name)
+    _warn_of_encoding()
     if STATE.data_source:
         log.info(STATE.data_source)
     overrides = list(hydra_config.overrides.task)

@@ -70,8 +70,6 @@ class Choice(NamedTuple):
     index: int | None  # into the finalists; None: the reference
     within: bool  # whether validation shows that it is good enough; else it is the one nearest to that
     evidence: Evidence
-    finalists: list[Evidence]  # one per finalist
-    reference: Evidence
 
 
 class Proof(NamedTuple):
@@ -108,16 +106,15 @@ def choose(
     Raises:
         ValueError: the images differ, no seed is in common, or the balanced accuracy has no labels.
     """
-    found = [measure(each, reference, rule, labels, groups) for each in finalists]
-    own = measure(reference, reference, rule, labels, groups)
-    of_all = [(index, finalists[index].cost, each) for index, each in enumerate(found)]
+    candidates = list(enumerate(finalists))
     if rule.target is not None or not finalists:
-        of_all.append((None, reference.cost, own))
+        candidates.append((None, reference))
+    of_all = [(index, each.cost, measure(each, reference, rule, labels, groups)) for index, each in candidates]
     if within := [each for each in of_all if each[2].shown]:
         index, _, evidence = min(within, key=lambda each: (each[1], -each[2].at_least))
     else:
         index, _, evidence = min(of_all, key=lambda each: (-each[2].at_least, each[1]))
-    return Choice(index, evidence.shown, evidence, found, own)
+    return Choice(index, evidence.shown, evidence)
 
 
 def prove(

@@ -12,7 +12,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.run_record import AtThreshold, Baseline, Binary, Calibrated, Criterion, Decision, SplitMetrics
-from common.text import clean
+from common.text import short_name
 from evaluation.calibration import (
     at_bound,
     brier,
@@ -128,7 +128,7 @@ class DecisionRules:
                 name = decision.positive_class if decision.threshold == 0 else classes[1 - index]
                 log.warning(
                     "decision.threshold_criterion=%s: on validation no threshold is better than calling every image '%s', so "
-                    "the threshold does that", self.threshold_criterion, clean(name, 40),
+                    "the threshold does that", self.threshold_criterion, short_name(name),
                 )  # fmt: skip
         return decision
 

@@ -3,7 +3,7 @@
 import math
 
 from common.run_record import ClassScores, Decision, Proportion, SplitMetrics
-from common.text import clean, digits_of_share, format_confidence, join_words, plural
+from common.text import clean, digits_of_share, format_confidence, join_words, plural, short_name
 from evaluation.calibration import at_bound, images_needed
 from evaluation.estimates import few_images
 from evaluation.intervals import ONE_SIDED, coverage_caveat, format_accuracy, guessing_probability
@@ -53,7 +53,7 @@ def describe_caveats(metrics: SplitMetrics) -> list[str]:
         counts, classes = zip(*((each.n, each.name) for each in metrics.per_class), strict=True)
         caveats.append(few_images(counts, list(classes), list(metrics.further)))
         drawn = [clean(name, 40) for name in metrics.further if name in metrics.intervals]
-        flawless = [clean(each.name, 40) for each in metrics.per_class if each.recall and each.recall.value == 1]
+        flawless = [short_name(each.name) for each in metrics.per_class if each.recall and each.recall.value == 1]
         if drawn and flawless:  # a bootstrap knows only the errors that were made
             caveats.append(
                 f"all images of {join_words(flawless)} are right, also in every resample: the 95% interval of "
@@ -70,7 +70,7 @@ def name_accuracy(metrics: SplitMetrics, split: str) -> str:
 def describe_accuracy(metrics: SplitMetrics) -> str:
     """Return `0.7933 (353 of 445, 95% interval 0.753 to 0.828); always 'functional': 0.6787`."""
     baseline = metrics.guessing
-    beside = f"; always '{clean(baseline.name, 40)}': {baseline.share:.4f}" if baseline else ""
+    beside = f"; always '{short_name(baseline.name)}': {baseline.share:.4f}" if baseline else ""
     return format_accuracy(metrics.accuracy) + beside
 
 
@@ -89,7 +89,7 @@ def compare_to_guessing(metrics: SplitMetrics) -> str | None:
     if worse and not metrics.no_better_than_guessing:  # the interval beside this sentence does not show why
         by_chance = guessing_probability(metrics.accuracy.correct, metrics.accuracy.n, metrics.guessing.share)
         exact = f"; exact test: p = {by_chance:.3f}"
-    return f"{better} than always answering '{clean(metrics.guessing.name, 40)}' ({metrics.guessing.share:.3f}{exact})"
+    return f"{better} than always answering '{short_name(metrics.guessing.name)}' ({metrics.guessing.share:.3f}{exact})"
 
 
 def describe_guessing(metrics: SplitMetrics) -> str | None:
@@ -106,7 +106,7 @@ def describe_guessing(metrics: SplitMetrics) -> str | None:
         return None
     text = (
         f"no better than guessing as far as {plural(found.n, 'image')} can tell: {why} "
-        f"'{clean(baseline.name, 40)}' is right in {baseline.share:.3f}"
+        f"'{short_name(baseline.name)}' is right in {baseline.share:.3f}"
     )
     if metrics.better_than_guessing_by_class:
         interval = _interval(metrics.intervals["balanced_accuracy"])
@@ -183,7 +183,7 @@ def _recall(classes: list[ClassScores]) -> str:
     if len(known) > MOST_CLASSES:
         title = f"recall, the {WORST} worst of {len(known):,} classes"
         known = sorted(known, key=lambda scores: scores.recall.value)[:WORST]
-    parts = [f"{clean(each.name, 40)} {_describe(each.recall, 2, f', n = {each.n:,}')}" for each in known]
+    parts = [f"{short_name(each.name)} {_describe(each.recall, 2, f', n = {each.n:,}')}" for each in known]
     return f"{title}: {', '.join(parts)}"
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.text import clean, join_words
+from common.text import join_words, short_name
 from evaluation.intervals import Interval, class_effects, design_effect
 from evaluation.score_intervals import (
     auroc_model,
@@ -61,11 +61,10 @@ def estimate_metrics(
     *,
     resamples: int = 2000,
     seed: int = 0,
-    confidence: float = 0.95,
 ) -> dict[str, Estimate]:
     """Estimate `balanced_accuracy`, `f1` and `auroc` (both macro), with two classes also `average_precision` of class 1.
 
-    Each interval is the union of the value, a score interval (evaluation/score_intervals.py) and the percentiles of a bootstrap
+    Each 95% interval unites the value, a score interval (evaluation/score_intervals.py) and the percentiles of a bootstrap
     stratified by class (Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13): near a value of 1, or with few
     images of a class, the bootstrap is too narrow, and in between the score interval sometimes is. If many classes have few
     images, balanced accuracy and macro F1 also have a `pooled_interval`, and F1 a second one for which these classes share one
@@ -83,7 +82,6 @@ def estimate_metrics(
             each image is its own.
         resamples: at most.
         seed: of the draws.
-        confidence: of each interval.
 
     Raises:
         ValueError: the shapes do not fit, or values are NaN or infinite.
@@ -98,18 +96,15 @@ def estimate_metrics(
     counted = confusion / effects[:, None]
     drawn = resample_metrics(labels, predicted, scores, groups, resamples, seed)
     closed = {
-        "balanced_accuracy": (
-            balanced_accuracy(confusion),
-            confusion_interval(counted, recall_derivatives, confidence),
-        ),
-        "f1": (macro_f1(confusion), confusion_interval(counted, f1_derivatives, confidence)),
+        "balanced_accuracy": (balanced_accuracy(confusion), confusion_interval(counted, recall_derivatives)),
+        "f1": (macro_f1(confusion), confusion_interval(counted, f1_derivatives)),
     }
     n = counted.sum(axis=1)
     few = (n > 0) & (n < FEW_IMAGES)
     if few.sum() >= MANY_CLASSES:
         for name, (value, interval) in closed.items():
             centers = [value, macro_f1(confusion, few)] if name == "f1" else [value]
-            pooled = [pooled_interval(float(center), n, confidence) for center in centers]
+            pooled = [pooled_interval(float(center), n) for center in centers]
             closed[name] = value, unite(float(value), interval, *pooled)
     if scored:
         sides = [(labels == j, scores[:, j]) for j in scored]
@@ -130,10 +125,9 @@ def estimate_metrics(
             center = max(0.0, value - max(0.0, float(draws.mean()) - value))
             unit = value * (1 - value)
             variance = float(draws.var()) + hidden * unit if name in drawn else models[name] * unit
-            interval = scaled_interval(center, variance, models[name], informative, confidence)
-            closed[name] = value, interval
+            closed[name] = value, scaled_interval(center, variance, models[name], informative)
     return {
-        name: Estimate(float(value), unite(float(value), interval, *_of_draws(drawn.get(name), confidence)))
+        name: Estimate(float(value), unite(float(value), interval, *_of_draws(drawn.get(name))))
         for name, (value, interval) in closed.items()
     }
 
@@ -219,11 +213,11 @@ def _units(labels: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return np.bincount(rarest), place[group]
 
 
-def _of_draws(drawn: np.ndarray | None, confidence: float) -> list[Interval]:
+def _of_draws(drawn: np.ndarray | None) -> list[Interval]:
     """Return the percentile interval of a metric's draws (B,); with few draws, whose percentiles are rough, the normal one."""
     if drawn is None:
         return []
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    tails = [1 - 0.975, 0.975]
     if len(drawn) < ENOUGH_FOR_PERCENTILES:
         return [Interval(*(float(drawn.mean() + drawn.std() * NormalDist().inv_cdf(tail)) for tail in tails))]
     return [Interval(*np.quantile(drawn, tails).tolist())]
@@ -297,7 +291,7 @@ def few_images(counts: Sequence[int], classes: list[str], further: Sequence[str]
         further: names of the user's own metrics.
     """
     by_count = sorted(zip(classes, counts, strict=True), key=lambda each: each[1])  # if many, the rarest are named
-    few = [f"{clean(name, 40)} ({count})" for name, count in by_count if 0 < count < FEW_IMAGES]
+    few = [f"{short_name(name)} ({count})" for name, count in by_count if 0 < count < FEW_IMAGES]
     if not few:
         return None
     metrics = join_words(["balanced accuracy", "F1", "AUROC", "average precision", *further])

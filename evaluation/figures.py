@@ -129,6 +129,7 @@ def calibration(
     left.set_title(f"Calibration, {len(labels):,} {split} images")
     left.legend(loc="lower right", fontsize=9)
     coverage, accuracy = risk_coverage(labels, probabilities)
+    bottom = min(0.5, accuracy.min())
     right.plot(coverage, accuracy, color="tab:blue", drawstyle="steps-post")
     if decision:
         right.axhline(
@@ -143,8 +144,9 @@ def calibration(
             at = selective_accuracy(labels, probabilities, decision.confidence).coverage
             label = f"promised from confidence {format_confidence(decision.confidence)} on: {at:.{digits_of_share(at) - 2}%}"
         right.axvline(at, color="tab:orange", linewidth=1, linestyle="--", label=label)
-        right.legend(loc="lower left", fontsize=9)
-    right.set(xlim=(0, 1.02), ylim=(min(0.5, accuracy.min()), 1.01))
+        is_low = (accuracy[coverage < 0.75] < bottom + 0.15 * (1.01 - bottom)).any()
+        right.legend(loc="upper right" if is_low else "lower left", fontsize=9)  # beside the curve
+    right.set(xlim=(0, 1.02), ylim=(bottom, 1.01))
     right.set(xlabel="coverage, the most confident images first", ylabel="accuracy among them")
     right.set_title("Selective prediction")
     return figure

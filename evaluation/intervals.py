@@ -99,7 +99,7 @@ def format_accuracy(found: Proportion) -> str:
     return f"{found.value:.4f} ({found.correct} of {found.n}, 95% interval {found.low:.3f} to {found.high:.3f})"
 
 
-def mean_over_seeds(values: Sequence[float], confidence: float = 0.95) -> Seeds:
+def mean_over_seeds(values: Sequence[float]) -> Seeds:
     """Return the mean of a metric over seeds with Student's t interval (Student 1908, Biometrika 6:1-25).
 
     Only the seeds are a sample here; the images are fixed. `over_seeds_and_images` treats both as samples.
@@ -113,7 +113,7 @@ def mean_over_seeds(values: Sequence[float], confidence: float = 0.95) -> Seeds:
     if len(values) == 1:
         return Seeds(mean, None, None, None, 1)
     deviation = float(np.std(values, ddof=1))
-    half = float(stdtrit(len(values) - 1, 0.5 + confidence / 2)) * deviation / math.sqrt(len(values))
+    half = float(stdtrit(len(values) - 1, 0.975)) * deviation / math.sqrt(len(values))
     return Seeds(mean, deviation, mean - half, mean + half, len(values))
 
 

@@ -49,13 +49,13 @@ class Spread(NamedTuple):
         """
         columns = columns_of(differences, groups, alike)
         y, per_unit = columns.y, float(columns.sizes.mean())
-        equal = 1.0 if groups is None else effective_groups(groups) / y.shape[1]
         n_seeds, n = y.shape
         by_unit = y.mean(axis=0)
-        squares, further = float(((by_unit - y.mean()) ** 2).sum()), 2 * (square - 1)
-        between = (squares + 2 / per_unit) / (n + 1)
-        if groups is not None:
-            further = 2 * square * columns.number * columns.reach**2
+        squares = float(((by_unit - y.mean()) ** 2).sum())
+        if groups is None:
+            equal, further, between = 1.0, 2 * (square - 1), (squares + 2) / (n + 1)
+        else:
+            equal, further = effective_groups(groups) / n, 2 * square * columns.number * columns.reach**2
             between = max(squares / max(n - 1, 1), 2 / per_unit / (n + 1))
         if n_seeds == 1:
             return cls(0.0, between, 0.0, 1, per_unit, equal=equal, further=further)

@@ -44,8 +44,8 @@ def f1_derivatives(right: np.ndarray, n: np.ndarray, predicted: np.ndarray) -> D
     return Derivatives(float(2 * right @ both) / len(n), 2 * both / len(n), 2 * right * both**2 / len(n))
 
 
-def confusion_interval(confusion: np.ndarray, metric: Metric, confidence: float = 0.95) -> Interval:
-    """Return the score interval of a metric of a confusion matrix whose rows are independent samples.
+def confusion_interval(confusion: np.ndarray, metric: Metric) -> Interval:
+    """Return the 95% score interval of a metric of a confusion matrix whose rows are independent samples.
 
     Martin Andres, Alvarez Hernandez & Herranz Tejedor 2011 (Stat. Methods Med. Res. 20:251-267), for a linear combination of
     proportions, here the recalls: for each supposed true value, the recalls are the most likely ones. Macro F1 is not linear,
@@ -54,7 +54,6 @@ def confusion_interval(confusion: np.ndarray, metric: Metric, confidence: float 
     Args:
         confusion: (K, K) counts, the true classes as rows. Classes neither true nor predicted do not count.
         metric: one of those above.
-        confidence: of the interval.
     """
     counted = np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1))
     counts = np.asarray(confusion, dtype=np.float64)[np.ix_(counted, counted)]
@@ -63,7 +62,7 @@ def confusion_interval(confusion: np.ndarray, metric: Metric, confidence: float 
     np.fill_diagonal(wrong, 0)
     wrong *= _inverse(wrong.sum(axis=1))[:, None]
     estimate, hit, column = metric(right, n, counts.sum(axis=0))
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    z = NormalDist().inv_cdf(0.975)
 
     def supposed(recall: np.ndarray) -> tuple[float, float, np.ndarray]:
         """Return the metric, its variance and its derivatives by the recalls, for these recalls (K,)."""
@@ -95,7 +94,7 @@ def confusion_interval(confusion: np.ndarray, metric: Metric, confidence: float 
     return unite(estimate, Interval(end(1), end(-1)))
 
 
-def pooled_interval(value: float, n: np.ndarray, confidence: float = 0.95) -> Interval:
+def pooled_interval(value: float, n: np.ndarray) -> Interval:
     """Return Wilson's interval of a mean over classes that share one recall, for K^2 / sum(1 / n) images.
 
     If classes have very few images, the variance computed from the observed recalls is smaller than the true recalls allow:
@@ -104,16 +103,13 @@ def pooled_interval(value: float, n: np.ndarray, confidence: float = 0.95) -> In
     Args:
         value: balanced accuracy, or macro F1, which for many similar classes is about as precise.
         n: (K,) images of each class; a class without images does not count.
-        confidence: of the interval.
     """
     n = n[n > 0]
     images = len(n) ** 2 / float((1 / n).sum())
-    return wilson(value * images, images, confidence)
+    return wilson(value * images, images)
 
 
-def scaled_interval(
-    value: float, variance: float, model: float, informative: float, confidence: float = 0.95
-) -> Interval:
+def scaled_interval(value: float, variance: float, model: float, informative: float) -> Interval:
     """Return Wilson's interval for the number of images that gives a value in 0 to 1 its variance.
 
     The variance is taken to be proportional to value (1 - value). The observed variance is 0 if nothing is wrong, and too small
@@ -124,12 +120,11 @@ def scaled_interval(
         variance: observed variance of the estimate.
         model: a model's variance of the estimate, divided by value (1 - value).
         informative: number of images that show the variance.
-        confidence: of the interval.
     """
     unit = value * (1 - value)
     observed = variance / unit if unit > 0 else model
     scaled = (informative * observed + MODEL * model) / (informative + MODEL)
-    return wilson(value / scaled, 1 / scaled, confidence)
+    return wilson(value / scaled, 1 / scaled)
 
 
 def auroc_model(value: float, counts: np.ndarray, share: np.ndarray | float = 1.0) -> float:

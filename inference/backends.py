@@ -134,6 +134,7 @@ class OnnxBackend:
 
     def __init__(self, path: Path, device: str = "auto", threads: int | None = None):
         """Open the file; `threads` None: as many as torch uses."""
+        self._arguments = path.absolute(), device, threads
         runtime = import_extra("onnxruntime", f"ckpt={path}", "onnx")
         available = runtime.get_available_providers()
         if device not in ("auto", "cpu") and "CUDAExecutionProvider" not in available:
@@ -171,6 +172,10 @@ class OnnxBackend:
             ) from error
         mean, std = (np.array(values, np.float32) for values in (self.description.mean, self.description.std))
         self._scale, self._shift = 1 / (255 * std), -mean / std
+
+    def __reduce__(self) -> tuple:
+        """Let pickle, and so another process, open the file again: onnxruntime's sessions cannot be pickled."""
+        return OnnxBackend, self._arguments
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         if self.input.type == "tensor(uint8)":

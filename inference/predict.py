@@ -19,7 +19,7 @@ from common.progress import Progress
 from common.run_folder import RunFolder, missing_folders, remove_empty
 from common.run_record import Baseline, Decision, SplitMetrics, describe_test_evaluations
 from common.table import Table
-from common.text import clean, join_words, plural, printable
+from common.text import clean, join_words, plural, printable, short_name
 from inference.arguments import check_predict_arguments, checkpoint_argument
 from inference.image_inputs import TABLES, ImageInput, RunImages, count_test_evaluation, own_test_images, resolve_images
 from inference.predictor import Prediction, Predictor
@@ -272,7 +272,7 @@ class PredictionSummary:
             selected_on_test = self.own_test is not None and self.own_test.data.select_on == "test"
             lines.append(describe_test_evaluations(test_evaluations, selected_on_test))
         if self.unknown_labels:
-            unknown = join_words([clean(name, 40) for name in sorted(self.unknown_labels)])
+            unknown = join_words([short_name(name) for name in sorted(self.unknown_labels)])
             lines.append(
                 f"excluded from the accuracy: {plural(self.unknown_labels.total(), 'image')} with a label that the "
                 f"network does not know ({unknown}); it knows {join_words(self.classes, 20)}"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import UserError
-from common.predictions_csv import Predictions, correct_matrix, has_predictions, read_predictions
+from common.predictions_csv import Predictions, correct_matrix, predictions_file, read_predictions
 from common.run_record import Proportion
 from evaluation.intervals import accuracy_interval, coverage_caveat, group_numbers, mean_over_seeds, proportion, wilson
 from reports.load_runs import Run
@@ -25,7 +25,6 @@ class Accuracy(NamedTuple):
     standard_deviation: float | None  # over seeds, None for a single one
     n: int | None  # images
     n_seeds: int
-    over: str  # what the interval counts: images, seeds, or seeds and images
 
 
 class CorrectnessMatrix(NamedTuple):
@@ -63,7 +62,7 @@ def groups_of(runs: Sequence[Run], tables: Sequence[Predictions]) -> np.ndarray 
 
 def read_common(runs: Sequence[Run]) -> tuple[str, list[Predictions], np.ndarray]:
     """Return the split (test if all runs have it), its tables, and what is right, (runs, n); errors as of `correct_matrix`."""
-    split = "test" if all(has_predictions(run.folder_of("test"), "test") for run in runs) else "val"
+    split = "test" if all(predictions_file(run.folder_of("test"), "test") for run in runs) else "val"
     tables = [read_predictions(run.folder_of(split), split, getattr(run.record, split)) for run in runs]
     return split, tables, correct_matrix(tables)
 
@@ -71,7 +70,7 @@ def read_common(runs: Sequence[Run]) -> tuple[str, list[Predictions], np.ndarray
 def read_tables(runs: Sequence[Run], split: str) -> list[Predictions] | str:
     """Read the predictions of each run of a row, test or val; or return why they cannot be used."""
     for run in runs:
-        if not has_predictions(run.folder_of(split), split):
+        if not predictions_file(run.folder_of(split), split):
             return f"{run.folder.predictions(split).name} is missing in {run.name}"
     try:
         return [read_predictions(run.folder_of(split), split, getattr(run.record, split)) for run in runs]
@@ -147,16 +146,14 @@ def accuracy(runs: Sequence[Run], split: str, found: CorrectnessMatrix | str) ->
         if n:
             single = wilson(values[0] * n / effect, n / effect)
             low, high = accuracy_interval(found.correct, found.groups) if known else single
-        return Accuracy(values[0], low, high, None, n or None, 1, "images")
+        return Accuracy(values[0], low, high, None, n or None, 1)
     mean, deviation, low, high, _ = mean_over_seeds(values)
-    over = "seeds"
     if known:
         low, high = accuracy_interval(found.correct, found.groups)
-        over = "seeds and images"
     elif n:  # images count as well, so never narrower than one network's interval
         of_images = wilson(mean * n / effect, n / effect)
         low, high = min(low, of_images.low), max(high, of_images.high)
-    return Accuracy(mean, max(0.0, low), min(1.0, high), deviation, n or None, len(values), over)
+    return Accuracy(mean, max(0.0, low), min(1.0, high), deviation, n or None, len(values))
 
 
 def caveats_of_one_seed(accuracies: Iterable[tuple[float, int]]) -> list[str]:

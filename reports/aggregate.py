@@ -6,7 +6,7 @@ import os
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from common.predictions_csv import has_predictions
+from common.predictions_csv import predictions_file
 from common.run_record import DIGESTS
 from common.text import SPLIT_NAMES, clean
 from reports.accuracy import CorrectnessMatrix, GroupNames, accuracy, correctness_matrix, read_tables
@@ -119,11 +119,11 @@ def _by_date(rows: list[ResultRow]) -> list[Study | None]:
 
 def _finished_row(runs: list[Run], names: GroupNames) -> ResultRow:
     runs.sort(key=lambda run: (run.seed or 0, run.fold or 0))
-    shown = "test" if all(has_predictions(run.folder_of("test"), "test") for run in runs) else "val"
+    shown = "test" if all(predictions_file(run.folder_of("test"), "test") for run in runs) else "val"
     outcomes, accuracies = {}, {}
     for split in SPLIT_NAMES:  # one at a time, because tables may be large
         tables = read_tables(runs, split)
-        if isinstance(tables, str) and all(has_predictions(run.folder_of(split), split) for run in runs):
+        if isinstance(tables, str) and all(predictions_file(run.folder_of(split), split) for run in runs):
             log.warning("%s images are not compared: %s", SPLIT_NAMES[split], tables)
         outcomes[split] = correctness_matrix(runs, tables, names)
         accuracies[split] = accuracy(runs, split, outcomes[split])

@@ -19,6 +19,7 @@ from common.text import (
     plural,
     rounded_down,
     rounded_up,
+    short_name,
 )
 from reports.accuracy import Accuracy, caveats_of_one_seed
 from reports.report_data import (
@@ -185,7 +186,7 @@ def note(group: ResultGroup) -> str:
         text += COMPARISON_NOTE.format(split=SPLIT_NAMES[group.split], m=m, margin=group.margin, choice=choice)
     text += COST_NOTE
     for split, guess in group.rows[0].baselines.items():
-        name = clean(guess.name, 40)
+        name = short_name(guess.name)
         text += f" Always predicting '{name}' would be right on {guess.share:.3f} of the {SPLIT_NAMES[split]} images."
     found = [each for row in group.rows for each in row.accuracies.values() if each and each.n]
     single = [(each.value, each.n) for each in found if each.n_seeds == 1]

@@ -45,9 +45,8 @@ def changed_settings(runs: Sequence[Run]) -> dict[str, str]:
         values = [_text(each[key]) if key in each else None for each in settings]
         if key in REPEATS | OF_MEASURING or len(set(values)) < 2:
             continue
-        if key in typed or not any(
-            _depends(values, [each.get(group) for each in choices]) for group in groups if _reaches(group, key)
-        ):
+        reaching = [group for group in groups if group in WIDE or key.split(".")[0] == group]
+        if key in typed or not any(_depends(values, [each.get(group) for each in choices]) for group in reaching):
             singles.append(key)
     return _short([*groups, *singles])
 
@@ -85,10 +84,6 @@ def _typed(overrides: Sequence[list[str]]) -> set[str]:
         for key, value in dict(text.lstrip("+~").partition("=")[::2] for text in each).items():
             values[key].add(value)
     return {key for key, found in values.items() if len(found) > 1}
-
-
-def _reaches(group: str, key: str) -> bool:
-    return group in WIDE or key.split(".")[0] == group
 
 
 def _depends(values: list, choices: list) -> bool:

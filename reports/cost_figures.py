@@ -16,6 +16,7 @@ from reports.svg import COLORS, GRID, INK, PAPER, STYLE, cost_ticks, panel, to_s
 
 LONGEST_LABEL = 26  # characters; instead of a longer name the rank is drawn
 MOST_NAMED = 8  # points up to which they are labeled by name
+GAP = 8  # pixels between labels side by side, whose letters are wider in some browsers
 DEEPEST = 1.5  # times the height of all intervals: a baseline further below is drawn as an arrow at the edge
 OFFSETS = [  # of a label from its point, in points, the best place first
     (7, 0), (-7, 0), (7, 8), (7, -8), (-7, 8), (-7, -8), (0, 9), (0, -9), (7, 17), (7, -17), (-7, 17), (-7, -17),
@@ -163,7 +164,7 @@ def _place(note: mpl.text.Annotation, frame: Bbox, taken: list[Bbox], renderer) 
         box = note.get_window_extent(renderer)
         inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
         if inside and not any(box.overlaps(other) for other in taken):
-            taken.append(box)
+            taken.append(box.padded(GAP, 0))
             return True
     return False
 
@@ -193,7 +194,7 @@ def _label_baseline(axes: Axes, share: float, taken: list[Bbox], renderer) -> No
                 best = (outside, covered), note, box
             else:
                 note.remove()
-    taken.append(best[2])
+    taken.append(best[2].padded(GAP, 0))
     taken.append(Bbox.from_extents(frame.x0, height - 1, frame.x1, height + 1))
 
 

@@ -104,12 +104,17 @@ def find_records(where: str | Sequence[str] | None) -> list[Path]:
 
 def _records_below(folder: Path, name: str) -> list[Path]:
     """Return the records below a folder; for an unreadable folder the one it may have, which `load_runs` then excludes."""
-    unreadable: list[str] = []
-    readable = [
-        place for place, _, files in os.walk(folder, onerror=lambda e: unreadable.append(e.filename)) if name in files
-    ]
-    paths = sorted(Path(place) / name for place in (*readable, *unreadable))
+    unreadable: list[Path] = []
+    walk = os.walk(folder, onerror=lambda error: unreadable.append(Path(error.filename)))
+    readable = {Path(place) for place, _, files in walk if name in files}
+    # A run's own folders and hidden ones, such as checkpoints, .hydra and .cache, are no runs
+    unknown = [each for each in unreadable if each.parent not in readable and not _is_hidden(each, folder)]
+    paths = sorted(place / name for place in (*readable, *unknown))
     return [path for path in paths if not _is_kept(path, folder)]
+
+
+def _is_hidden(place: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in place.relative_to(folder).parts)
 
 
 def given_folders(where: str | Sequence[str]) -> list[Path]:

@@ -22,12 +22,12 @@ from common.image_grid import encode_png, thumbnail
 from common.predictions_csv import Predictions, read_predictions
 from common.run_folder import RunFolder
 from common.run_record import ModelInfo, RunRecord, SplitMetrics, describe_test_evaluations
-from common.text import SPLIT_NAMES, clean, compact_count, milliseconds
+from common.text import SPLIT_NAMES, clean, compact_count, milliseconds, short_name
 from evaluation.describe import compare_to_guessing, name_accuracy, short_accuracy
 from evaluation.figures import axis_name, draw_confusion, figure_pixels
 from evaluation.scores import count_confusion, most_confused
 from reports.load_runs import Run
-from reports.top_losses import TopLosses, top_losses, with_thumbnails
+from reports.top_losses import TopLoss, TopLosses, with_thumbnails
 
 WIDTH, HEIGHT, DPI = 16, 9, 100  # inches of a slide, pixels an inch
 SHOWN = 12  # images
@@ -81,7 +81,7 @@ def draw_overview(record: RunRecord, predictions: Predictions | None = None) -> 
     _draw_confusion(figure, predictions, split)
     _draw_recalls(figure.add_axes((0.765, 0.4, 0.215, 0.42)), metrics, split)
     run = Run(record.folder, record)
-    losses = with_thumbnails(top_losses([run], [_worst(predictions)], split, SHOWN), run)
+    losses = with_thumbnails(_worst(predictions, split), run)
     _draw_losses(figure, losses, _short_names(predictions.classes, LONGEST_NAME - 2))
     return figure
 
@@ -223,24 +223,34 @@ def _draw_recalls(axes: Axes, metrics: SplitMetrics, split: str) -> None:
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(-0.02, -0.13), frameon=False)
 
 
-def _worst(predictions: Predictions) -> Predictions:
-    """Return only the errors with the highest loss, to avoid copying the probabilities of many other images."""
+def _worst(predictions: Predictions, split: str) -> TopLosses:
+    """Return the errors with the highest loss, or the right images with the highest loss if there is no error."""
     truth = predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels]
     wrong = np.flatnonzero(~predictions.correct)
-    rows = wrong[np.argsort(truth[wrong], kind="stable")[:SHOWN]]
-    texts = {name: [getattr(predictions, name)[row] for row in rows] for name in ("fingerprints", "paths")}
-    arrays = {name: getattr(predictions, name)[rows] for name in ("labels", "predicted", "probabilities")}
-    return predictions._replace(**texts, **arrays, logits=None, groups=None)
+    rows = wrong if wrong.size else np.arange(len(truth))
+    names, losses = predictions.classes, []
+    for i in rows[np.argsort(truth[rows], kind="stable")[:SHOWN]]:
+        label, predicted = predictions.labels[i], predictions.predicted[i]
+        losses.append(
+            TopLoss(
+                path=predictions.paths[i], fingerprint=predictions.fingerprints[i], label=names[label],
+                predicted=names[predicted], probability=float(predictions.probabilities[i, predicted]),
+                true_probability=float(truth[i]), wrong=int(label != predicted), runs=1,
+            )
+        )  # fmt: skip
+    return TopLosses(losses, split, None)
 
 
 def _draw_losses(figure: Figure, found: TopLosses, short: dict[str, str]) -> None:
-    """Show the most confident errors: the image, its label, and the predicted class with its probability; names by `short`."""
-    n = len(found.losses)
+    """Show images with their label, the predicted class if it is another one, and its probability; names by `short`."""
+    n, n_wrong = len(found.losses), sum(loss.wrong for loss in found.losses)
     on = f"on {SPLIT_NAMES[found.split]}"
-    title = f"No error {on}: every image is right"
-    if n:
+    if n_wrong:
         which = f"The {n} worst errors {on}, highest loss first" if n > 1 else f"The only error {on}"
         title = f"{which}: label and predicted class"
+    else:
+        which = f"the {n} least confident images" if n > 1 else "the only image"
+        title = f"No error {on}; {which}: label and its probability"
     hidden = {loss.reason for loss in found.losses if loss.reason}
     note = f" ({clean('; '.join(sorted(hidden)), 120)})" if hidden else ""
     figure.text(0.02, 0.285, title + note, fontsize=12, parse_math=False)
@@ -252,14 +262,13 @@ def _draw_losses(figure: Figure, found: TopLosses, short: dict[str, str]) -> Non
         figure.figimage(pixels, left + (THUMBNAIL - width) // 2, 124 + (THUMBNAIL - height) // 2)
         name = Path(clean(loss.path)).name
         lines = (
-            (short[loss.label], "black", "normal"),
-            (f"→ {short[loss.predicted]}", RED, "bold"),
-            (f"p = {loss.probability:.2f}", RED, "normal"),
-            (_shorten(name, 20), GRAY, "normal"),
+            (short[loss.label], "black", "normal", 9.5),
+            *([(f"→ {short[loss.predicted]}", RED, "bold", 9.5)] if loss.wrong else []),
+            (f"p = {loss.probability:.2f}", RED if loss.wrong else GRAY, "normal", 9.5),
+            (_shorten(name, 20), GRAY, "normal", 7),
         )
-        for line, (text, color, weight) in enumerate(lines):
+        for line, (text, color, weight, size) in enumerate(lines):
             at = ((left + THUMBNAIL / 2) / (WIDTH * DPI), (110 - 20 * line) / (HEIGHT * DPI))
-            size = 9.5 if line < 3 else 7
             figure.text(*at, text, fontsize=size, color=color, fontweight=weight, ha="center", va="center")
 
 
@@ -272,11 +281,7 @@ def _thumbnail(jpeg: str | None) -> np.ndarray:
 
 
 def _shorten(name: str, longest: int = LONGEST_NAME) -> str:
-    """Return a name shortened in the middle, because the names of many classes differ at the end."""
-    name = clean(name)
-    if len(name) > longest:
-        name = f"{name[: longest // 2]}…{name[-(longest - longest // 2 - 1) :]}"
-    return axis_name(name, longest)
+    return axis_name(short_name(name, longest), longest)
 
 
 def _short_names(names: Sequence[str], longest: int = LONGEST_NAME) -> dict[str, str]:

@@ -179,13 +179,14 @@ def _costs(group: ResultGroup) -> dict:
     measured = [row for row in rows if row.ranked_by]
     best = {row.rank for row in measured[:MOST_DRAWN]}
     differ = any(len({getattr(row, key) for row in rows}) > 1 for key in ("macs", "parameters"))
-    drawings, fronts = [], defaultdict(list)
+    drawings, fronts, drawn = [], defaultdict(list), set()
     levels = _levels(group)
     for key, title, label, word in COSTS if differ else ():
         shown = measured or rows[:MOST_DRAWN]
         points = [_point(row, getattr(row, key), label) for row in shown if (getattr(row, key) or 0) > 0]
         if len({point.cost for point in points}) < 2:
             continue
+        drawn.add(word)
         if not measured:
             drawings.append(
                 Markup(cost_figure(word[0].upper() + word[1:], sorted(points, key=lambda p: (p.cost, p.rank)), label))
@@ -202,7 +203,8 @@ def _costs(group: ResultGroup) -> dict:
         if row.rank in best or row.rank in fronts
     ]
     return {
-        "costs": drawings, "points": points, "cost_notes": _cost_notes(rows, bool(measured and rows[0].macs) and not differ),
+        "costs": drawings, "points": points,
+        "cost_notes": _cost_notes(rows, bool(measured and rows[0].macs) and not differ, "latency" in drawn),
         "needs_names": len(points) > MOST_NAMED or any(len(each["name"]) > LONGEST_LABEL for each in points),
         "levels": levels, "split": _split_of(group).capitalize(), "n_best": len(best),
     }  # fmt: skip
@@ -229,7 +231,7 @@ def _levels(group: ResultGroup) -> Levels:
     return Levels(top, group.margin, guess, group.target)
 
 
-def _cost_notes(rows: list[ResultRow], same: bool) -> list[str]:
+def _cost_notes(rows: list[ResultRow], same: bool, with_latency: bool) -> list[str]:
     notes = ["All rows cost the same, so accuracy is not drawn against cost."] if same and len(rows) > 1 else []
     latencies = [latency for row in rows for run in row.runs for latency in run.model.single_latencies]
     where = {clean(f"{each.device} with {each.threads} threads", 60) for each in latencies}
@@ -241,7 +243,7 @@ def _cost_notes(rows: list[ResultRow], same: bool) -> list[str]:
         first = f"{'the first: ' if len(flags) > 1 else ''}{clean(flags[0], LONGEST_REASON)}"
         notes.append(
             f"{len(flags):,} of {plural(len(latencies), 'latency measurement')} cannot be relied on and "
-            f"{'is' if len(flags) == 1 else 'are'} excluded from the figure and the front ({first})."
+            f"{'is' if len(flags) == 1 else 'are'} excluded from the table{' and the figure' * with_latency} ({first})."
         )
     return notes
 

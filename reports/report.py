@@ -75,51 +75,38 @@ def write_report(
     check_good_enough(good_enough)
     check_target_accuracy(target_accuracy)
     with Progress("reading the runs and writing the report", log):
-        return _write(
-            find_records(where), given_folders(where), out, title, good_enough, target_accuracy, draws_overview
-        )
+        paths = find_records(where)
+        data = aggregate(load_runs(paths, given_folders(where)), good_enough, target_accuracy)
+        if draws_overview:
+            for run in filter(None, map(chosen_run, data.groups)):
+                _draw_overview(run.folder)
+        title = clean(title, LONGEST_TITLE) if title else title_of(data)
+        from reports.page import make_page  # late: errors come without matplotlib
 
-
-def _write(
-    paths: list[Path],
-    given: list[Path],
-    out: str | None,
-    title: str | None,
-    good_enough: float,
-    target_accuracy: float | None,
-    draws_overview: bool,
-) -> Written:
-    data = aggregate(load_runs(paths, given), good_enough, target_accuracy)
-    if draws_overview:
-        for run in filter(None, map(chosen_run, data.groups)):
-            _draw_overview(run.folder)
-    title = clean(title, LONGEST_TITLE) if title else title_of(data)
-    from reports.page import make_page  # late: errors come without matplotlib
-
-    page, markdown, table, latex = _names(Path(out) if out else common_folder(paths))
-    contents = {
-        page: make_page(data, title, page.parent, search_of(common_folder(paths))),
-        markdown: as_markdown(data, title),
-        table: as_csv(data),
-        latex: as_latex(data),
-    }
-    made = missing_folders(page.parent)
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        for path, text in contents.items():
-            write_text(path, text)
-    except OSError as error:
-        remove_empty(made)
-        given, instead = (f"out={out}: ", "use") if out else ("", "python report.py takes")
-        raise UserError(f"{given}{page.parent} cannot be written: {error.strerror}; {instead} out=DIR") from error
-    return Written(page, as_text(data).strip(), [why for _, why in data.excluded])
+        page, markdown, table, latex = _names(Path(out) if out else common_folder(paths))
+        contents = {
+            page: make_page(data, title, page.parent, search_of(common_folder(paths))),
+            markdown: as_markdown(data, title),
+            table: as_csv(data),
+            latex: as_latex(data),
+        }
+        made = missing_folders(page.parent)
+        try:
+            page.parent.mkdir(parents=True, exist_ok=True)
+            for path, text in contents.items():
+                write_text(path, text)
+        except OSError as error:
+            remove_empty(made)
+            given, instead = (f"out={out}: ", "use") if out else ("", "python report.py takes")
+            raise UserError(f"{given}{page.parent} cannot be written: {error.strerror}; {instead} out=DIR") from error
+        return Written(page, as_text(data).strip(), [why for _, why in data.excluded])
 
 
 def _draw_overview(folder: RunFolder) -> None:
     """Draw overview.png, which the jobs of a sweep skip; if that fails, log a warning and do without."""
     if folder.figure("overview").is_file():
         return
-    from reports.overview import write_overview  # late, as below
+    from reports.overview import write_overview  # late, as above
 
     try:
         write_overview(folder)

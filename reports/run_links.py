@@ -40,7 +40,7 @@ def run_links(run: Run, page_folder: Path) -> list[Link]:
     """Return links to the folder of a run, and to its model card and checkpoint if it has them."""
     folder = run.folder
     files = [(folder.model_card, "model card"), (folder.best_checkpoint, "best.ckpt")]
-    found = [(folder.path, "folder"), *((path, text) for path, text in files if path.is_file())]
+    found = [(folder.path, "folder"), *((path, text) for path, text in files if _is_file(path))]
     return [link(path, page_folder, text) for path, text in found]
 
 
@@ -88,8 +88,12 @@ def chosen_run(group: ResultGroup) -> Run | None:
     return None if not runs or row.guesses or row.ranked_by is None else max(runs, key=_validation_accuracy)
 
 
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113 Path.is_file raises an error in a folder that cannot be read
+
+
 def _with_checkpoint(row: ResultRow) -> list[Run]:
-    return [run for run in row.runs if run.folder.best_checkpoint.is_file()]
+    return [run for run in row.runs if _is_file(run.folder.best_checkpoint)]
 
 
 def overview(path: Path) -> str | None:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from common.checks import FEWEST_SEEDS
-from common.text import SPLIT_NAMES, clean, compact_count, join_words
+from common.text import SPLIT_NAMES, compact_count, join_words, short_name
 from evaluation.choice import Finalist, Rule, measure, prove
 from evaluation.paired_tests import bias_corrected_best, compare_pair, holm, holm_against_best
 from reports.accuracy import Accuracy, CorrectnessMatrix
@@ -63,7 +63,7 @@ def answer(group: ResultGroup) -> list[str]:
     has = f"accuracy {join_words(results)}"
     guesses, before = [], None
     for split, guess in [*best.baselines.items()][0 if best.guesses else -1 :]:  # the row guesses on one of the splits
-        name = "" if guess.name == before else f"'{clean(guess.name, 40)}' gives "
+        name = "" if guess.name == before else f"'{short_name(guess.name)}' gives "
         guesses.append(f"{name}{guess.share:.3f}" + f" on {SPLIT_NAMES[split]}" * best.guesses)
         before = guess.name
     if guesses:

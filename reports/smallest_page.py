@@ -52,7 +52,7 @@ def make_page(record: SmallestRecord) -> str:
     sentence, *evidence = answer_sentences(record)
     ranked = _ranked(record)
     numbers = {index: number for number, index in enumerate(ranked, 1)}
-    others = _others(record, ranked)
+    others = _others(record)
     name = clean(record.data.get("name", ""), LONGEST_NAME)
     drawings = [made for key in record.question.cost if (made := _drawing(record, key, numbers))]
     return environment.get_template("smallest_page.html").render(
@@ -95,27 +95,22 @@ def card_section(record: SmallestRecord) -> str:
 
 def _ranked(record: SmallestRecord) -> list[int]:
     """Return the candidates that were trained: the chosen one, the reference, then the others from cheap to expensive."""
-    answer, key = record.answer, record.question.cost[0]
+    answer = record.answer
     first = [answer.chosen, answer.reference] if answer else []
-
-    def place(index: int) -> tuple:
-        candidate = record.candidates[index]
-        cost, macs = candidate.costs.of(key), candidate.costs.macs
-        return first.index(index) if index in first else len(first), cost is None, cost or macs, macs, index
-
-    return sorted((i for i, each in enumerate(record.candidates) if each.trained is not None), key=place)
+    trained = [index for index, each in enumerate(record.candidates) if each.trained is not None]
+    return sorted(trained, key=lambda i: (first.index(i) if i in first else len(first), *_by_cost(record, i)))
 
 
-def _others(record: SmallestRecord, ranked: list[int]) -> list[int]:
+def _others(record: SmallestRecord) -> list[int]:
     """Return the candidates that were not trained, from cheap to expensive."""
-    rest = set(range(len(record.candidates))) - set(ranked)
-    key = record.question.cost[0]
+    others = [index for index, each in enumerate(record.candidates) if each.trained is None]
+    return sorted(others, key=lambda index: _by_cost(record, index))
 
-    def place(index: int) -> tuple:
-        costs = record.candidates[index].costs
-        return costs.of(key) is None, costs.of(key) or costs.macs, costs.macs, index
 
-    return sorted(rest, key=place)
+def _by_cost(record: SmallestRecord, index: int) -> tuple:
+    """Order by the first cost that was asked for; candidates without it come last, by their MACs."""
+    costs, key = record.candidates[index].costs, record.question.cost[0]
+    return costs.of(key) is None, costs.of(key) or costs.macs, costs.macs, index
 
 
 def _kind(record: SmallestRecord, index: int) -> str:
@@ -139,8 +134,8 @@ def _drawing(record: SmallestRecord, key: str, numbers: dict[int, int]) -> dict 
             name = clean(each.name.encode("ascii", "replace").decode(), LONGEST_NAME)  # what every font has
             named = f"{name}: {val.value:.3f}" if kind in ("chosen", "reference") else ""
             marks.append(svg.Mark(number, cost, val.value, val.low, val.high, kind, named))
-    named_by = {kind: (candidates[i].backbone, candidates[i].image_size) for i in numbers if (kind := _kind(record, i)) in
-                ("reference", "chosen")}  # fmt: skip
+    kinds = {(candidates[i].backbone, candidates[i].image_size): kind for i in numbers
+             if (kind := _kind(record, i)) in ("reference", "chosen")}  # fmt: skip
     lines: dict[tuple, list] = {}
     for each in candidates:
         if each.probe is not None and each.excluded is None:
@@ -150,7 +145,6 @@ def _drawing(record: SmallestRecord, key: str, numbers: dict[int, int]) -> dict 
                 lines.setdefault((each.backbone, each.image_size), []).append((cost, each.probe.value))
     if not marks and not lines:
         return None
-    kinds = {place: kind for kind, place in named_by.items()}
     probes = sorted(((kinds.get(place, ""), points) for place, points in lines.items()), key=lambda line: len(line[0]))
     reference = next((m for m in marks if answer and m.number == numbers.get(answer.reference)), None)
     band = (reference.value - question.good_enough, reference.value) if reference and question.target is None else None
@@ -277,9 +271,10 @@ def _measured_cell(found: Measured | None) -> Cell:
     return Cell(value, found.value, detail.strip("()"))
 
 
-def _network_columns(numbers: dict[int, int], roles: dict[int, str] | None = None) -> list[Column]:
-    """Make the columns that name a network; `numbers` and `roles`, by the candidate's id(), add its number and its role."""
-    roles = roles or {}
+def _network_columns(record: SmallestRecord, indices: Sequence[int], first: int = 1) -> list[Column]:
+    """Make the columns that name a network and, for the candidates at `indices`, their numbers from `first` on and roles."""
+    numbers = {id(record.candidates[index]): number for number, index in enumerate(indices, first)}
+    roles = {id(record.candidates[i]): ROLES[_kind(record, i)] for i in indices if record.candidates[i].trained}
     number = Column("#", lambda each: Cell(str(numbers[id(each)]), numbers[id(each)]))
     return [
         *([number] if numbers else []),
@@ -290,12 +285,9 @@ def _network_columns(numbers: dict[int, int], roles: dict[int, str] | None = Non
 
 def _trained_table(record: SmallestRecord, ranked: list[int]) -> Table:
     """Make the table of the trained networks, in the order of their numbers."""
-    candidates = [record.candidates[index] for index in ranked]
-    numbers = {id(each): number for number, each in enumerate(candidates, 1)}
-    kinds = {id(record.candidates[index]): ROLES[_kind(record, index)] for index in ranked}
     return Table.filled(
         [
-            *_network_columns(numbers, kinds),
+            *_network_columns(record, ranked),
             Column("probe", lambda each: _measured_cell(each.probe)),
             Column("validation", lambda each: _measured_cell(each.trained.val)),
             Column("test", lambda each: _measured_cell(each.trained.test)),
@@ -304,17 +296,15 @@ def _trained_table(record: SmallestRecord, ranked: list[int]) -> Table:
             ),
             *_cost_columns(),
         ],
-        candidates,
+        [record.candidates[index] for index in ranked],
     )
 
 
 def _exports_table(record: SmallestRecord, ranked: list[int]) -> Table | None:
     """Make the table of the exported finalists, with their numbers in the table of trained networks."""
-    numbers = {id(record.candidates[index]): number for number, index in enumerate(ranked, 1)}
     candidates = [record.candidates[index] for index in ranked if record.candidates[index].deployed]
     if not candidates:
         return None
-    kinds = {id(record.candidates[index]): ROLES[_kind(record, index)] for index in ranked}
     of_val = {
         "accuracy": lambda val: Cell(f"{val.accuracy.value:.3f}", val.accuracy.value,
                                      f"{val.accuracy.low:.3f} to {val.accuracy.high:.3f}"),
@@ -329,7 +319,7 @@ def _exports_table(record: SmallestRecord, ranked: list[int]) -> Table | None:
 
     return Table.filled(
         [
-            *_network_columns(numbers, kinds),
+            *_network_columns(record, ranked),
             *(Column(name, partial(cell, make=make), is_text=name == "verdict") for name, make in of_val.items()),
             Column("size", _exported_size),
             Column("latency p50, with preprocessing", _exported_latency),
@@ -370,17 +360,15 @@ def _weights(candidate: Candidate) -> str:
 
 def _others_table(record: SmallestRecord, others: list[int], n_trained: int) -> Table:
     """Make the table of the networks that were not trained; their numbers continue those of the trained ones."""
-    candidates = [record.candidates[index] for index in others]
-    numbers = {id(each): number for number, each in enumerate(candidates, n_trained + 1)}
     return Table.filled(
         [
-            *_network_columns(numbers),
+            *_network_columns(record, others, n_trained + 1),
             Column("probe", lambda each: _measured_cell(each.probe)),
             *_cost_columns(),
             Column("how far it got", lambda each: Cell(*[_how_far(each)] * 2), is_text=True),
             Column("weights", lambda each: Cell(*[_weights(each)] * 2), is_text=True),
         ],
-        candidates,
+        [record.candidates[index] for index in others],
     )
 
 
@@ -402,7 +390,7 @@ def _front_table(record: SmallestRecord) -> Table | None:
     candidates = [record.candidates[index] for index in record.front]
     return Table.filled(
         [
-            *_network_columns({}),
+            *_network_columns(record, []),
             *_cost_columns(record.question.cost),
             Column("validation", lambda each: _measured_cell(each.trained and each.trained.val)),
             Column("test", lambda each: _measured_cell(each.trained and each.trained.test)),
@@ -479,7 +467,8 @@ def _facts(record: SmallestRecord) -> list[tuple[str, str]]:
     for weights, names in sorted(by_weights.items(), key=lambda item: item[0] == "random"):
         label = "random weights" if weights == "random" else "pretrained"
         facts.append((label, clean(join_words(names, 40)) + ("" if weights == "random" else f": {weights}")))
-    facts.append(("seeds", join_words(list(map(str, question.seeds)), 20)))
+    seeds = question.seeds[:1] if folds else question.seeds  # all folds are trained with the first one
+    facts.append(("seeds", join_words(list(map(str, seeds)), 20)))
     where = [clean(machine["processor"])] if machine.get("processor") else []
     where += [plural(machine["cores"], "core")] if machine.get("cores") else []
     where += [f"load average {machine['load_1min']:g} at the start"] if machine.get("load_1min") is not None else []

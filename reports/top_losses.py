@@ -62,7 +62,7 @@ class Confusion(NamedTuple):
         return self.counts / np.maximum(self.counts.sum(axis=1, keepdims=True), 1)
 
 
-def top_losses(runs: Sequence[Run], tables: list[Predictions] | str, split: str, most: int = MOST_LOSSES) -> TopLosses:
+def top_losses(runs: Sequence[Run], tables: list[Predictions] | str, split: str) -> TopLosses:
     """Find the images most often wrong; ties go to those whose true class is the least probable. No thumbnails yet."""
     if isinstance(tables, str):
         return TopLosses([], split, clean(tables))
@@ -70,14 +70,14 @@ def top_losses(runs: Sequence[Run], tables: list[Predictions] | str, split: str,
     for run, table in zip(runs, tables, strict=True):
         folds[run.fold if split == "val" else None].append(table)  # test images are the same in each fold
     try:
-        found = [loss for fold in folds.values() for loss in _wrong_images(fold, most)]
+        found = [loss for fold in folds.values() for loss in _wrong_images(fold)]
     except UserError as error:
         return TopLosses([], split, clean(error))
     found.sort(key=lambda loss: (-loss.wrong / loss.runs, -loss.wrong, loss.true_probability))
-    return TopLosses(found[:most], split, None if found else "every image is right in every run")
+    return TopLosses(found[:MOST_LOSSES], split, None if found else "every image is right in every run")
 
 
-def _wrong_images(tables: list[Predictions], most: int) -> list[TopLoss]:
+def _wrong_images(tables: list[Predictions]) -> list[TopLoss]:
     """Return the top losses of runs on the same images; R runs, n images, K classes."""
     first, *others = tables
     for other in others:
@@ -90,7 +90,7 @@ def _wrong_images(tables: list[Predictions], most: int) -> list[TopLoss]:
     wrong = (predicted != first.labels).sum(axis=0)
     mean = np.mean(probabilities, axis=0)
     truth = mean[np.arange(len(first.labels)), first.labels]
-    order = [i for i in np.lexsort((truth, -wrong)) if wrong[i]][:most]
+    order = [i for i in np.lexsort((truth, -wrong)) if wrong[i]][:MOST_LOSSES]
     losses = []
     for i in order:
         wrong_classes = predicted[predicted[:, i] != first.labels[i], i].tolist()

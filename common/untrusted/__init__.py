@@ -8,5 +8,5 @@ here, with one entry for each kind of file and a limit on its size:
   `check_decision`
 - saved configuration of a run: `saved_config.read_saved_config`, `read_saved_choices`
 - record of a run: `json_files.read_json`, `to_type`
-- CSV table: `tables.read_csv`, `iterate_csv`
+- CSV table: `tables.iterate_csv`, `OwnTable`
 """

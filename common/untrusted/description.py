@@ -14,7 +14,12 @@ LARGEST_IMAGE = 4096  # pixels per side
 LONGEST_NAME = 1000  # characters
 LARGEST_SETTING = 65_536  # largest number in the description of a network: widths, groups, blocks
 MOST_SETTINGS = 32  # settings of a network, and items of a list in them
-POSITIVE = {"temperature", "target_accuracy", "delta", "design_effect"}  # fields of a decision that must not be 0
+# Fields of a decision; with a threshold above 1 no image is predicted positive
+RANGES = {
+    "temperature": (0, math.inf), "target_accuracy": (0, 1), "confidence": (0, 2), "delta": (0, 1),
+    "design_effect": (0, math.inf), "threshold": (0, math.inf),
+}  # fmt: skip
+POSITIVE = {"temperature", "target_accuracy", "delta", "design_effect"}  # those that must not be 0
 Fit = Literal["squash", "crop", "pad"]  # how an image becomes a square: datamodules.decode.place
 Interpolation = Literal["bilinear", "bicubic"]  # how it is resized: datamodules.decode.resize
 # Mean and standard deviation of ImageNet's images that torchvision's weights expect
@@ -105,20 +110,14 @@ def check_decision(decision, classes: list[str], source: str) -> Decision | None
         checked = msgspec.convert(decision, Decision)
     except (msgspec.ValidationError, RecursionError) as error:
         raise _odd(source, "decision", decision, str(error)) from error
-    ranges = {"temperature": (0, math.inf), "target_accuracy": (0, 1)}
-    ranges |= {"confidence": (0, 2)} if checked.confidence is not None else {}
-    ranges |= {"delta": (0, 1)} if checked.delta is not None else {}
-    ranges["design_effect"] = (0, math.inf)
-    if checked.threshold is not None:
-        ranges["threshold"] = (0, math.inf)  # above 1: no image is predicted positive
-        if checked.threshold_criterion is None:
-            raise _odd(source, "decision.threshold_criterion", None, "a name")
+    if checked.threshold is not None and checked.threshold_criterion is None:
+        raise _odd(source, "decision.threshold_criterion", None, "a name")
     two = len(classes) == 2
     if (checked.positive_class not in classes) if two else (checked.positive_class or checked.threshold) is not None:
         raise _odd(source, "decision.positive_class", checked.positive_class, "one of two classes")
-    for key, (low, high) in ranges.items():
+    for key, (low, high) in RANGES.items():
         value = getattr(checked, key)
-        if not _is_number(value) or not low <= value <= high or (value == 0 and key in POSITIVE):
+        if value is not None and not (_is_number(value) and low <= value <= high and (value or key not in POSITIVE)):
             raise _odd(source, f"decision.{key}", value, f"a number from {low} to {high}")
     return checked
 

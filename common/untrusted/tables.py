@@ -271,8 +271,3 @@ def _is_single_quoted(value: str) -> bool:
 def _known_as(name: str) -> str:
     """Return the name of a column in lowercase, without spaces and quotes around it."""
     return name.lstrip("\ufeff").strip().strip("\"'").strip().casefold()
-
-
-def read_csv(path: Path, needed: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Read all rows of a table; for arguments and errors see `iterate_csv`."""
-    return [row for _, row in iterate_csv(path, needed)]

@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.text import clean, join_words, plural, typed_override
 from datamodules.sources.catalog import SPLITS, UNASSIGNED, split_of
 from datamodules.sources.folder_names import CONTAINERS, are_drawn_parts, are_forms, are_parts, is_first_form, split_in
-from datamodules.sources.source import ImageRow, Source, is_utf8, readable_names, relative_to
+from datamodules.sources.source import ImageRow, Source, readable_names, relative_to
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,8 @@ class ImageFolder(Source):
         split_folders, others = _split_folders(root), Counter()
         names = _classes(root, split_folders)
         self.classes = [as_label(name) for name in names]
-        for label in (label for name, label in zip(names, self.classes, strict=True) if not is_utf8(name)):
+        named = zip(names, self.classes, strict=True)
+        for label in [label for name, label in named if label.encode() != os.fsencode(name)]:
             log.warning(
                 "datamodule.root=%s: the name of a class folder is not UTF-8, which tables cannot hold, so the class "
                 "is called %s; to change that, rename the folder, e.g. with the program convmv", root, label,

@@ -1,6 +1,8 @@
 """Complete the settings of the images on a command line: choose the data source, and make paths absolute."""
 
+import os
 import re
+import sys
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -68,11 +70,12 @@ def complete_data(arguments: list[str], further_conf: str | None = None) -> tupl
 def _check_utf8(arguments: list[str]) -> None:
     """Refuse names that a configuration or a record cannot hold."""
     for argument in arguments:
-        if argument != argument.encode(errors="replace").decode():
-            raise UserError(
-                f"{clean(argument, 200)}: a name in it is not UTF-8; rename that folder or file, or give it a second name: "
-                "ln -s OLD NEW"
-            )
+        if argument == argument.encode(errors="replace").decode():
+            continue
+        problem = "is not UTF-8; rename that folder or file, or give it a second name: ln -s OLD NEW"
+        if "\ufffd" not in os.fsencode(argument).decode(errors="replace"):
+            problem = f"is UTF-8, but Python reads names as {sys.getfilesystemencoding()} here; set PYTHONUTF8=1"
+        raise UserError(f"{clean(argument, 200)}: a name in it {problem}")
 
 
 def _chosen_source(given: dict[str, Override], further_conf: str | None) -> tuple[bool, str | None]:

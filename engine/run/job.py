@@ -194,7 +194,7 @@ def _begin(job: Job, config: DictConfig, record: RunRecord, backup: FolderBackup
     backup.holds_training = finished or any(folder.checkpoints.glob("*.ckpt"))
     in_own_folder = lies_in(folder, config.ckpt_path)
     if previous is not None and in_own_folder and "fit" not in config.stages:
-        record.evaluate_again()
+        record.evaluates_again = True
     text = OmegaConf.to_yaml(config)  # before should_run adds an interrupted run's checkpoint
     if not should_run(config, record):
         return False

@@ -104,7 +104,7 @@ def should_run(config: DictConfig, record: RunRecord) -> bool:
         log.info("%s: %s before its first checkpoint, restarting", name, ended)
     else:
         log.warning("%s: settings changed, restarting: %s", name, _differences(previous, record))
-    record.discard_previous()
+    record.previous = None
     return True
 
 

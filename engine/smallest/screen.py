@@ -406,6 +406,11 @@ class Images:
         train, val = data.rows("train"), data.rows("val")
         if not len(val):
             raise UserError("datamodule.select_on=test: leaves no validation images to choose with; use select_on=val")
+        pairs = [(train, val)]
+        if folds is not None:
+            pairs = _folds(config, preprocessing, folds)
+            # They also use what datamodule.train_fraction excludes from train without folds
+            train = np.setdiff1d(np.concatenate([each for pair in pairs for each in pair]), val)
         thinned = [
             rows if len(rows) <= most else np.sort(rows[spread_rows(catalog.labels[rows], most, seed)])
             for rows, most in ((train, MOST_TRAIN), (val, MOST_VAL))
@@ -413,7 +418,6 @@ class Images:
         rows = np.concatenate(thinned)
         places = np.full(len(catalog), -1)
         places[rows] = np.arange(len(rows))
-        pairs = [(train, val)] if folds is None else _folds(config, preprocessing, folds)
         parts = [Part(*(places[each][places[each] >= 0] for each in pair)) for pair in pairs]
         groups = join_groups(catalog.groups, data.pixel_cache.stats.fingerprints)
         counts = [f"{len(part):,} of {len(all_):,}" for part, all_ in zip(thinned, (train, val), strict=True)]

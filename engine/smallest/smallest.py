@@ -174,49 +174,48 @@ class Smallest:
     def _folds(self, data: L.LightningDataModule) -> int | None:
         """Return the number of folds of train and val; None: one validation split and several seeds."""
         if self.settings.folds is not None:
-            for fold in range(self.settings.folds):  # raises UserError before the folder exists
-                self._open_fold(fold, self.settings.folds)
+            self._predicted = self._rows_of_folds(self.settings.folds)  # raises UserError before the folder exists
             return self.settings.folds
-        n_val, folds = len(data.catalog.rows("val")), self.settings.n_folds
-        if n_val >= self.settings.folds_below:
+        val, folds = data.catalog.rows("val"), self.settings.n_folds
+        if len(val) >= self.settings.folds_below:
             return None
-        labels = data.catalog.labels[np.concatenate([data.catalog.rows("train"), data.catalog.rows("val")])]
+        labels = data.catalog.labels[np.concatenate([data.catalog.rows("train"), val])]
         if min(Counter(labels.tolist()).values()) < 2 * folds:
             return None
-        return folds if all(self._is_whole(fold, folds) for fold in range(folds)) else None
-
-    def _is_whole(self, fold: int, folds: int) -> bool:
-        """Return whether both sides of a fold have every class; one may lack a class with few groups, such as patients."""
         try:
-            self._open_fold(fold, folds)
-        except UserError as error:
+            self._predicted = self._rows_of_folds(folds)
+        except UserError as error:  # one side of a fold may lack a class with few groups, such as patients
             log.info("no cross-validation in %d folds: %s", folds, error)
-            return False
-        return True
+            return None
+        return folds
 
-    def _open_fold(self, fold: int, folds: int) -> None:
-        """Check the images of a fold.
+    def _rows_of_folds(self, folds: int) -> np.ndarray:
+        """Return the rows that the folds predict: each image of train and val once, whatever datamodule.train_fraction is.
 
         Raises:
-            UserError: the fold has too few images, or one side lacks a class.
+            UserError: a fold has too few images, or one side lacks a class.
         """
-        with repeats_hidden(all_information=True):
-            data = self._open_data(f"datamodule.folds={folds}", f"datamodule.fold={fold}")
-            data.memory = MEMORY
-            data.setup()
+        predicted = []
+        for fold in range(folds):
+            with repeats_hidden(all_information=True):
+                data = self._open_data(f"datamodule.folds={folds}", f"datamodule.fold={fold}")
+                data.memory = MEMORY
+                data.setup()
+            predicted.append(data.catalog.rows("val"))
+        return np.concatenate(predicted)
 
     def _begin(self, data: L.LightningDataModule) -> None:
         """Create the folder of the search, claim it, and begin the record."""
         catalog = data.catalog
-        counts = {split: len(catalog.rows(split)) for split in ("train", "val", "test")}
+        rows = {split: catalog.rows(split) for split in ("train", "val", "test")}
+        counts = {split: len(of_split) for split, of_split in rows.items()}
+        if self.folds:
+            rows["val"], counts["train"] = self._predicted, len(self._predicted) - counts["val"]
         self.n_train, self.n_val, self.has_test = counts["train"], counts["val"], counts["test"] > 0
-        # With folds, every image of train and val is predicted once
-        rows = {
-            "val": np.isin(catalog.splits, ["train", "val"] if self.folds else ["val"]),
-            "test": catalog.splits == "test",
-        }
         labels = {
-            split: Counter(catalog.labels[of_split].tolist()) for split, of_split in rows.items() if of_split.any()
+            split: Counter(catalog.labels[of_split].tolist())
+            for split, of_split in rows.items()
+            if split != "train" and len(of_split)
         }
         self.record = SmallestRecord(
             name=self.settings.name,
@@ -252,9 +251,8 @@ class Smallest:
                     f"The validation split has only {self.n_val} images: instead of several seeds, the finals use a "
                     f"cross-validation over the training and validation images in {self.folds} folds."
                 )
-            self.n_train, self.n_val = (
-                round((self.n_train + self.n_val) * (1 - 1 / self.folds)), round((self.n_train + self.n_val) / self.folds)
-            )  # fmt: skip
+            n, fraction = len(self._predicted), data.rules["train_fraction"]
+            self.n_train, self.n_val = round(n * (1 - 1 / self.folds) * fraction), round(n / self.folds)
 
     def _decide(self, name: str, take: Callable):
         """Return a decision of the plan, taking it if needed; record the notes that belong to it."""

@@ -53,7 +53,8 @@ class Explanations:
             items.append(item)
             self.progress.count(len(items), len(explained))
         page = predictions.with_suffix(".html")
-        write_text(page, render(title=self._title(), subtitle=self._subtitle(len(items)), warning=self._warning(),
+        warning = TEST_WARNING if self.run and self.inputs.split == "test" else ""
+        write_text(page, render(title=self._title(), subtitle=self._subtitle(len(items)), warning=warning,
                                 map_size=self.explainer.map_size, similar=similar, items=items))  # fmt: skip
         lines = [f"Explained: {page}"]
         if self.label_review:
@@ -97,9 +98,6 @@ class Explanations:
         parts += [f"{n - n_kept:,} more certain ones not shown"] if n_kept < n else []
         parts += [f"{n_kept - n_shown:,} deleted since"] if n_shown < n_kept else []
         return "; ".join(parts) + "."
-
-    def _warning(self) -> str:
-        return TEST_WARNING if self.run and self.inputs.split == "test" else ""
 
     def _training_command(self, table: Path) -> str:
         """Return the command that trains on the corrected table."""

@@ -1,5 +1,6 @@
 """Write labels_to_check.csv: a run's splits.csv with the least certain images first, to correct and train on."""
 
+import logging
 from pathlib import Path
 
 from common.atomic_io import write_csv
@@ -7,6 +8,8 @@ from common.run_folder import REVIEW_COLUMNS, RunFolder
 from inference.explain.ranking import certainty
 from inference.image_inputs import ImageInput
 from inference.predictor import Prediction
+
+log = logging.getLogger(__name__)
 
 LABELS_TO_CHECK = "labels_to_check.csv"
 
@@ -27,12 +30,24 @@ class LabelReview:
     def write(self, path: Path) -> bool:
         """Write all rows of the run's table: first those with a prediction, the least certain of them first.
 
-        Return whether training images are among the rows, as in every run that does not stream them.
+        A column of the user's own named like one of REVIEW_COLUMNS is kept, and the table gets neither. If the run's table
+        has both, they are those of an earlier review. Return whether training images are among the rows, as in every run
+        that does not stream them.
         """
         rows = self.run.read_splits()
         with_prediction = [row for row in rows if row["path"] in self._predicted]
         with_prediction.sort(key=lambda row: self._predicted[row["path"]][0])
-        others = [row | dict.fromkeys(REVIEW_COLUMNS, "") for row in rows if row["path"] not in self._predicted]
-        with_prediction = [row | self._predicted[row["path"]][1] for row in with_prediction]
-        write_csv(path, list(dict.fromkeys([*rows[0], *REVIEW_COLUMNS])), [*with_prediction, *others])
+        others = [row for row in rows if row["path"] not in self._predicted]
+        columns = list(rows[0])
+        own = [column for column in REVIEW_COLUMNS if column in columns]
+        if len(own) == 1:
+            log.warning(
+                "%s: your own column %s is kept, so the network's %s are not added; to get them, rename the column and train "
+                "again", path, own[0], " and ".join(REVIEW_COLUMNS),
+            )  # fmt: skip
+        else:
+            columns = list(dict.fromkeys([*columns, *REVIEW_COLUMNS]))
+            others = [row | dict.fromkeys(REVIEW_COLUMNS, "") for row in others]
+            with_prediction = [row | self._predicted[row["path"]][1] for row in with_prediction]
+        write_csv(path, columns, [*with_prediction, *others])
         return any(row["split"] == "train" for row in rows)

@@ -179,7 +179,12 @@ def export(
         progress.set(f"format={format.name}: comparing with the checkpoint")
         with _format_errors(label, "open"):
             computes = format.open(file, model)
-        compare = functools.partial(_compare, label, checkpoint, preprocessing and format.resizes, progress)
+
+        def compare(computes: Computes, images: VerificationImages, resizes_exactly: bool = False) -> Verification:
+            checked = functools.partial(_compute, label, computes, len(checkpoint.description.classes))
+            native_sizes = preprocessing and format.resizes
+            return compare_outputs(checkpoint, checked, images, native_sizes, progress.count, resizes_exactly)
+
         verification = _verify(label, format, model, computes, compare, largest_difference, least_agreement)
         with _format_errors(label, "check"):
             format.check(file, model)
@@ -202,19 +207,6 @@ def export(
             place = "out=DIR" if format.is_folder else "out=FILE or out=DIR"
             raise UserError(f"out={path}: cannot be written ({error.strerror}); use {place}") from error
     return Exported(path, verification, len(calibration), latency, _size(path), tuple(compared_further))
-
-
-def _compare(
-    label: str,
-    checkpoint: CheckpointBackend,
-    native_sizes: bool,
-    progress: Progress,
-    computes: Computes,
-    images: VerificationImages,
-    resizes_exactly: bool = False,
-) -> Verification:
-    checked = functools.partial(_compute, label, computes, len(checkpoint.description.classes))
-    return compare_outputs(checkpoint, checked, images, native_sizes, progress.count, resizes_exactly)
 
 
 def _verify(

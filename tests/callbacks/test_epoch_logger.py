@@ -7,7 +7,7 @@ from callbacks.epoch_logger import EpochLogger
 from callbacks.throughput import Throughput
 from common.run_folder import METRIC_COLUMNS, RunFolder
 from common.run_record import EpochSpeed
-from common.untrusted.tables import read_csv
+from tests.support.helpers import read_csv
 
 
 def trainer_in(folder, *callbacks):

@@ -11,8 +11,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 from callbacks.early_stopping import EarlyStopping
 from callbacks.epoch_scores import EpochScores
 from common.errors import UserError
-from common.untrusted.tables import read_csv
-from tests.support.helpers import SIMPLE_CNN, make_images
+from tests.support.helpers import SIMPLE_CNN, make_images, read_csv
 
 BEST = "callbacks.best_checkpoint.monitor"
 FIRST = (f"{BEST}=val/auroc", "scheduler=plateau", "scheduler.monitor=val/f1")

@@ -8,10 +8,9 @@ import torch
 
 from callbacks.recalibrate_batch_norm import RecalibrateBatchNorm
 from common.errors import UserError
-from common.untrusted.tables import read_csv
 from lightning_modules.checkpoint import load_classifier
 from lightning_modules.networks.surgery import batch_norms
-from tests.support.helpers import at_step, outcome
+from tests.support.helpers import at_step, outcome, read_csv
 
 ON = ("callbacks.recalibrate_batch_norm.enabled=true", "stages=[fit,test]")
 

@@ -7,8 +7,7 @@ import lightning as L
 import pytest
 import torch
 
-from common.untrusted.tables import read_csv
-from tests.support.helpers import SIMPLE_CNN, at_step, outcome
+from tests.support.helpers import SIMPLE_CNN, at_step, outcome, read_csv
 
 EMA = ("callbacks=ema", "callbacks.ema.decay=0.3", *SIMPLE_CNN, "callbacks.best_checkpoint.monitor=val/loss")
 

@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from common.atomic_io import atomic_folder, replace_folder, write_bytes, write_csv, write_json, write_text
-from common.untrusted.tables import read_csv
-from tests.support.helpers import PROJECT
+from tests.support.helpers import PROJECT, read_csv
 
 
 def test_a_process_killed_before_the_renaming_leaves_the_old_file(tmp_path):

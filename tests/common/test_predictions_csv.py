@@ -11,7 +11,7 @@ from common.errors import UserError
 from common.own_test_images import OwnTestImages
 from common.predictions_csv import (
     Predictions,
-    has_predictions,
+    predictions_file,
     read_predicted_images,
     read_predictions,
     write_predictions,
@@ -37,7 +37,7 @@ def folder(tmp_path):
 def test_many_classes_are_a_parquet_file_which_is_read_as_the_csv_is(folder, monkeypatch):
     made = predictions(folder)
     write_predictions(folder, "test", made)
-    assert [path.name for path in folder.path.iterdir()] == ["predictions.parquet"] and has_predictions(folder, "test")
+    assert [path.name for path in folder.path.iterdir()] == ["predictions.parquet"] and predictions_file(folder, "test")
     images, table = read_predicted_images(folder, "test"), read_predictions(folder, "test")
     assert table.probabilities.dtype == np.float64 and table.classes == made.classes
     monkeypatch.setattr(predictions_csv, "MOST_IN_CSV", K)

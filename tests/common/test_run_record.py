@@ -157,7 +157,7 @@ def test_a_resumed_run_adds_its_time_and_knows_the_record_before(record, tmp_pat
     assert 100.5 <= RunRecord.read(tmp_path).run.wall_time_s < 130
     restarted = record()
     assert not restarted.resumes
-    restarted.discard_previous()
+    restarted.previous = None
     restarted.finish()
     assert restarted.previous_test_evaluations == 0 and RunRecord.read(tmp_path).run.wall_time_s < 30
 

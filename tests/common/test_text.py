@@ -16,6 +16,7 @@ from common.text import (
     printable,
     quote_override,
     register_argument,
+    short_name,
 )
 
 
@@ -46,6 +47,14 @@ def test_untrusted_text_is_one_line_that_steers_nothing():
     assert clean("a\nb\x1b[31m\u202ec\ud800") == "a b [31mc?"
     assert clean("abcdef", 4) == "abc…" and clean("abcd", 4) == "abcd"
     assert printable("a\tb\nc\r") == "a b\nc "
+
+
+def test_long_names_that_begin_alike_stay_different():
+    names = [f"00{n}_Animalia_Arthropoda_Insecta_Hymenoptera_Apidae_Bombus_{n}" for n in range(3)]
+    shown = [short_name(name) for name in names]
+    assert len(set(shown)) == 3 and all(len(each) == 40 for each in shown)
+    assert shown[2] == "002_Animalia_Arthrop…era_Apidae_Bombus_2"
+    assert short_name("a\nb", 3) == "a b" and short_name("abcdefg", 5) == "ab…fg"
 
 
 def test_a_mistyped_name_gets_its_neighbors_first():

@@ -11,12 +11,11 @@ from PIL import Image
 
 from common.errors import UserError
 from datamodules.near_duplicates import compared_look
-from datamodules.pixel_cache import open_pixel_cache
 from datamodules.prepare import prepare_catalog
 from datamodules.sources.csv_table import CsvTable
 from datamodules.sources.image_folder import ImageFolder
 from datamodules.sources.source import read_source
-from tests.support.helpers import make_images
+from tests.support.helpers import make_images, open_pixel_cache
 
 
 def prepared(source, tmp_path, splits=None, **rules):

@@ -18,8 +18,8 @@ from datamodules.cached_pixels import PIXELS, THUMBNAILS, VERSIONS, Look, Uncach
 from datamodules.decode import open_image, resize
 from datamodules.deep_pixels import ValueRange
 from datamodules.near_duplicates import compared_look
-from datamodules.pixel_cache import open_pixel_cache, open_pixel_caches
-from tests.support.helpers import PROJECT, make_images
+from datamodules.pixel_cache import open_pixel_caches
+from tests.support.helpers import PROJECT, make_images, open_pixel_cache
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from common.errors import UserError
 from datamodules import near_duplicates
 from datamodules.decode import resize
 from datamodules.near_duplicates import compared_look
-from datamodules.pixel_cache import open_pixel_cache
 from datamodules.prepare import prepare_catalog
 from datamodules.sources.csv_table import CsvTable
 from datamodules.sources.image_folder import ImageFolder
@@ -19,7 +18,7 @@ from engine.config.instantiate import instantiate
 from engine.config.validate import validate
 from engine.run.stages import build_data
 from tests.support.configs import composed
-from tests.support.helpers import make_images
+from tests.support.helpers import make_images, open_pixel_cache
 
 SPLIT_COUNTS = {f"{s}/{c}": 6 for s in ("train", "val", "test") for c in ("blue", "red")}
 

@@ -32,6 +32,14 @@ def test_folders_of_a_refused_command_are_removed_with_those_around_them(outputs
     assert list(outputs.iterdir()) == []
 
 
+def test_a_warning_says_what_to_set_where_python_reads_file_names_as_ascii(monkeypatch, caplog):
+    for encoding in ("utf-8", "ascii"):
+        monkeypatch.setattr("sys.getfilesystemencoding", lambda encoding=encoding: encoding)
+        with cli.keep_error("predict", OmegaConf.create()):
+            assert ("file names are read as ascii" in caplog.text) == (encoding == "ascii")
+    assert "set PYTHONUTF8=1" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["first", "team/first", "team/../../first"])
 def test_a_refused_search_leaves_no_folder_of_its_name(outputs, monkeypatch, name):
     folder = outputs / "searches" / name

@@ -1,10 +1,14 @@
 """Figures that are laid out once look as if they were laid out each time."""
 
 import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from common.run_record import Decision
 from evaluation import figures
-from evaluation.figures import confusion_matrix, draw_confusion, figure_pixels
+from evaluation.calibration import risk_coverage
+from evaluation.figures import calibration, confusion_matrix, draw_confusion, figure_pixels
 
 
 def test_further_confusion_matrices_of_the_same_classes_have_the_same_pixels(monkeypatch):
@@ -27,3 +31,20 @@ def test_more_classes_than_names_fit_are_numbered_by_whole_numbers():
         for axis in (axes.xaxis, axes.yaxis):
             texts = [label.get_text() for label in axis.get_ticklabels()]
             assert len(texts) > 3 and all(text.lstrip("\N{MINUS SIGN}").isdecimal() for text in texts), texts
+
+
+@pytest.mark.parametrize("right", [0.1, 0.3, 0.5, 0.95])
+def test_the_legend_of_selective_prediction_does_not_hide_the_curve(right):
+    generator = np.random.default_rng(0)
+    labels, probabilities = generator.integers(0, 60, 200), generator.dirichlet(np.ones(60), 200)
+    largest, rows = probabilities.argmax(axis=1), np.arange(200)
+    labels = np.where(generator.random(200) < right, largest, labels)
+    decision = Decision(temperature=1.0, target_accuracy=0.95, confidence=None)
+    figure = calibration(labels, probabilities, "test", decision)
+    axes = figure.axes[1]
+    legend = axes.get_legend().get_window_extent(FigureCanvasAgg(figure).get_renderer())
+    coverage, accuracy = risk_coverage(labels, probabilities)
+    assert len(coverage) > 100 and probabilities[rows, largest].max() < 1
+    assert not any(
+        legend.contains(*point) for point in axes.transData.transform(np.stack([coverage, accuracy], axis=1))
+    )

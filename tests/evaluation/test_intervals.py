@@ -62,8 +62,8 @@ def test_wilson_covers_as_stated(n, worst):
 
 def test_over_seeds_equals_scipy():
     values = [0.91, 0.93, 0.92, 0.97]
-    found = mean_over_seeds(values, 0.9)
-    theirs = ttest_1samp(values, 0).confidence_interval(0.9)
+    found = mean_over_seeds(values)
+    theirs = ttest_1samp(values, 0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
     assert found.mean == pytest.approx(0.9325) and found.standard_deviation == pytest.approx(np.std(values, ddof=1))
     assert found.n == 4

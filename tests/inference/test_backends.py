@@ -1,5 +1,6 @@
 """Checkpoints as backends; ONNX files, which take time to make, are in tests/integration/test_export.py."""
 
+import pickle
 import sys
 from dataclasses import replace
 
@@ -78,7 +79,8 @@ def test_a_register_that_is_no_list(checkpoint, register):
         Predictor.from_checkpoint(checkpoint, "cpu", register)
 
 
-def test_an_onnx_file_whose_description_names_another_size(tmp_path):
+def make_onnx(path, size):
+    """Make an ONNX file of a network of 8 x 8 pixels whose description names this size; return its path."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
@@ -95,15 +97,30 @@ def test_an_onnx_file_whose_description_names_another_size(tmp_path):
         for name, shape in (("normalized", ["n", 3, 8, 8]), ("logits", ["n", 2]))
     ]
     graph = helper.make_graph(nodes, "network", *ends, constants)
-    for size in (8, 9):
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-        helper.set_model_props(model, ModelDescription(["ants", "bees"], size, MEAN, STD, None).as_metadata())
-        onnx.save(model, tmp_path / f"{size}.onnx")
-    assert open_backend(tmp_path / "8.onnx", "cpu")(np.zeros((2, 8, 8, 3), np.uint8)).shape == (2, 2)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    helper.set_model_props(model, ModelDescription(["ants", "bees"], size, MEAN, STD, None).as_metadata())
+    onnx.save(model, path)
+    return path
+
+
+def test_an_onnx_file_whose_description_names_another_size(tmp_path):
+    backend = open_backend(make_onnx(tmp_path / "8.onnx", 8), "cpu")
+    assert backend(np.zeros((2, 8, 8, 3), np.uint8)).shape == (2, 2)
     with pytest.raises(
         UserError, match=r"9\.onnx: not an .* input has the shape \['n', 3, 8, 8\], for an image_size of 9"
     ):
-        open_backend(tmp_path / "9.onnx", "cpu")
+        open_backend(make_onnx(tmp_path / "9.onnx", 9), "cpu")
+
+
+@pytest.mark.parametrize("kind", ["onnx", "ckpt"])
+def test_a_predictor_can_be_sent_to_another_process(checkpoint, kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_onnx(tmp_path / "8.onnx", 8)
+    model = Predictor.from_checkpoint("8.onnx" if kind == "onnx" else checkpoint, "cpu")
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    sent = pickle.dumps(model)
+    monkeypatch.chdir("/")  # the other process may have another folder
+    assert pickle.loads(sent).predict(image) == model.predict(image)
 
 
 def test_files_of_another_kind(checkpoint, tmp_path):

@@ -14,12 +14,11 @@ import predict as script
 from common.atomic_io import write_csv
 from common.run_folder import RunFolder
 from common.run_record import Decision, RunRecord, write_record
-from common.untrusted.tables import read_csv
 from datamodules.sources.csv_table import CsvTable
 from datamodules.sources.source import read_source
 from tests.support.fake_checkpoints import make_checkpoint, make_odd_images
 from tests.support.fake_explained import make_explained_run
-from tests.support.helpers import CHROMIUM, needs_chromium
+from tests.support.helpers import CHROMIUM, needs_chromium, read_csv
 from tests.support.parsed_html import Parsed
 
 HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(2)>')

@@ -22,7 +22,6 @@ import export as script
 import predict as predict_script
 from common.errors import UserError
 from common.run_folder import RunFolder
-from common.untrusted.tables import read_csv
 from datamodules.decode import open_image, resize
 from inference.backends import CheckpointBackend, open_backend
 from inference.export import export as module
@@ -33,7 +32,7 @@ from inference.export.torch_export import TorchExport
 from inference.predictor import Predictor
 from tests.support.fake_checkpoints import DECISION, MEAN, STD, make_checkpoint, make_odd_images, odd_copies
 from tests.support.fake_explained import make_labeled_run
-from tests.support.helpers import PROJECT, SHARED
+from tests.support.helpers import PROJECT, SHARED, read_csv
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

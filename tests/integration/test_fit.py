@@ -9,9 +9,8 @@ from PIL import Image
 
 import predict as script
 from common.run_folder import RunFolder
-from common.untrusted.tables import read_csv
 from inference.predictor import Predictor
-from tests.support.helpers import SIMPLE_CNN
+from tests.support.helpers import SIMPLE_CNN, read_csv
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,10 @@ import predict as script
 import train as train_script
 from common.run_folder import RunFolder
 from common.run_record import RunRecord, write_record
-from common.untrusted.tables import read_csv
 from engine import cli
 from tests.support.fake_checkpoints import DECISION, make_checkpoint, make_odd_images
 from tests.support.fake_runs import change_record
-from tests.support.helpers import PROJECT, SIMPLE_CNN, make_images
+from tests.support.helpers import PROJECT, SIMPLE_CNN, make_images, read_csv
 
 
 @pytest.fixture

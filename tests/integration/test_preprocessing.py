@@ -10,10 +10,9 @@ from PIL import Image
 
 import predict as script
 from common.run_folder import RunFolder
-from common.untrusted.tables import read_csv
 from inference.predictor import Predictor
 from lightning_modules.checkpoint import load_network
-from tests.support.helpers import SHARED, SIMPLE_CNN
+from tests.support.helpers import SHARED, SIMPLE_CNN, read_csv
 
 LITE0 = SHARED / "weights" / "tf_efficientnet_lite0.safetensors"
 CUBIC = ("model.normalization=dataset", "model.interpolation=bicubic")

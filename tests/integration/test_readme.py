@@ -20,13 +20,12 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from common.errors import UserError
-from common.untrusted.tables import read_csv
 from engine.config.data_overrides import complete_data
 from inference.export.web.onnxruntime_web import VERSION, find_runtime
 from tests.support.configs import compose_verb
 from tests.support.fake_explained import make_explained_run
 from tests.support.fake_runs import make_run
-from tests.support.helpers import NOT_DRAWN, PROJECT, make_images
+from tests.support.helpers import NOT_DRAWN, PROJECT, make_images, read_csv
 
 README = (PROJECT / "README.md").read_text()
 USAGE = (PROJECT / "docs" / "usage.md").read_text()

@@ -303,6 +303,23 @@ def test_a_folder_of_weights_that_has_changed_is_of_another_search(command, weig
 
 
 @pytest.mark.thorough
+def test_folds_predict_every_image_where_each_trains_on_a_part(command, tmp_path):
+    own = ("hydra.run.dir=", "budget.minutes=", "candidates.cuts=")
+    typed = [each for each in command if not each.startswith(own)]
+    typed += [
+        f"hydra.run.dir={tmp_path}",
+        "budget.minutes=0.51",
+        "datamodule.folds=3",
+        "datamodule.train_fraction=0.25",
+    ]
+    status, _, err = run_script(smallest, *typed, "candidates.cuts={shufflenet_v2_x0_5: [maxpool]}")
+    assert status == 1 and "no network can be trained" in err, err
+    record = SmallestRecord.read(tmp_path)
+    assert [record.data[name] for name in ("n_train", "n_val", "folds", "majority_val")] == [48, 24, 3, 0.5]
+    assert {each.probe.n for each in record.candidates if each.probe} == {72}
+
+
+@pytest.mark.thorough
 def test_few_validation_images_of_too_few_groups_for_folds_are_one_split(images, command, tmp_path):
     """Four folds of three patients leave one without a patient."""
     table, lines = tmp_path / "table.csv", ["path,label,split,group"]

@@ -9,9 +9,8 @@ import pytest
 
 import predict
 from common.run_record import RunRecord
-from common.untrusted.tables import read_csv
 from tests.robustness.test_nodes import start_all, wait
-from tests.support.helpers import NOT_DRAWN, PROJECT, SIMPLE_CNN, at_step, free_port, outcome
+from tests.support.helpers import NOT_DRAWN, PROJECT, SIMPLE_CNN, at_step, free_port, outcome, read_csv
 from tests.support.shards import make_folder, write_chunks, write_tar, write_tars
 
 pytest.importorskip("litdata", reason="needs the extra streaming")

@@ -22,12 +22,11 @@ import predict
 from common.progress import Progress
 from common.run_folder import METRIC_COLUMNS, RunFolder
 from common.run_record import Proportion, RunRecord
-from common.untrusted.tables import read_csv
 from evaluation.intervals import wilson
 from lightning_modules.checkpoint import load_classifier
 from tests.support import commands
 from tests.support.commands import run_script
-from tests.support.helpers import NOT_DRAWN, PROJECT, SHARED, SIMPLE_CNN, make_images
+from tests.support.helpers import NOT_DRAWN, PROJECT, SHARED, SIMPLE_CNN, make_images, read_csv
 
 
 def weights_digest(path) -> str:

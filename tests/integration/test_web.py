@@ -18,7 +18,6 @@ import predict as predict_script
 from common.errors import UserError
 from common.run_folder import PROJECT, RunFolder
 from common.text import format_confidence
-from common.untrusted.tables import read_csv
 from datamodules.decode import open_image
 from inference.backends import CheckpointBackend, OnnxBackend
 from inference.demo.app import web_files
@@ -33,7 +32,7 @@ from inference.export.web.web_folder import WebFolder
 from inference.predictor import Predictor
 from tests.support.fake_checkpoints import DECISION, make_checkpoint, make_odd_images, noisy
 from tests.support.fake_explained import make_labeled_run
-from tests.support.helpers import SHARED, in_chromium, needs_chromium, served
+from tests.support.helpers import SHARED, in_chromium, needs_chromium, read_csv, served
 
 pytest.importorskip("onnxscript")
 numpy_helper = pytest.importorskip("onnx.numpy_helper")

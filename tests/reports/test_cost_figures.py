@@ -137,6 +137,23 @@ def test_labels_cover_no_point_and_no_other_label_and_points_of_the_front_are_fi
             assert not box.overlaps(Bbox([[x - scale / 2, bottom], [x + scale / 2, top]]))
 
 
+def test_the_label_of_the_baseline_does_not_touch_a_name_beside_it(monkeypatch):
+    found = []
+
+    def measure(figure, *_):
+        (axes,), renderer = figure.axes, FigureCanvasAgg(figure).get_renderer()
+        found.extend(text.get_window_extent(renderer) for text in axes.texts)
+        return ""
+
+    monkeypatch.setattr(cost_figures, "to_svg", measure)
+    names = ("model=simple_cnn", "model=shufflenet_mod")
+    values = ((0.1204, 0.0509, 0.19, 0.424), (0.0259, 0.0167, 0.0618, 2.83))
+    given = [Point(rank, *value, name) for rank, (value, name) in enumerate(zip(values, names, strict=True), 1)]
+    accuracy_figure("T", given, {1}, "ms for one image, median", Levels(0.1204, 0.02, 1 / 60), "validation accuracy")
+    baseline, *labels = found
+    assert len(labels) == 2 and not any(baseline.padded(6, 0).overlaps(label) for label in labels)
+
+
 @pytest.mark.parametrize("costs", [(1e6, 1.1e6, 1e9), (9e8, 1e9, 1e6)])
 def test_the_baseline_is_labeled_at_the_end_where_fewer_points_are(monkeypatch, costs):
     found = []

@@ -10,12 +10,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from common.atomic_io import write_csv
 from common.run_folder import RunFolder
 from common.run_record import BestEpoch, DataInfo, ModelInfo, RunInfo, RunRecord, write_record
-from common.untrusted.tables import read_csv
 from evaluation.intervals import Interval
 from evaluation.paired_tests import paired_difference
 from reports.learning_curve import Curves, Point, describe_curves, draw, read_curves
 from reports.report import write_report
 from tests.support.configs import composed
+from tests.support.helpers import read_csv
 from tests.support.parsed_html import Parsed
 
 

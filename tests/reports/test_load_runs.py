@@ -38,17 +38,19 @@ def test_records_that_cannot_be_read_are_excluded_with_the_reason(run, summary, 
 
 
 def test_a_folder_that_cannot_be_read_is_excluded_with_the_reason(run, summary, tmp_path, monkeypatch):
-    """Such as the runs of a colleague whose umask is 077."""
+    """Such as the runs of a colleague whose umask is 077; a run's own folders and hidden ones are no runs."""
+    run("good")
     closed, list_folder = tmp_path / "of a colleague", os.scandir
-    closed.mkdir()
+    others = [tmp_path / name for name in ("good/.hydra", "good/checkpoints", ".cache/0123", "unfinished/.hydra")]
+    for folder in (closed, *others):
+        folder.mkdir(parents=True, exist_ok=True)
 
     def scandir(path="."):
-        if Path(path) == closed:
+        if Path(path) in (closed, *others):
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return list_folder(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    run("good")
     ((folder, why),) = summary().excluded
     assert folder == str(closed) and str(closed / "result.json") in why
 

@@ -99,6 +99,21 @@ def test_the_worst_errors_come_first_with_their_images(pets):
     assert len(colors) == 2 and all(abs(int(r) - red) < 8 for (r, _, _), red in zip(colors, (40, 30), strict=True))
 
 
+def test_without_errors_the_least_confident_images_are_shown(tmp_path):
+    for index in range(14):
+        Image.new("RGB", (40, 20), (10 * index, 0, 200)).save(tmp_path / f"{index:03}.png")
+    right = [0.99, 0.6, 0.9, 0.55, *[0.98] * 10]  # probability of each image's class
+    record = evaluated(tmp_path, [0] * 14, [(p, 1 - p) for p in right], ("cat", "dog"), data={"root": str(tmp_path)})
+    figure = draw_overview(record)
+    found = texts(figure)
+    assert "No error on test; the 12 least confident images: label and its probability" in found
+    start = found.index("p = 0.55") - 1
+    assert found[start : start + 6] == ["cat", "p = 0.55", "003.png", "cat", "p = 0.60", "001.png"]
+    assert found.count("p = 0.98") == 9 and "p = 0.99" not in found and not any("→" in text for text in found)
+    reds = [int(image.get_array()[0, 0][0]) for image in figure.images[:3]]
+    assert len(figure.images) == 12 and all(abs(red - at) < 8 for red, at in zip(reds, (30, 10, 20), strict=True))
+
+
 def test_an_image_that_is_missing_is_a_gray_square_and_the_reason(pets):
     (pets.folder.path / "004.png").unlink()
     figure = draw_overview(pets)
@@ -138,7 +153,7 @@ def test_without_test_images_and_without_curves_it_says_so(tmp_path):
     found = texts(draw_overview(record))
     assert found[0].startswith("Validation accuracy 1.000 (3 of 3, ") and "Training: not in this folder" in found
     assert any(text.startswith("no test images were evaluated") for text in found)
-    assert "No error on validation: every image is right" in found
+    assert any(text.startswith("No error on validation; the 3 least confident images: label") for text in found)
     debug = replace(record, run=replace(record.run, debug="debug=fast"))
     debug.folder = record.folder
     assert any("debug=fast): its results mean nothing" in text for text in texts(draw_overview(debug)))

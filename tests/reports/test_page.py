@@ -9,12 +9,11 @@ from PIL import Image
 
 from common.atomic_io import write_csv
 from common.run_record import Latency
-from common.untrusted.tables import read_csv
 from datamodules.decode import fingerprint, open_image
 from reports import page as page_module
 from reports.report import write_report
 from tests.support.fake_runs import change_record, judged, make_run
-from tests.support.helpers import in_chromium, needs_chromium
+from tests.support.helpers import in_chromium, needs_chromium, read_csv
 from tests.support.parsed_html import Parsed
 
 HOSTILE = ("<script>alert(1)</script>", "=cmd()", '"><img src=x onerror=alert(2)>')
@@ -181,11 +180,13 @@ def test_a_disturbed_latency_is_neither_drawn_nor_on_the_front(tmp_path, monkeyp
     assert {row.name: row.latency_p50_ms for row in group.rows} == {"model=a": 5.0, "model=b": 9.0, "model=c": None}
     page = Parsed(write_report(str(tmp_path)).page.read_text())
     assert (
-        f"1 of 3 latency measurements cannot be relied on and is excluded from the figure and the front ({flag})"
+        f"1 of 3 latency measurements cannot be relied on and is excluded from the table and the figure ({flag})"
         in (page.words())
     )
     assert drawn["Accuracy and MACs"][0] == {1e5, 5e6, 9e6} and drawn["Accuracy and latency"][0] == {5.0, 9.0}
     assert drawn["Accuracy and latency"][1] <= {5.0, 9.0}
+    single = Parsed(write_report(str(tmp_path / "c"), out=str(tmp_path / "of_c")).page.read_text())
+    assert f"1 of 1 latency measurement cannot be relied on and is excluded from the table ({flag})" in single.words()
 
 
 def test_a_finished_run_without_a_row_of_its_own_has_finished(tmp_path):
@@ -216,3 +217,19 @@ def test_the_page_in_chromium(sweep):
         page.set_viewport_size({"width": 390, "height": 844})
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()] and messages == []
+
+
+@pytest.mark.thorough
+@needs_chromium
+def test_a_matrix_of_many_classes_with_long_names_breaks_them_between_words(tmp_path):
+    classes = tuple(f"a hemisphere with a long name {k:02}" for k in range(12))
+    make_run(tmp_path / "a", classes=classes, n={"val": 24, "test": 24}, epochs=0)
+    measure = """[...document.querySelectorAll('table.matrix tbody th')].map(header => {
+        const word = document.createElement('span'), width = header.clientWidth;
+        word.textContent = 'hemisphere', word.style.whiteSpace = 'nowrap';
+        header.append(' ', word);
+        return [width, word.offsetWidth];
+    })"""
+    with in_chromium(write_report(str(tmp_path)).page) as (page, _, _):
+        widths = page.evaluate(measure)
+    assert len(widths) == 12 and all(header >= word for header, word in widths)

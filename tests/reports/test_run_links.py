@@ -1,8 +1,11 @@
 """From a page to its runs: links that resolve, also after a move; commands a shell reads back; the overview."""
 
 import base64
+import errno
+import os
 import shlex
 import shutil
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -90,6 +93,25 @@ def test_of_several_seeds_the_best_on_validation_is_used_and_all_are_linked(tmp_
     assert any(f"ckpt={tmp_path / 's2'}/checkpoints/best.ckpt" in text for tag, text in page.text if tag == "pre")
     hrefs = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
     assert {f"./s{seed}/checkpoints/best.ckpt" for seed in (1, 2, 3)} <= set(hrefs)
+
+
+def test_a_folder_of_checkpoints_that_cannot_be_read_has_no_link_and_is_not_offered(tmp_path, monkeypatch):
+    for seed, missed in ((1, 2), (2, 3)):
+        folder = RunFolder(make_run(tmp_path / f"s{seed}", seed=seed, wrong={"val": set(range(missed))}))
+        folder.checkpoints.mkdir()
+        folder.best_checkpoint.write_text("")
+    stat, closed = os.stat, tmp_path / "s1" / "checkpoints"
+
+    def closed_stat(path, *args, **options):
+        if closed in Path(os.fsdecode(path)).parents:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", closed_stat)
+        page = write_report(str(tmp_path)).page.read_text()
+    assert f"ckpt={tmp_path / 's2'}/checkpoints/best.ckpt" in page
+    assert "s1/checkpoints" not in page and 'href="./s1/"' in page
 
 
 def test_of_many_seeds_the_number_is_shown_and_the_first_are_linked(tmp_path):

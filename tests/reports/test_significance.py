@@ -235,7 +235,7 @@ def fake_row(name, macs, val, test):
         split: CorrectnessMatrix([1, 2, 3][: len(right)], right, split)
         for split, right in (("val", val), ("test", test))
     }
-    accuracies = {split: Accuracy(found.correct.mean(), 0, 1, None, 0, 1, "") for split, found in images.items()}
+    accuracies = {split: Accuracy(found.correct.mean(), 0, 1, None, 0, 1) for split, found in images.items()}
     return SimpleNamespace(
         name=name, macs=macs, outcomes=images, accuracies=accuracies, ranked_by=accuracies["val"], guesses=False,
         selected_on_test=False, comparison=None, rank=0,

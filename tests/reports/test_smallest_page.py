@@ -50,6 +50,14 @@ def test_every_page_is_whole_needs_nothing_and_has_every_candidate_in_a_table(na
     assert found.count("tr") == len(record.candidates) + heads + front
 
 
+def test_the_seeds_are_those_of_the_runs():
+    for folds, seeds in ((None, "1, 2 and 3"), (4, "1")):
+        record = smallest_record()
+        record.question.seeds, record.data["folds"] = [1, 2, 3], folds
+        text = [data.strip() for _, data in Parsed(make_page(record)).text if data.strip()]
+        assert text[text.index("seeds") + 1] == seeds
+
+
 @pytest.mark.thorough
 def test_a_test_value_of_an_earlier_answer_is_named_as_such():
     """Another budget chose a runner-up; its test value stays in the folder."""

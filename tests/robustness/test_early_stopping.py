@@ -6,9 +6,8 @@ import signal
 
 import pytest
 
-from common.untrusted.tables import read_csv
 from engine.run import stages
-from tests.support.helpers import at_step, outcome, scalars
+from tests.support.helpers import at_step, outcome, read_csv, scalars
 
 # After the first epoch nothing is better by so much: the third one ends the run
 EARLY = ("+callbacks.early_stopping._target_=lightning.pytorch.callbacks.EarlyStopping",)

@@ -9,11 +9,10 @@ from common.errors import UserError
 from datamodules.cached_pixels import Look
 from datamodules.decode import UnreadableImageError, open_image
 from datamodules.near_duplicates import compared_look
-from datamodules.pixel_cache import open_pixel_cache
 from datamodules.prepare import prepare_catalog
 from datamodules.sources.image_folder import ImageFolder, walk_images
 from datamodules.sources.source import read_source
-from tests.support.helpers import PROJECT, make_images
+from tests.support.helpers import PROJECT, make_images, open_pixel_cache
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path):

@@ -12,12 +12,11 @@ from PIL import Image
 
 from common.atomic_io import write_csv
 from common.run_record import RunRecord
-from common.untrusted.tables import read_csv
 from datamodules.decode import fingerprint, open_image
 from reports.load_runs import find_records, load_runs
 from reports.report import write_report
 from tests.support.fake_runs import change_record, make_run
-from tests.support.helpers import in_chromium, needs_chromium
+from tests.support.helpers import in_chromium, needs_chromium, read_csv
 from tests.support.parsed_html import Parsed
 
 OWNED = "document.owned=1"

@@ -15,7 +15,6 @@ from common.run_record import RunRecord
 from datamodules.cached_pixels import Look
 from datamodules.decode import UnreadableImageError, open_image
 from datamodules.image_stats import ImageStats
-from datamodules.pixel_cache import open_pixel_cache
 from datamodules.sources.csv_table import CsvTable
 from datamodules.sources.image_folder import ImageFolder
 from datamodules.sources.source import read_source
@@ -33,7 +32,7 @@ from tests.support import malformed
 from tests.support.configs import compose_verb
 from tests.support.fake_checkpoints import make_checkpoint
 from tests.support.fake_runs import make_run
-from tests.support.helpers import make_images
+from tests.support.helpers import make_images, open_pixel_cache
 
 LONGEST_S = 10.0
 

@@ -10,9 +10,8 @@ import sys
 import pytest
 
 from common.run_record import RunRecord
-from common.untrusted.tables import read_csv
 from tests.engine.test_processes import BATCH
-from tests.support.helpers import NOT_DRAWN, PROJECT, SIMPLE_CNN, free_port, outcome
+from tests.support.helpers import NOT_DRAWN, PROJECT, SIMPLE_CNN, free_port, outcome, read_csv
 
 STOP_AT_STEP = str(PROJECT / "tests" / "support" / "stop_at_step.py")
 

@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from common.untrusted.tables import read_csv
-from tests.support.helpers import PROJECT, outcome, scalars
+from tests.support.helpers import PROJECT, outcome, read_csv, scalars
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

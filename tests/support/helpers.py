@@ -17,6 +17,9 @@ from PIL import Image
 
 from common.run_folder import PROJECT, RunFolder
 from common.run_record import RunRecord
+from common.untrusted.tables import iterate_csv
+from datamodules.cached_pixels import Look, PixelCache
+from datamodules.pixel_cache import open_pixel_caches
 
 SHARED = PROJECT.parent / "shared"  # real images and weights, where they are available; tests that need them are marked
 # What takes longer than a small training
@@ -34,6 +37,16 @@ FINAL = {
     "keep": 5,
     "head": {"hidden_dims": [2], "dropout": [0.2, 0.02]},
 }  # the study's final network
+
+
+def read_csv(path: Path, needed: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Read all rows of a table; for arguments and errors see `iterate_csv`."""
+    return [row for _, row in iterate_csv(path, needed)]
+
+
+def open_pixel_cache(files: Sequence[str | Path], look: Look, folder: Path, limit_gib: float = 50.0) -> PixelCache:
+    """Open the cache of one look: see `open_pixel_caches`."""
+    return open_pixel_caches(files, [look], folder, limit_gib)[0]
 
 
 def make_images(root: Path, counts: dict[str, int], *, size: int = 48, seed: int = 0) -> Path:

@@ -3,7 +3,8 @@
 import pytest
 
 from common.errors import UserError
-from common.untrusted.tables import OwnTable, check_complete, check_size, iterate_csv, read_csv
+from common.untrusted.tables import OwnTable, check_complete, check_size, iterate_csv
+from tests.support.helpers import read_csv
 
 
 def write(tmp_path, content: bytes):

@@ -2,6 +2,8 @@ import errno
 import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from common.errors import UserError
+from common.run_folder import PROJECT
 from datamodules.sources.image_folder import ImageFolder, walk_images
 from datamodules.sources.source import read_source
 from engine.error_messages import user_message
@@ -185,6 +188,18 @@ def test_a_class_folder_that_is_no_utf8_is_a_class_of_a_name_that_can_be_written
     assert catalog.classes == ["blue", r"red\xe9"] and catalog.labels.tolist() == [0, 0, 1, 1]
     assert all(Path(file).is_file() for file in catalog.files)
     assert r"the class is called red\xe9; to change" in caplog.text
+
+
+def test_a_class_folder_in_utf8_keeps_its_name_where_python_reads_ascii(tmp_path):
+    root = make_images(tmp_path, {"blue": 2, "caf\u00e9": 2}, size=8)
+    code = (
+        "import sys; from datamodules.sources.image_folder import ImageFolder; source = ImageFolder(root=sys.argv[1]); "
+        "print(len(list(source.images())), ascii(source.classes))"
+    )
+    ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code, str(root)]
+    ran = subprocess.run(command, cwd=PROJECT, env=ascii_only, capture_output=True, text=True, check=True)
+    assert ran.stdout.split(maxsplit=1) == ["4", r"['blue', 'caf\xe9']" + "\n"] and ran.stderr == ""  # no warning
 
 
 def test_classes_of_folders_stay_classes_and_are_mentioned(tmp_path, caplog):

@@ -1,11 +1,14 @@
 """A folder or a table on the command line chooses its data source, and its path becomes a whole one."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from common.errors import UserError
-from common.run_folder import RunFolder
+from common.run_folder import PROJECT, RunFolder
 from engine.config.data_overrides import complete_data, expand_home
 
 
@@ -86,6 +89,15 @@ def test_names_that_are_no_utf8_are_refused_in_letters_that_can_be_shown(here, m
     monkeypatch.chdir(here / "\udce9")
     with pytest.raises(UserError, match="not UTF-8"):
         complete_data([f"datamodule.root={Path('x')}"])
+
+
+def test_names_in_utf8_are_not_blamed_where_python_reads_ascii():
+    code = "import sys; from engine.config.data_overrides import complete_data; complete_data(sys.argv[1:])"
+    ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code, "datamodule.root=/café".encode()]
+    ran = subprocess.run(command, cwd=PROJECT, env=ascii_only, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert "a name in it is UTF-8, but Python reads names as ascii here; set PYTHONUTF8=1" in ran.stderr
 
 
 @pytest.mark.parametrize(("typed", "read"), [

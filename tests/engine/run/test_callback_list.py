@@ -16,14 +16,13 @@ from callbacks.optuna_pruning import OptunaPruning
 from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
-from common.untrusted.tables import read_csv
 from engine.config.validate import validate
 from engine.run.callback_list import all_callbacks
 from engine.run.checkpoint_io import AtomicCheckpointIO
 from engine.search.objectives import EPOCH_METRICS
 from tests.support.configs import composed
 from tests.support.fake_checkpoints import make_checkpoint
-from tests.support.helpers import SIMPLE_CNN, at_step
+from tests.support.helpers import SIMPLE_CNN, at_step, read_csv
 
 LIGHTNING = "lightning.pytorch.callbacks"
 EARLY = f"_target_:{LIGHTNING}.EarlyStopping,monitor:val/loss"

@@ -8,11 +8,10 @@ import pytest
 import predict
 from common.errors import UserError
 from common.run_record import RunRecord, write_record
-from common.untrusted.tables import read_csv
 from engine.run import deploy
 from evaluation.intervals import wilson
 from tests.support.fake_format import allow_any_agreement, format_folder
-from tests.support.helpers import SIMPLE_CNN
+from tests.support.helpers import SIMPLE_CNN, read_csv
 
 QUICK = (*SIMPLE_CNN, "trainer.max_epochs=1")
 

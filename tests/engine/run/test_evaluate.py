@@ -9,11 +9,10 @@ import torch
 
 from common.run_folder import RunFolder
 from common.run_record import Decision, RunRecord, write_record
-from common.untrusted.tables import read_csv
 from engine.run.evaluate import add_decision
 from evaluation.calibration import with_temperature
 from lightning_modules.checkpoint import read_checkpoint
-from tests.support.helpers import SIMPLE_CNN, make_images
+from tests.support.helpers import SIMPLE_CNN, make_images, read_csv
 
 UNBIASED = "only the first result is unbiased"
 

@@ -13,9 +13,8 @@ from lightning.pytorch.loggers import wandb as lightning_wandb
 from lightning_utilities.core.imports import RequirementCache
 from PIL import Image
 
-from common.untrusted.tables import read_csv
 from engine.run.loggers import TensorBoard
-from tests.support.helpers import SIMPLE_CNN, at_step, scalars
+from tests.support.helpers import SIMPLE_CNN, at_step, read_csv, scalars
 
 MAPS = "callbacks.feature_maps.enabled=true"
 OFFLINE = ("logger.wandb.offline=true",)

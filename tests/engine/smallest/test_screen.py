@@ -186,17 +186,19 @@ def test_features_are_of_the_same_pixels_weights_and_machine(screened, forward_p
     assert len(forward_passes) == 3
 
 
-def test_folds_are_those_of_runs_and_groups_are_respected(screened, monkeypatch, two_colors, tmp_path):
+@pytest.mark.parametrize("further", [[], ["datamodule.train_fraction=0.5"]], ids=["all", "thinned"])
+def test_folds_are_those_of_runs_and_groups_are_respected(screened, monkeypatch, two_colors, tmp_path, further):
     root = shutil.copytree(two_colors, tmp_path / "images")
     for number in range(1, 6):  # copies of one image, in train and val
         shutil.copyfile(root / "train/red/000.png", root / f"train/red/{number:03}.png")
     shutil.copyfile(root / "train/red/000.png", root / "val/red/000.png")
     seen = []
     monkeypatch.setattr(screen, "probe", lambda *a, **options: seen.append((*a, options)) or Measured(value=0.5))
-    screened(candidates(sizes=(16,)), root=root, folds=3)
+    screened(candidates(sizes=(16,)), *further, root=root, folds=3)
     _, labels, parts, options = seen[0]
     for fold, part in enumerate(parts):
-        config = validate(composed(*arguments(root, tmp_path), f"datamodule.fold={fold}", "datamodule.folds=3"))
+        of_fold = [f"datamodule.fold={fold}", "datamodule.folds=3", *further]
+        config = validate(composed(*arguments(root, tmp_path), *of_fold))
         data = instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"))
         data.setup()
         images = {split: data.catalog.rows(split) for split in ("train", "val")}

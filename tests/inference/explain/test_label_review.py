@@ -1,10 +1,10 @@
 from common.run_folder import RunFolder
-from common.untrusted.tables import read_csv
 from datamodules.sources.csv_table import CsvTable
 from datamodules.sources.source import read_source
 from inference.explain.label_review import LabelReview
 from inference.image_inputs import ImageInput
 from inference.predictor import Prediction
+from tests.support.helpers import read_csv
 
 
 def test_all_rows_stay_with_groups_and_weights_and_the_least_certain_come_first(tmp_path):
@@ -47,3 +47,16 @@ def test_a_run_on_reviewed_labels_can_be_reviewed(tmp_path):
     assert (tmp_path / "check.csv").read_text() == earlier.replace("y,0.900000", "x,0.700000")
     for name, subsets in (("check.csv", {"camera": ["new", "old"]}), ("own.csv", {"confidence": ["low", "high"]})):
         assert read_source(CsvTable(table=tmp_path / name, root=tmp_path)).subsets == subsets
+
+
+def test_a_column_of_the_user_s_own_is_kept(tmp_path, caplog):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
+    table = "path,label,split,predicted\na.png,x,test,old\nb.png,y,train,new\n"
+    (tmp_path / "splits.csv").write_text(table)
+    review = LabelReview(RunFolder(tmp_path))
+    review.add(ImageInput("a.png", tmp_path / "a.png", "x"), Prediction("a.png", "", "y", {"x": 0.4, "y": 0.6}))
+    review.write(tmp_path / "check.csv")
+    assert (tmp_path / "check.csv").read_text() == table and "your own column predicted is kept" in caplog.text
+    catalog = read_source(CsvTable(table=tmp_path / "check.csv", root=tmp_path))
+    assert list(catalog.subsets) == ["predicted"]  # as in the run that is reviewed
