@@ -453,7 +453,7 @@ def test_a_tiff_that_cannot_be_read_has_its_reason(tmp_path, caplog):
         ("satellite", "a TIFF of 13 x 8 bits, but an image may have at most 4 channels"),
         ("lab", "a TIFF of 3 x 16 bits of cielab; convert it to gray or RGB"),
         ("cut", "corrupted IFD structure"), ("lzw", f"compressed by LZW.*{install}" if install else "LZW"),
-        ("webp", f"compressed by WEBP.*{install}" if install else "webp"),
+        ("webp", f"compressed by WEBP.*{install}" if install else "(?i:webp)"),
     ):  # fmt: skip
         with pytest.raises(UnreadableImageError, match=rf"{name}\.tif: not a readable image \(.*{reason}"):
             open_image(tmp_path / f"{name}.tif")
@@ -511,7 +511,7 @@ def test_signed_bytes_and_cmyk_of_16_bits(tmp_path):
     assert np.array_equal(pixels, signed.astype(int) + 128)
     inks = np.concatenate([VALUES * 16, np.zeros((20, 30, 1), np.uint16)], axis=2)
     tifffile.imwrite(tmp_path / "inks.tif", inks, photometric="separated", extrasamples=[])
-    expected = Image.fromarray((inks >> 8).astype(np.uint8), "CMYK").convert("RGB")
+    expected = Image.frombytes("CMYK", (30, 20), (inks >> 8).astype(np.uint8).tobytes()).convert("RGB")
     assert np.abs(np.asarray(open_image(tmp_path / "inks.tif")).astype(int) - np.asarray(expected)).max() <= 1
 
 
