@@ -26,10 +26,12 @@ def resize_tensor(pixels: Tensor, size: int, fit: str = "squash", interpolation:
         filled_height, filled_width = (
             torch.sym_max(1, (2 * size * length + longer // 2) // longer) for length in (height, width)
         )
-    shrinks = height - filled_height
-    down_first = TALL_FIRST_DOWN & (shrinks > 0) & (shrinks > 2 * (width - filled_width))
     rows = taps(height, size, used_height, filled_height, interpolation)
     operands = (pixels, *rows, *taps(width, size, used_width, filled_width, interpolation))
+    if not TALL_FIRST_DOWN:
+        return _across_first(*operands)
+    shrinks = height - filled_height
+    down_first = (shrinks > 0) & (shrinks > 2 * (width - filled_width))
     if isinstance(down_first, bool):
         return (_down_first if down_first else _across_first)(*operands)
     return torch.cond(down_first, _down_first, _across_first, operands)

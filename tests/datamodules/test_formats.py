@@ -4,6 +4,7 @@ import io
 import struct
 import sys
 import zlib
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -457,13 +458,14 @@ def test_a_tiff_that_cannot_be_read_has_its_reason(tmp_path, caplog):
     tifffile.imwrite(tmp_path / "lab.tif", VALUES, photometric="cielab")
     tifffile.imwrite(tmp_path / "photo.tif", (VALUES // 16).astype(np.uint8), photometric="rgb")
     (tmp_path / "webp.tif").write_bytes(_with_compression((tmp_path / "photo.tif").read_bytes(), 50001))
+    install = None if find_spec("imagecodecs") else r'pip install -e "\.\[tiff\]"'
     for name, reason in (
         ("complex", "a TIFF of 1 x 64 bits of complex64, which are not gray values"),
         ("spectral", "a TIFF of 7 x 32 bits, but an image may have at most 4 channels"),
         ("satellite", "a TIFF of 13 x 8 bits, but an image may have at most 4 channels"),
         ("lab", "a TIFF of 3 x 16 bits of cielab; convert it to gray or RGB"),
-        ("cut", "corrupted IFD structure"), ("lzw", r'compressed by LZW.*pip install -e "\.\[tiff\]"'),
-        ("webp", r'compressed by WEBP.*pip install -e "\.\[tiff\]"'),
+        ("cut", "corrupted IFD structure"), ("lzw", f"compressed by LZW.*{install}" if install else "LZW"),
+        ("webp", f"compressed by WEBP.*{install}" if install else "(?i:webp)"),
     ):  # fmt: skip
         with pytest.raises(UnreadableImageError, match=rf"{name}\.tif: not a readable image \(.*{reason}"):
             open_image(tmp_path / f"{name}.tif")
@@ -550,7 +552,7 @@ def test_signed_bytes_and_cmyk_of_16_bits(tmp_path):
     assert np.array_equal(pixels, signed.astype(int) + 128)
     inks = np.concatenate([VALUES * 16, np.zeros((20, 30, 1), np.uint16)], axis=2)
     tifffile.imwrite(tmp_path / "inks.tif", inks, photometric="separated", extrasamples=[])
-    expected = Image.fromarray((inks >> 8).astype(np.uint8), "CMYK").convert("RGB")
+    expected = Image.frombytes("CMYK", (30, 20), (inks >> 8).astype(np.uint8).tobytes()).convert("RGB")
     assert np.abs(np.asarray(open_image(tmp_path / "inks.tif")).astype(int) - np.asarray(expected)).max() <= 1
 
 
