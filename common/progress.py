@@ -73,6 +73,14 @@ class Progress:
         """Set how far it is, for the next line: `40 of 200 images, 12 s`."""
         self.how_far, self._is_count = f"{done:,} of {total:,} images", True
 
+    def heard(self) -> None:
+        """Note that a line was shown."""
+        self._shown_s = time.monotonic()
+
+    def is_own(self, record: logging.LogRecord) -> bool:
+        """Return whether a line is on the screen."""
+        return record.name.startswith(self._own)
+
     def _repeat(self) -> None:
         while not self._ended.wait(POLL_S):
             self._show_if_silent()
@@ -114,5 +122,5 @@ class _Heard(logging.Handler):
         self._progress = progress
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.name.startswith(self._progress._own):
-            self._progress._shown_s = time.monotonic()
+        if self._progress.is_own(record):
+            self._progress.heard()
