@@ -344,8 +344,7 @@ def smallest_name(arguments: list[str], values: dict[str, Override]) -> str:
 def safe_name(text: str) -> str:
     """Return `text` in [A-Za-z0-9._-] and under 100 characters, with a hash where that changes it."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")
-    lossless = re.fullmatch(r"[A-Za-z0-9._=,-]*", text)
-    if lossless and safe and len(safe) <= LONGEST_NAME:
+    if safe and safe == re.sub("[=,]", "-", text) and len(safe) <= LONGEST_NAME:
         return safe
     return f"{safe[: LONGEST_NAME - 9]}-{_short_hash([text])}".lstrip("-")
 

@@ -107,11 +107,11 @@ def test_two_runs_of_one_second_get_two_folders(monkeypatch):
     assert new_run_dir("resnet18") == f"{first}-2"
 
 
-@pytest.mark.parametrize("text", ["a b", "ä=1,2", "x" * 200, "../../etc", "a/b", "", "-m", "数"])
+@pytest.mark.parametrize("text", ["a b", "ä=1,2", "x" * 200, "../../etc", "a/b", "", "-m", "数", "1"])
 def test_names_are_safe_and_distinct(text):
     name = safe_name(text)
     assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,98}", name)
-    assert name != safe_name(text + "!")
+    assert name not in map(safe_name, (f"{text}!", f"{text}.", f"{text}-", f".{text}"))
 
 
 def test_jobs_are_named_by_what_is_swept():
