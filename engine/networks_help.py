@@ -90,6 +90,7 @@ def describe_backbone(name: str) -> list[str]:
     if not cuts:
         why = "; ".join(["", *_further(name)])
         raise UserError(f"--networks {name}: cannot be cut: none of its blocks gives a feature map{why}")
+    unless = " unless it sets its weights itself" if is_own_backbone(name) else ""
     titles = ["keep", "or", "features", "map", "parameters", *(f"MACs at {size}" for size in sizes), "memory"]
     lines = [
         [
@@ -105,7 +106,7 @@ def describe_backbone(name: str) -> list[str]:
     ]
     return [
         f"{name}: {plural(len(cuts), 'cut')}",
-        *(f"weights: {source}" for source in _weights(name) or ["none; it starts from random weights"]),
+        *(f"weights: {source}" for source in _weights(name) or [f"none; it starts from random weights{unless}"]),
         *_further(name),
         *_sizes(sizes, refused),
         "",

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 ALLOWED = "use auto, imagenet, null (random weights), a file of weights, or OWNER/NAME of a repository of the Hugging Face hub"
 LONGEST_SHOWN = 300  # characters
 RANDOM = "RANDOM WEIGHTS: %s. Expect a lower accuracy"
+OF_NETWORK = "set by the network itself"  # the record's description of such weights
 
 
 def check_policy(policy: str | None) -> None:
@@ -59,6 +60,7 @@ def load_initial_weights(
     timm_name: str | None = None,
     classes: Sequence[str] | None = None,
     called: str = "this network",
+    rebuild: Callable[[], nn.Module] | None = None,
     download_to: Path,
 ) -> str:
     """Load weights into `network` according to the policy; return the record's description of them.
@@ -71,12 +73,16 @@ def load_initial_weights(
         timm_name: timm's name of the backbone, perhaps with a tag.
         classes: class names of the logits; if the weights are for other classes, the last layer stays random.
         called: name in messages for a network that neither library has.
+        rebuild: builds such a network again, to find out whether it sets its weights itself.
         download_to: folder for downloaded files.
 
     Raises:
         UserError: the weights that the policy names are not available or do not fit.
     """
     found = find_initial_weights(policy, backbone=backbone, timm_name=timm_name, called=called, download_to=download_to)
+    if found.weights is None and rebuild and not (backbone or timm_name) and sets_its_weights(network, rebuild):
+        log.info("weights: %s, since it has the same ones when it is built again", OF_NETWORK)
+        return OF_NETWORK
     if found.weights is None:
         log.warning(RANDOM, found.brief or found.reason)
         ways = ["model.weights=imagenet explains how to get them"] if found.brief else []
@@ -90,6 +96,17 @@ def load_initial_weights(
     key = f"model.weights={policy}" + f" ({found.description})" * (policy in ("auto", "imagenet"))
     _load_fitting(network, found.weights, classes, key)
     return found.description
+
+
+def sets_its_weights(network: nn.Module, rebuild: Callable[[], nn.Module]) -> bool:
+    """Return whether most weights before the head do not depend on the seed, as when the constructor loads them from a file."""
+    of_head = set(head_weights(network))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch.initial_seed() + 1)
+        again = dict(rebuild().named_parameters())
+    drawn = {name: weight for name, weight in network.named_parameters() if weight.dim() > 1 and name not in of_head}
+    same = [weight.numel() for name, weight in drawn.items() if name in again and torch.equal(weight, again[name])]
+    return 2 * sum(same) > sum(weight.numel() for weight in drawn.values())
 
 
 class InitialWeights(NamedTuple):

@@ -1,6 +1,7 @@
 """The networks that can be the answer: each backbone, cut after each block, at each image size, with its costs."""
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -29,7 +30,13 @@ from lightning_modules.networks.heads import is_full_name
 from lightning_modules.networks.registry import build_network, pretrained_name, timm_name
 from lightning_modules.networks.timm_models import check_timm_name, find_timm
 from lightning_modules.networks.truncated import BACKBONES, build_backbone, has_numbered_children
-from lightning_modules.pretrained_weights import check_policy, find_initial_weights, load_initial_weights
+from lightning_modules.pretrained_weights import (
+    OF_NETWORK,
+    check_policy,
+    find_initial_weights,
+    load_initial_weights,
+    sets_its_weights,
+)
 from lightning_modules.weight_sources import installed_networks
 
 log = logging.getLogger(__name__)
@@ -295,6 +302,10 @@ def _find_weights(
 
     def find(name: str) -> str:
         policy = policies.get(name, "auto")
+        if policy in ("auto", None) and is_own_backbone(name):
+            with network_errors():
+                if sets_its_weights(build_backbone(name), functools.partial(build_backbone, name)):
+                    return OF_NETWORK
         if policy == "auto" and is_own_backbone(name):
             notes.append(f"{name} starts from random weights; +candidates.weights.{name}=FILE loads a file of weights.")
             return "random"  # as asked for with null: nobody publishes weights of it
@@ -314,7 +325,7 @@ def _find_weights(
             return load_initial_weights(built, policy, **sources)
 
     # In parallel, so that a server that does not answer costs one timeout; files in turn, since they need traced networks
-    looked_up = [name for name in backbones if policies.get(name, "auto") in LOOKED_UP]
+    looked_up = [name for name in backbones if policies.get(name, "auto") in LOOKED_UP and not is_own_backbone(name)]
     with ThreadPoolExecutor(max_workers=len(looked_up) or 1) as pool:
         by_name = dict(zip(looked_up, pool.map(find, looked_up), strict=True))
     found = {name: by_name[name] if name in by_name else find(name) for name in backbones}

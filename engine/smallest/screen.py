@@ -1,5 +1,6 @@
 """Screen every cut: one forward pass per backbone and image size, and a probe of the features after each cut."""
 
+import functools
 import logging
 import re
 import time
@@ -460,13 +461,15 @@ def _load_network(config: DictConfig, data: ImageDataModule, backbone: str, cuts
     try:
         with network_errors(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)  # weights that the file lacks are the same in every process
-            network = build_network(**arguments, num_classes=len(data.catalog.classes))
+            build = functools.partial(build_network, **arguments, num_classes=len(data.catalog.classes))
+            network = build()
             source = load_initial_weights(
                 network,
                 config.model.weights,
                 backbone=pretrained_name(arguments),
                 timm_name=timm_name(arguments),
                 called=backbone,
+                rebuild=build,
                 download_to=data.cache / "weights",
             )
             if source.startswith("random"):

@@ -5,6 +5,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from common.smallest_record import Candidate, Costs
 from engine.cli import CONF
 from engine.smallest import candidates
 from engine.smallest.candidates import apply_limits, check_limits, list_candidates
-from engine.smallest.screen import Screen
+from engine.smallest.screen import Screen, _load_network
 from engine.smallest.selection import is_raced_unprobed
 from lightning_modules.activation_memory import peak_activations
 from lightning_modules.cut_costs import BackboneCosts, cut_costs
@@ -165,6 +166,27 @@ def test_a_backbone_of_the_users_own_is_cut_counted_and_raced_with_random_weight
         network="truncated", backbone=name, keep="norm", head={"hidden_dims": [], "dropout": [0]}, num_classes=2
     )
     assert built.backbone.norm.momentum == 0.01, "its batch norms stay as its author wrote them"
+
+
+class OwnPretrained(Own):
+    """The same with a constructor that loads its weights, but not those of its head."""
+
+    def __init__(self, *, num_classes: int):
+        super().__init__(num_classes=num_classes)
+        self.load_state_dict({"stem.weight": torch.linspace(-1, 1, 64 * 27).view(64, 3, 3, 3)}, strict=False)
+
+
+def test_a_backbone_of_the_users_own_that_loads_its_weights_is_screened(config, tmp_path):
+    name = f"{OwnPretrained.__module__}.OwnPretrained"
+    found = list_candidates(config(backbones=[name], weights={}), num_classes=2)
+    assert {(each.pretrained, each.weights) for each in found} == {(True, "set by the network itself")}
+    data = SimpleNamespace(catalog=SimpleNamespace(classes=["a", "b"]), cache=tmp_path)
+    run = OmegaConf.create(
+        {"seed": 1, "model": {"network": "truncated", "backbone": name, "keep": "more", "weights": "auto",
+                              "head": {"hidden_dims": [], "dropout": [0]}}}
+    )  # fmt: skip
+    network = _load_network(run, data, name, ["norm", "more"])
+    assert torch.equal(network.backbone.stem.weight.flatten(), torch.linspace(-1, 1, 64 * 27))
 
 
 @pytest.mark.parametrize("key", ["weights", "cuts"])
