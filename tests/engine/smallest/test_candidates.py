@@ -263,6 +263,7 @@ def test_packaged_weights_count_as_pretrained(config, monkeypatch):
         ({"backbones": [18]}, "candidates.backbones: 18 is not the name"),
         ({"backbones": ["squeezenet1_1", "squeezenet1_1"]}, "squeezenet1_1 is listed twice"),
         ({"backbones": ["squeezenet1_1", "resnet81"]}, "candidates.backbones=resnet81: unknown; did you mean"),
+        ({"backbones": ["nets.tiny"]}, "with one dot and no capitals belongs (your own: package.module.function); did"),
         ({"image_sizes": []}, "candidates.image_sizes=[]: use a list"),
         ({"image_sizes": [64, 64]}, "candidates.image_sizes: 64 is listed twice"),
         ({"image_sizes": [8]}, "candidates.image_sizes: 8 is not a size; use whole numbers from 16"),
