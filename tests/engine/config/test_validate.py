@@ -221,10 +221,13 @@ class OfOneSize(nn.Module):
         return self.fc(self.body(self.patch(x) + self.positions).mean((2, 3)))
 
 
-def test_a_size_that_a_backbone_of_the_user_s_own_does_not_take_is_named():
+@pytest.mark.parametrize("head", [{"hidden_dims": [], "dropout": [0.2]}, {"name": f"{__name__}.WideHead"}])
+def test_a_size_that_a_backbone_of_the_user_s_own_does_not_take_is_named(head):
     name = f"{__name__}.OfOneSize"
-    register_by_name([name], "model.backbone")
+    register_by_name([name, f"{__name__}.WideHead"], "register")
     config = composed("model=truncated", f"model.backbone={name}", "model.keep=body", "model.image_size=32")
+    with open_dict(config):
+        config.model.head = head
     network = build_network(**network_arguments(OmegaConf.to_container(config.model)), num_classes=2)
     with pytest.raises(
         UserError, match=rf"^model\.backbone={re.escape(name)}: does not take an image of 32 x 32: The size of tensor"
