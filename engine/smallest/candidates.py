@@ -66,13 +66,14 @@ def list_candidates(config: DictConfig, num_classes: int, notes: list[str] | Non
     backbones, policies, sizes, asked = check_candidates(config.candidates)
     backbones = _known(backbones, notes)
     head = _head(config)
-    weights = _find_weights(backbones, policies, head, num_classes, Path(config.datamodule.cache), notes)
-    found = []
+    cache, of_backbones, found = Path(config.datamodule.cache), {}, []
     for name in backbones:
-        costs = _costs_of(name, sizes, num_classes, head, Path(config.datamodule.cache) / "costs")
+        costs = _costs_of(name, sizes, num_classes, head, cache / "costs")
         notes.extend(_left_out(name, costs, sizes))
-        if not costs.cuts or not set(costs.sizes) <= set(sizes):
-            continue
+        if costs.cuts and set(costs.sizes) <= set(sizes):
+            of_backbones[name] = costs
+    weights = _find_weights(of_backbones, policies, head, num_classes, cache, notes)
+    for name, costs in of_backbones.items():
         different = _different(costs.cuts)
         for cut in different if asked.get(name) is None else _asked(name, asked[name], costs.cuts):
             for place, size in enumerate(costs.sizes):
@@ -292,7 +293,7 @@ def _head(config: DictConfig) -> dict:
 
 
 def _find_weights(
-    backbones: list[str], policies: dict, head: dict, num_classes: int, cache: Path, notes: list[str]
+    backbones: dict[str, BackboneCosts], policies: dict, head: dict, num_classes: int, cache: Path, notes: list[str]
 ) -> dict[str, str]:
     """Return the description of each backbone's weights.
 
@@ -319,8 +320,8 @@ def _find_weights(
         with _naming_weights_of(name):
             if policy in LOOKED_UP:
                 return find_initial_weights(policy, **sources).description
-            keep = cut_costs(name, only_last=True).cuts[-1].keep  # a file is loaded, to describe how much of it fits
-            with network_errors():
+            keep = backbones[name].cuts[-1].keep
+            with network_errors():  # a file is loaded, to describe how much of it fits
                 built = build_network(**network, keep=keep, head=head, num_classes=num_classes)
             return load_initial_weights(built, policy, **sources)
 

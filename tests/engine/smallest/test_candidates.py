@@ -208,6 +208,20 @@ def test_settings_of_a_backbone_whose_name_has_dots_are_typed_as_those_of_others
     assert screen.files.get(name, "auto") == (str(file) if key == "weights" else "auto")
 
 
+class OwnThatAsks(Own):
+    """The same with a forward pass that asks for a value, which costs cannot be measured without."""
+
+    def forward(self, x):
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+def test_a_backbone_of_the_users_own_that_cannot_be_measured_is_one_line(config, tmp_path):
+    torch.save(Own(num_classes=3).state_dict(), tmp_path / "own.pth")
+    name = f"{OwnThatAsks.__module__}.OwnThatAsks"
+    with pytest.raises(UserError, match=f"candidates.backbones: {name} cannot be measured"):
+        list_candidates(config(backbones=[name], weights={name: str(tmp_path / "own.pth")}), 2)
+
+
 def test_a_backbone_of_the_users_own_that_cannot_be_imported_is_one_line(config):
     with pytest.raises(UserError, match=r"candidates\.backbones=nowhere\.Net: cannot be imported.*PYTHONPATH"):
         list_candidates(config(backbones=["nowhere.Net"], weights={}), num_classes=2)
