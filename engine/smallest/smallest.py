@@ -281,17 +281,18 @@ class Smallest:
 
     def _screen(self) -> None:
         """Probe all cuts, and measure how fast this machine is."""
+        _, weights, _, _ = check_candidates(self.config.candidates)
         with self._timed("screen"):
             passes = Screen(
-                self.candidates, self.config, self.folder, folds=self.folds, metric=self.question.metric,
-                remaining_s=lambda: self.budget.left_s(SCREEN_SHARE), overrides=self.settings.overrides, progress=self.progress,
+                self.candidates, weights, self.folder, folds=self.folds, metric=self.question.metric,
+                budget_minutes=self.question.budget_minutes, remaining_s=lambda: self.budget.left_s(SCREEN_SHARE),
+                overrides=self.settings.overrides, progress=self.progress,
             ).run()  # fmt: skip
         for each in passes:
             if each.skipped:
                 self.note(f"{each.backbone} at {each.image_size} px was not screened: {each.skipped}.")
         self._save()
         self.times = TrainingTimes(passes, self.n_train, self.n_val, self.config.trainer.max_epochs)
-        _, weights, _, _ = check_candidates(self.config.candidates)
         self.runs = Runs(self.settings, self.candidates, weights, self.folds, self.budget, self.progress, self._run)
 
     def _race(self) -> list[int]:

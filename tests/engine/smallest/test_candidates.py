@@ -17,8 +17,8 @@ from common.errors import UserError
 from common.smallest_record import Candidate, Costs
 from engine.cli import CONF
 from engine.smallest import candidates
-from engine.smallest.candidates import apply_limits, check_limits, list_candidates
-from engine.smallest.screen import Screen, _load_network
+from engine.smallest.candidates import apply_limits, check_candidates, check_limits, list_candidates
+from engine.smallest.screen import _load_network
 from engine.smallest.selection import is_raced_unprobed
 from lightning_modules.activation_memory import peak_activations
 from lightning_modules.cut_costs import BackboneCosts, cut_costs
@@ -202,10 +202,8 @@ def test_settings_of_a_backbone_whose_name_has_dots_are_typed_as_those_of_others
     assert {(each.pretrained, each.weights) for each in found} == {
         (True, "file own.pth") if key == "weights" else (False, "random")
     }
-    screen = Screen(
-        found, config, tmp_path, folds=None, metric="accuracy", remaining_s=lambda: None, overrides=[], progress=None
-    )
-    assert screen.files.get(name, "auto") == (str(file) if key == "weights" else "auto")
+    _, weights, _, _ = check_candidates(config.candidates)
+    assert weights.get(name, "auto") == (str(file) if key == "weights" else "auto")
 
 
 class OwnThatAsks(Own):
