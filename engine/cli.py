@@ -223,6 +223,11 @@ def complete_overrides(arguments: list[str]) -> list[str]:
         raise UserError(
             f"{values['hydra.run.dir'].input_line}: is for a single run; for a sweep use hydra.sweep.dir=DIR"
         )
+    sweeps = set(MULTIRUN) & set(flags) or {"experiment", "hydra.mode"} & set(values)  # a file may set the mode
+    if script == "train.py" and "hydra.sweep.dir" in values and not sweeps:
+        raise UserError(
+            f"{values['hydra.sweep.dir'].input_line}: is for a sweep (-m); for a single run use hydra.run.dir=DIR"
+        )
     for key, override in values.items():
         _check_choice(key, override)
     added = []

@@ -189,6 +189,17 @@ def test_a_sweep_takes_no_folder_of_a_single_run(flag):
         complete_overrides([flag, "seed=1,2", "hydra.run.dir=/x"])
 
 
+def test_a_single_run_takes_no_folder_of_a_sweep(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    with pytest.raises(
+        UserError, match=r"^hydra.sweep.dir=/x: is for a sweep \(-m\); for a single run use hydra.run.dir=DIR$"
+    ):
+        complete_overrides(["seed=1", "hydra.sweep.dir=/x"])
+    assert "hydra.sweep.dir=/x" in complete_overrides(
+        ["experiment=batch_sizes", "hydra.sweep.dir=/x"]
+    )  # sweeps without -m
+
+
 @pytest.mark.parametrize(
     "key", ["hydra.run.dir", "hydra.sweep.dir", "ckpt_path", "teacher", "root", "runs", *DATA_PATHS]
 )
