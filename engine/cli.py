@@ -204,7 +204,7 @@ def complete_overrides(arguments: list[str]) -> list[str]:
         _check_path(argument)
     typed = [data_overrides.expand_home(argument) for argument in typed]
     typed, STATE.data_source = data_overrides.complete_data(typed, config_dir(arguments))
-    _check_flags(flags)
+    _check_flags(flags, typed)
     try:
         overrides = OverridesParser.create().parse_overrides(typed)
     except OverrideParseException:
@@ -230,6 +230,8 @@ def complete_overrides(arguments: list[str]) -> list[str]:
         )
     for key, override in values.items():
         _check_choice(key, override)
+        if key.startswith("hydra.sweeper.params"):
+            raise UserError(f"{override.input_line}: is set by files; type what to sweep: python train.py -m seed=1,2")
     added = []
     if script == SMALLEST:
         added += [] if "name" in values else [f"name={smallest_name([*flags, *typed], values)}"]
@@ -251,8 +253,10 @@ def complete_overrides(arguments: list[str]) -> list[str]:
     return [*flags, *typed, *added]  # flags first: argparse does not find them between overrides
 
 
-def _check_flags(flags: list[str]) -> None:
-    """Raise UserError where a setting is typed as a flag, as in other programs: --epochs 3."""
+def _check_flags(flags: list[str], typed: list[str]) -> None:
+    """Raise UserError where a setting is typed as a flag, as in other programs (--epochs 3), or -sc has no argument."""
+    if {"-sc", "--shell-completion"} & set(flags) and not any("install=" in each or "query=" in each for each in typed):
+        raise UserError("-sc: needs the name of a shell: python train.py -sc install=bash")
     known = get_args_parser()._option_string_actions
     for flag in flags:
         name = flag.partition("=")[0]

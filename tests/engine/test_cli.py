@@ -166,8 +166,10 @@ def test_warnings_of_python_are_one_line_of_the_log(caplog):
     ("augmentation=[study,none]", "augmentation takes one choice; callbacks, logger, metrics take"),
     ("callbacks=[ema,ema]", r"callbacks=\[ema,ema\]: names a file twice"),
     ("optimizer=null", "optimizer=null: no such choice"),
+    ("+hydra.sweeper.params.seed=[1,2]", r"^\+hydra.sweeper.params.seed=\[1,2\]: is set by files; type .* -m seed=1,2$"),
+    ("-sc", "^-sc: needs the name of a shell: python train.py -sc install=bash$"),
 ])  # fmt: skip
-def test_choices_that_are_none_are_named(argument, message):
+def test_arguments_for_which_hydra_has_no_message_are_refused(argument, message):
     with pytest.raises(UserError, match=message):
         complete_overrides([argument])
 
