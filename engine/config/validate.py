@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import fields
@@ -173,6 +174,8 @@ def _check_run(values: dict) -> None:
         raise UserError(
             f"{quote_override('model.freeze', freeze)}: use null, true, or the number of epochs after which to unfreeze"
         )
+    if infinite := [name for name, value in values["optimizer"].items() if value in (math.inf, -math.inf)]:
+        raise UserError(f"optimizer.{infinite[0]}={values['optimizer'][infinite[0]]}: use a finite number")
     if type(freeze) is int and str(values["trainer"].get("strategy")).startswith("ddp"):
         raise UserError(
             f"model.freeze={freeze} with trainer=ddp: parameters that are unfrozen later would not be averaged over the "

@@ -68,6 +68,7 @@ def test_every_file_passes(file):
     ("loss=weighted_cross_entropy +loss.x=1", "loss.x: no such setting; WeightedCrossEntropy has none; remove it"),
     ("optimizer.lr=-1", "optimizer.lr=-1: Invalid learning rate: -1; use 0 or more"),
     ("optimizer.lr=.nan", "optimizer.lr=nan: Invalid learning rate: nan; use 0 or more"),
+    ("optimizer.lr=.inf", "optimizer.lr=inf: use a finite number"),
     ("optimizer=sgd +optimizer.momentum=-0.5", "optimizer.momentum=-0.5: Invalid momentum value: -0.5; use 0 or more"),
     ("+optimizer.betas=[0.9,1.5]", "optimizer.betas=[0.9, 1.5]: Invalid beta parameter at index 1: 1.5"),
     ("optimizer=adamw_discriminative optimizer.backbone_lr_factor=-1", "optimizer.backbone_lr_factor=-1: use 0 or more"),
