@@ -49,7 +49,7 @@ from lightning_modules.checkpoint import (
     epochs_done,
     load_best,
     load_classifier,
-    range_of_checkpoint,
+    read_checkpoint,
     steps_done,
     stopped_in_epoch,
 )
@@ -222,7 +222,8 @@ def read_images(
         UserError: images cannot be read or split, or differ from those of another process or of the resumed run.
     """
     if config.ckpt_path is not None:
-        data.keep_range(range_of_checkpoint(Path(config.ckpt_path)), config.ckpt_path)
+        described = read_checkpoint(Path(config.ckpt_path))["hyper_parameters"]
+        data.keep_range(described["range"], config.ckpt_path)
     data.setup()
     meet(process, "images", data.fingerprint(), "has different images or splits than the first process")
     record.data = describe_data(data, source)
