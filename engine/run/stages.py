@@ -56,7 +56,7 @@ from lightning_modules.checkpoint import (
 from lightning_modules.epoch_end import time_share
 from lightning_modules.image_classifier import ImageClassifier
 from lightning_modules.network_errors import network_errors
-from lightning_modules.networks.registry import build_network, head_name, network_arguments, pretrained_name, timm_name
+from lightning_modules.networks.registry import head_name, network_arguments
 from lightning_modules.networks.surgery import set_frozen
 from lightning_modules.preprocessing import decide_preprocessing
 from lightning_modules.pretrained_weights import digest_of_file, load_initial_weights
@@ -412,15 +412,12 @@ def load_weights(config: DictConfig, record: RunRecord, model: ImageClassifier) 
             return previous.weights, previous.weights_digest
         return f"checkpoint {config.ckpt_path}", None
     digest = digest_of_file(config.model.weights)
-    network = model.hparams["network"]
     description = load_initial_weights(
         model.network,
         config.model.weights,
-        backbone=pretrained_name(network),
-        timm_name=timm_name(network),
+        arguments=model.hparams["network"],
         classes=model.classes,
         called=config.model.name,
-        rebuild=functools.partial(build_network, num_classes=len(model.classes), **network),
         download_to=Path(config.datamodule.cache) / "weights",
     )
     model.pretrained = not description.startswith("random")

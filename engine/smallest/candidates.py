@@ -27,7 +27,7 @@ from lightning_modules.network_errors import network_errors, register_by_name
 from lightning_modules.networks.blocks import Blocks
 from lightning_modules.networks.errors import NetworkError
 from lightning_modules.networks.heads import is_full_name
-from lightning_modules.networks.registry import build_network, pretrained_name, timm_name
+from lightning_modules.networks.registry import build_network
 from lightning_modules.networks.timm_models import check_timm_name, find_timm
 from lightning_modules.networks.truncated import BACKBONES, build_backbone, has_numbered_children
 from lightning_modules.pretrained_weights import (
@@ -311,12 +311,7 @@ def _find_weights(
             notes.append(f"{name} starts from random weights; +candidates.weights.{name}=FILE loads a file of weights.")
             return "random"  # as asked for with null: nobody publishes weights of it
         network = {"network": "truncated", "backbone": name}
-        sources = {
-            "backbone": pretrained_name(network),
-            "timm_name": timm_name(network),
-            "called": name,
-            "download_to": cache / "weights",
-        }
+        sources = {"arguments": network, "called": name, "download_to": cache / "weights"}
         with _naming_weights_of(name):
             if policy in LOOKED_UP:
                 return find_initial_weights(policy, **sources).description

@@ -1,6 +1,5 @@
 """Screen every cut: one forward pass per backbone and image size, and a probe of the features after each cut."""
 
-import functools
 import logging
 import re
 import time
@@ -37,7 +36,7 @@ from engine.smallest.probe import Part, probe
 from engine.smallest.progress import Progress, repeats_hidden
 from lightning_modules.cut_features import CutFeatures, in_order
 from lightning_modules.network_errors import network_errors
-from lightning_modules.networks.registry import build_network, network_arguments, pretrained_name, timm_name
+from lightning_modules.networks.registry import build_network, network_arguments
 from lightning_modules.preprocessing import Preprocessing, decide_preprocessing
 from lightning_modules.pretrained_weights import load_initial_weights
 
@@ -460,15 +459,12 @@ def _load_network(config: DictConfig, data: ImageDataModule, backbone: str, cuts
     try:
         with network_errors(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)  # weights that the file lacks are the same in every process
-            build = functools.partial(build_network, **arguments, num_classes=len(data.catalog.classes))
-            network = build()
+            network = build_network(**arguments, num_classes=len(data.catalog.classes))
             source = load_initial_weights(
                 network,
                 config.model.weights,
-                backbone=pretrained_name(arguments),
-                timm_name=timm_name(arguments),
+                arguments=arguments,
                 called=backbone,
-                rebuild=build,
                 download_to=data.cache / "weights",
             )
             if source.startswith("random"):

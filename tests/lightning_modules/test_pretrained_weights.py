@@ -28,8 +28,9 @@ def unreachable(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
 
 
-def load(network, policy, tmp_path):
-    return load_initial_weights(network, policy, backbone=BACKBONE, download_to=tmp_path)
+def load(network, policy, tmp_path, name=BACKBONE):
+    arguments = {"network": "torchvision", "name": name}
+    return load_initial_weights(network, policy, arguments=arguments, download_to=tmp_path)
 
 
 def backbone_is(network, state):
@@ -175,7 +176,7 @@ def test_weights_of_another_network_are_refused_though_some_fit(tmp_path):
     with pytest.raises(
         UserError, match=r"is from another network: layer1\.0\.conv1\.weight has the shape \(64, 64, 3, 3\)"
     ):
-        load_initial_weights(network, str(tmp_path / "resnet18.pth"), backbone="resnet50", download_to=tmp_path)
+        load(network, str(tmp_path / "resnet18.pth"), tmp_path, "resnet50")
     assert torch.equal(network.conv1.weight, before)
 
 
@@ -184,6 +185,6 @@ def test_only_the_last_layer_of_a_whole_network_stays_random(tmp_path, caplog):
     torch.save(state, tmp_path / "resnet18.pth")
     network = torchvision_model(name="resnet18", num_classes=2)
     with caplog.at_level(logging.INFO):
-        load_initial_weights(network, str(tmp_path / "resnet18.pth"), backbone="resnet18", download_to=tmp_path)
+        load(network, str(tmp_path / "resnet18.pth"), tmp_path, "resnet18")
     assert "random: fc (2)" in caplog.text
     assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items() if "fc" not in name)

@@ -172,7 +172,7 @@ def test_real_weights_of_the_whole_network_fit_a_cut(tmp_path):
     whole.load_state_dict(state, strict=False)  # it has no num_batches_tracked
     torch.save(state, tmp_path / "lite0.pth")
     network = cut("tf_efficientnet_lite0", "blocks.3.0").eval()
-    load_initial_weights(network, str(tmp_path / "lite0.pth"), backbone=None, download_to=tmp_path)
+    load_initial_weights(network, str(tmp_path / "lite0.pth"), arguments={"network": "timm"}, download_to=tmp_path)
     x = torch.randn(2, 3, 96, 96)
     with torch.no_grad():
         _, maps = whole.eval().forward_intermediates(x, indices=[2])  # timm's own way: after blocks.2
