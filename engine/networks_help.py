@@ -44,10 +44,8 @@ def _describe(name: str) -> list[str]:
     """Return `describe_backbone`; what one of the user's own raises is for the user."""
     try:
         return describe_backbone(name)
-    except (UserError, NetworkError):
-        raise
     except Exception as error:
-        if not is_own_backbone(name):
+        if isinstance(error, UserError | NetworkError) or not is_own_backbone(name):
             raise
         text = clean(" ".join(f"{type(error).__name__}: {error}".split()), LONGEST)
         raise UserError(f"--networks {name}: cannot be measured: {text}. {SHOW_TRACEBACK}") from error
