@@ -78,8 +78,8 @@ def load_initial_weights(
     """
     found = find_initial_weights(policy, arguments=arguments, called=called, download_to=download_to)
     if found.weights is None:
-        is_published = pretrained_name(arguments) or timm_name(arguments)
-        if not is_published and sets_its_weights(network, lambda: build_network(**arguments, num_classes=2)):
+        is_published, k = pretrained_name(arguments) or timm_name(arguments), 2 if classes is None else len(classes)
+        if not is_published and sets_its_weights(network, lambda: build_network(**arguments, num_classes=k)):
             log.info("weights: %s, since it has the same ones when it is built again", OF_NETWORK)
             return OF_NETWORK
         log.warning(RANDOM, found.brief or found.reason)

@@ -7,6 +7,7 @@ import torch
 
 from common.errors import UserError
 from lightning_modules import weight_sources
+from lightning_modules.network_errors import register_by_name
 from lightning_modules.networks.registry import build_network, torchvision_model
 from lightning_modules.pretrained_weights import load_initial_weights
 from tests.support.helpers import FINAL, SHARED
@@ -41,6 +42,30 @@ def test_null_keeps_the_random_weights(network, tmp_path):
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     assert load(network, None, tmp_path) == "random"
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+class OfThree(torch.nn.Module):
+    """A network of the user's own for three classes only, which sets its weights unless they are to be random."""
+
+    def __init__(self, *, num_classes: int, random: bool):
+        super().__init__()
+        assert num_classes == 3
+        self.body, self.fc = torch.nn.Linear(9, 8), torch.nn.Linear(8, num_classes)
+        if not random:
+            torch.nn.init.eye_(self.body.weight)
+
+
+@pytest.mark.parametrize("random", [True, False])
+@pytest.mark.parametrize("policy", ["auto", None])
+def test_weights_that_a_network_sets_itself_are_not_random(tmp_path, caplog, random, policy):
+    name = f"{__name__}.OfThree"
+    register_by_name([name], "model.network")
+    arguments = {"network": name, "random": random}
+    network, state = build_network(num_classes=3, **arguments), torch.get_rng_state()
+    found = load_initial_weights(network, policy, arguments=arguments, classes=["a", "b", "c"], download_to=tmp_path)
+    assert found.startswith("random") == ("RANDOM WEIGHTS" in caplog.text) == random
+    assert random or found == "set by the network itself"
+    assert torch.equal(state, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("wrapper", ["", "module.", "network."])
