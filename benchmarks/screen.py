@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 import numpy as np
 from hydra import initialize_config_dir
-from omegaconf import OmegaConf
 from scipy.stats import spearmanr
 
 from benchmarks.timing import PROJECT, RESULTS
@@ -89,11 +88,10 @@ def arguments_of(data: str) -> tuple[str, list[str]]:
 
 def screen(candidates: list[Candidate], weights: dict[str, str], folder: Path, overrides: list[str]) -> list[Pass]:
     """Probe the candidates in place; return the passes."""
-    config = OmegaConf.create({"candidates": {"weights": weights}, "budget": {"minutes": None}})
     with initialize_config_dir(str(CONF), version_base="1.3"), Progress() as progress:
         return Screen(
-            candidates, config, folder, folds=None, metric="accuracy", remaining_s=lambda: None, overrides=overrides,
-            progress=progress,
+            candidates, weights, folder, folds=None, metric="accuracy", budget_minutes=None, remaining_s=lambda: None,
+            overrides=overrides, progress=progress,
         ).run()  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms import v2
 
 from common.errors import UserError
 from datamodules.transform_list import full_name, own_generators, transform_error
@@ -48,12 +49,17 @@ def mix_batch(batch: dict[str, Tensor], transform: BatchTransform, num_classes: 
     batch["pixels"], batch["targets"] = pixels.contiguous(memory_format=torch.channels_last), targets
 
 
-def check_batch_transform(transform: BatchTransform, num_classes: int, size: int) -> None:
+def check_batch_transform(transform: BatchTransform, num_classes: int, size: int, batch_size: int) -> None:
     """Try a transform on a made-up batch of images of `size` pixels per side.
 
     Raises:
-        UserError: as `mix_batch`.
+        UserError: as `mix_batch`; or a batch of one image leaves mixup and CutMix nothing to mix it with.
     """
+    if batch_size == 1 and isinstance(transform, (v2.MixUp, v2.CutMix)):
+        raise UserError(
+            f"datamodule.batch_size=1: batch_transform ({full_name(transform)}) mixes an image with another one of its batch, "
+            "and there is none; use a larger datamodule.batch_size, or batch_transform=none"
+        )
     labels = torch.arange(4) % num_classes
     mix_batch({"pixels": torch.zeros(4, 3, size, size), "labels": labels}, transform, num_classes, seed=0)
 

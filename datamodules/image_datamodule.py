@@ -220,7 +220,7 @@ class ImageDataModule(L.LightningDataModule):
             return
         self.augmentation.check(self.image_size, torch.device("cpu"))
         if self.batch_transform is not None:
-            check_batch_transform(self.batch_transform, len(self.catalog.classes), self.image_size)
+            check_batch_transform(self.batch_transform, len(self.catalog.classes), self.image_size, self.batch_size)
         if self.source.streams and self.overfits:
             raise UserError(
                 "trainer.overfit_batches cannot be used with streamed training images, which differ in every epoch; "

@@ -213,7 +213,7 @@ def complete_overrides(arguments: list[str]) -> list[str]:
         _check_path(argument)
     typed = [data_overrides.expand_home(argument) for argument in typed]
     typed, STATE.data_source = data_overrides.complete_data(typed, config_dir(arguments))
-    _check_flags(flags)
+    _check_flags(flags, typed)
     try:
         overrides = OverridesParser.create().parse_overrides(typed)
     except OverrideParseException:
@@ -232,8 +232,15 @@ def complete_overrides(arguments: list[str]) -> list[str]:
         raise UserError(
             f"{values['hydra.run.dir'].input_line}: is for a single run; for a sweep use hydra.sweep.dir=DIR"
         )
+    sweeps = set(MULTIRUN) & set(flags) or {"experiment", "hydra.mode"} & set(values)  # a file may set the mode
+    if script == "train.py" and "hydra.sweep.dir" in values and not sweeps:
+        raise UserError(
+            f"{values['hydra.sweep.dir'].input_line}: is for a sweep (-m); for a single run use hydra.run.dir=DIR"
+        )
     for key, override in values.items():
         _check_choice(key, override)
+        if key.startswith("hydra.sweeper.params"):
+            raise UserError(f"{override.input_line}: is set by files; type what to sweep: python train.py -m seed=1,2")
     added = []
     if script == SMALLEST:
         added += [] if "name" in values else [f"name={smallest_name([*flags, *typed], values)}"]
@@ -255,8 +262,10 @@ def complete_overrides(arguments: list[str]) -> list[str]:
     return [*flags, *typed, *added]  # flags first: argparse does not find them between overrides
 
 
-def _check_flags(flags: list[str]) -> None:
-    """Raise UserError where a setting is typed as a flag, as in other programs: --epochs 3."""
+def _check_flags(flags: list[str], typed: list[str]) -> None:
+    """Raise UserError where a setting is typed as a flag, as in other programs (--epochs 3), or -sc has no argument."""
+    if {"-sc", "--shell-completion"} & set(flags) and not any("install=" in each or "query=" in each for each in typed):
+        raise UserError("-sc: needs the name of a shell: python train.py -sc install=bash")
     known = get_args_parser()._option_string_actions
     for flag in flags:
         name = flag.partition("=")[0]
@@ -353,8 +362,7 @@ def smallest_name(arguments: list[str], values: dict[str, Override]) -> str:
 def safe_name(text: str) -> str:
     """Return `text` in [A-Za-z0-9._-] and under 100 characters, with a hash where that changes it."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")
-    lossless = re.fullmatch(r"[A-Za-z0-9._=,-]*", text)
-    if lossless and safe and len(safe) <= LONGEST_NAME:
+    if safe and safe == re.sub("[=,]", "-", text) and len(safe) <= LONGEST_NAME:
         return safe
     return f"{safe[: LONGEST_NAME - 9]}-{_short_hash([text])}".lstrip("-")
 

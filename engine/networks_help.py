@@ -44,10 +44,8 @@ def _describe(name: str) -> list[str]:
     """Return `describe_backbone`; what one of the user's own raises is for the user."""
     try:
         return describe_backbone(name)
-    except (UserError, NetworkError):
-        raise
     except Exception as error:
-        if not is_own_backbone(name):
+        if isinstance(error, UserError | NetworkError) or not is_own_backbone(name):
             raise
         text = clean(" ".join(f"{type(error).__name__}: {error}".split()), LONGEST)
         raise UserError(f"--networks {name}: cannot be measured: {text}. {SHOW_TRACEBACK}") from error
@@ -90,6 +88,7 @@ def describe_backbone(name: str) -> list[str]:
     if not cuts:
         why = "; ".join(["", *_further(name)])
         raise UserError(f"--networks {name}: cannot be cut: none of its blocks gives a feature map{why}")
+    unless = " unless it sets its weights itself" if is_own_backbone(name) else ""
     titles = ["keep", "or", "features", "map", "parameters", *(f"MACs at {size}" for size in sizes), "memory"]
     lines = [
         [
@@ -105,7 +104,7 @@ def describe_backbone(name: str) -> list[str]:
     ]
     return [
         f"{name}: {plural(len(cuts), 'cut')}",
-        *(f"weights: {source}" for source in _weights(name) or ["none; it starts from random weights"]),
+        *(f"weights: {source}" for source in _weights(name) or [f"none; it starts from random weights{unless}"]),
         *_further(name),
         *_sizes(sizes, refused),
         "",

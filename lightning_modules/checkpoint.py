@@ -81,15 +81,6 @@ def steps_done(path: Path) -> int:
     return _count(_load(path, mmap=True), "global_step", MOST_STEPS, path)
 
 
-def range_of_checkpoint(path: Path) -> list | None:
-    """Return the arguments of `datamodules.deep_pixels.ValueRange` with which a checkpoint scales more than 8 bits.
-
-    Raises:
-        UserError: see `read_checkpoint`.
-    """
-    return read_checkpoint(path)["hyper_parameters"]["range"]
-
-
 def stopped_in_epoch(path: Path) -> bool:
     """Return whether a checkpoint was written in the middle of an epoch, which `epochs_done` counts as done."""
     progress = _load(path, mmap=True)

@@ -79,7 +79,8 @@ class CutFeatures(nn.Module):
 
     def _pool(self, _module: nn.Module, _inputs: tuple, output: Tensor, *, cut: str, to_map: ToMap | None) -> None:
         """Store the mean of a block's output immediately, since the next block may change the output in place."""
-        self._found[cut] = (output if to_map is None else to_map(output)).mean((2, 3))
+        features = output if to_map is None else to_map(output)
+        self._found[cut] = nn.functional.adaptive_avg_pool2d(features, 1).flatten(1)
 
     def forward(self, x: Tensor) -> list[Tensor]:  # (B, 3, H, W)
         """Return (B, C) for each cut."""

@@ -276,13 +276,17 @@ class ImageClassifier(L.LightningModule):
             self.train_metrics.add_to_sums([value.sum(0) for value in sums])
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        return self._evaluation_step(batch)
+        """Return `rows` (B,), `logits` (B, K) and `probabilities` (B, K) for callbacks/prediction_writer.py."""
+        captured = self.captured_evaluation
+        logits = captured.replay(batch) if captured and captured.fits(batch) else self(batch["pixels"])
+        logits = logits.float()
+        self.evaluation_metrics.update(logits, batch["labels"], F.cross_entropy(logits, batch["labels"]))
+        return {"rows": batch["rows"], "logits": logits, "probabilities": logits.softmax(1)}
+
+    test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
         self._finish("val", self.evaluation_metrics)
-
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        return self._evaluation_step(batch)
 
     def on_test_epoch_end(self) -> None:
         self._finish("test", self.evaluation_metrics)
@@ -337,14 +341,6 @@ class ImageClassifier(L.LightningModule):
         epochs = max(trainer.max_epochs - trainer.current_epoch, 0)
         steps = trainer.global_step + epochs * an_epoch - steps_in_epoch(trainer)
         return min(steps, self.max_steps or steps)
-
-    def _evaluation_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return `rows` (B,), `logits` (B, K) and `probabilities` (B, K) for callbacks/prediction_writer.py."""
-        captured = self.captured_evaluation
-        logits = captured.replay(batch) if captured and captured.fits(batch) else self(batch["pixels"])
-        logits = logits.float()
-        self.evaluation_metrics.update(logits, batch["labels"], F.cross_entropy(logits, batch["labels"]))
-        return {"rows": batch["rows"], "logits": logits, "probabilities": logits.softmax(1)}
 
     def _finish(self, stage: str, metrics: EpochMetrics) -> None:
         """End an epoch of a stage: store its metrics in `results` and log them to Lightning for callbacks that monitor them."""

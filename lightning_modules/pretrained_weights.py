@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
+from lightning_modules.networks.registry import build_network, pretrained_name, timm_name
 from lightning_modules.weight_names import fits, head_weights, last_layer, load_by_name, rename
 from lightning_modules.weight_sources import (
     NoneExistError,
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 ALLOWED = "use auto, imagenet, null (random weights), a file of weights, or OWNER/NAME of a repository of the Hugging Face hub"
 LONGEST_SHOWN = 300  # characters
 RANDOM = "RANDOM WEIGHTS: %s. Expect a lower accuracy"
+OF_NETWORK = "set by the network itself"  # the record's description of such weights
 
 
 def check_policy(policy: str | None) -> None:
@@ -55,8 +57,7 @@ def load_initial_weights(
     network: nn.Module,
     policy: str | None,
     *,
-    backbone: str | None,
-    timm_name: str | None = None,
+    arguments: dict,
     classes: Sequence[str] | None = None,
     called: str = "this network",
     download_to: Path,
@@ -67,8 +68,7 @@ def load_initial_weights(
 
     Args:
         policy: `auto`, `imagenet`, None, or the name of a file, a folder or a repository.
-        backbone: torchvision's name of the whole backbone; None if torchvision has no weights for it.
-        timm_name: timm's name of the backbone, perhaps with a tag.
+        arguments: what the network was built from, as in `network_arguments`; torchvision and timm have weights by its names.
         classes: class names of the logits; if the weights are for other classes, the last layer stays random.
         called: name in messages for a network that neither library has.
         download_to: folder for downloaded files.
@@ -76,8 +76,12 @@ def load_initial_weights(
     Raises:
         UserError: the weights that the policy names are not available or do not fit.
     """
-    found = find_initial_weights(policy, backbone=backbone, timm_name=timm_name, called=called, download_to=download_to)
+    found = find_initial_weights(policy, arguments=arguments, called=called, download_to=download_to)
     if found.weights is None:
+        is_published, k = pretrained_name(arguments) or timm_name(arguments), 2 if classes is None else len(classes)
+        if not is_published and sets_its_weights(network, lambda: build_network(**arguments, num_classes=k)):
+            log.info("weights: %s, since it has the same ones when it is built again", OF_NETWORK)
+            return OF_NETWORK
         log.warning(RANDOM, found.brief or found.reason)
         ways = ["model.weights=imagenet explains how to get them"] if found.brief else []
         ways += [
@@ -92,6 +96,17 @@ def load_initial_weights(
     return found.description
 
 
+def sets_its_weights(network: nn.Module, rebuild: Callable[[], nn.Module]) -> bool:
+    """Return whether most weights before the head do not depend on the seed, as when the constructor loads them from a file."""
+    of_head = set(head_weights(network))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch.initial_seed() + 1)
+        again = dict(rebuild().named_parameters())
+    drawn = {name: weight for name, weight in network.named_parameters() if weight.dim() > 1 and name not in of_head}
+    same = [weight.numel() for name, weight in drawn.items() if name in again and torch.equal(weight, again[name])]
+    return 2 * sum(same) > sum(weight.numel() for weight in drawn.values())
+
+
 class InitialWeights(NamedTuple):
     """Hold the weights that a policy asks for."""
 
@@ -101,18 +116,16 @@ class InitialWeights(NamedTuple):
     brief: str = ""  # the same in one line, if `reason` explains how to get them
 
 
-def find_initial_weights(
-    policy: str | None, *, backbone: str | None, timm_name: str | None, called: str, download_to: Path
-) -> InitialWeights:
+def find_initial_weights(policy: str | None, *, arguments: dict, called: str, download_to: Path) -> InitialWeights:
     """Return what `load_initial_weights` loads, without logging; from caches and packages, else by download.
 
     Raises:
         UserError: the weights that the policy names are not available.
     """
     check_policy(policy)
-    name, brief = backbone or timm_name or called, ""
+    name, brief = pretrained_name(arguments) or timm_name(arguments) or called, ""
     try:
-        weights = _find(policy, backbone, timm_name, download_to)
+        weights = _find(policy, arguments, download_to)
     except NoneExistError as error:
         cause, described = error, "none exist"
         reason = f"no pretrained weights exist for {name}; model.weights=FILE loads your own"
@@ -158,17 +171,17 @@ def describe_weights(policy: str | None) -> dict | None:
         return None
 
 
-def _find(policy: str | None, backbone: str | None, timm_name: str | None, download_to: Path) -> Weights | None:
+def _find(policy: str | None, arguments: dict, download_to: Path) -> Weights | None:
     """Return the weights that a policy asks for; None for random ones."""
     if policy is None:
         return None
     if policy not in ("auto", "imagenet"):
         path = find_file(policy)
         return from_file(path) if path is not None else from_hub(policy)
-    if backbone is not None:
-        return from_torchvision(backbone, download_to)
-    if timm_name is not None:
-        return from_timm(timm_name, download_to)
+    if (name := pretrained_name(arguments)) is not None:
+        return from_torchvision(name, download_to)
+    if (name := timm_name(arguments)) is not None:
+        return from_timm(name, download_to)
     raise NoneExistError
 
 

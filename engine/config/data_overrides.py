@@ -120,11 +120,7 @@ def _with_whole_path(override: Override, text: str) -> str:
         value = text.partition("=")[2]  # a folder may be called 2024
     if not isinstance(value, str) or not value or "${" in value:  # the folders of a sweep are named by it
         return text
-    return prefix + quote_override(override.key_or_group, _whole(value))
-
-
-def _whole(path: str) -> str:
-    return str(Path(_of_home(path)).absolute())
+    return prefix + quote_override(override.key_or_group, str(Path(_of_home(value)).absolute()))
 
 
 def _of_home(path: str) -> str:

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import fields
@@ -18,7 +19,7 @@ from torch import nn
 from common.errors import UserError
 from common.run_record import SplitMetrics
 from common.targets import resolve_target
-from common.text import OWN_KEYS, did_you_mean, names_own_code, override_value, quote_override
+from common.text import BACKBONE, OWN_KEYS, did_you_mean, names_own_code, override_value, quote_override
 from engine.config.annotations import PLAIN, matches_type, type_name
 from engine.config.instantiate import LIBRARIES, OF_SEVERAL, OURS, instantiate, is_about_settings, setting_error
 from engine.config.trainer_flags import check_trainer
@@ -26,6 +27,7 @@ from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.network_errors import network_errors, register_by_name
 from lightning_modules.networks.registry import find_network, network_arguments
 from lightning_modules.networks.surgery import smallest_image_size
+from lightning_modules.networks.truncated import Truncated
 from lightning_modules.preprocessing import decide_preprocessing
 from lightning_modules.pretrained_weights import check_policy
 
@@ -172,6 +174,8 @@ def _check_run(values: dict) -> None:
         raise UserError(
             f"{quote_override('model.freeze', freeze)}: use null, true, or the number of epochs after which to unfreeze"
         )
+    if infinite := [name for name, value in values["optimizer"].items() if value in (math.inf, -math.inf)]:
+        raise UserError(f"optimizer.{infinite[0]}={values['optimizer'][infinite[0]]}: use a finite number")
     if type(freeze) is int and str(values["trainer"].get("strategy")).startswith("ddp"):
         raise UserError(
             f"model.freeze={freeze} with trainer=ddp: parameters that are unfrozen later would not be averaged over the "
@@ -296,6 +300,7 @@ def check_logits(config: DictConfig, network: nn.Module, k: int) -> None:
             modules.discard(None)  # of a forward that torch.fx has written
             # Torch layers whose shapes do not fit each other
             if {module.split(".")[0] for module in modules} <= OURS | LIBRARIES:
+                name = name if _backbone_takes(network, size) else f"{BACKBONE}={config.model.backbone}"
                 raise UserError(
                     f"{name}: does not take an image of {size} x {size}: {' '.join(str(error).split())}"
                 ) from error
@@ -308,6 +313,16 @@ def check_logits(config: DictConfig, network: nn.Module, k: int) -> None:
             )
         if logits.dtype != torch.float32:  # with other types, losses are inexact and exports fail
             raise UserError(f"{name}: gives logits of {logits.dtype}, not torch.float32; end its forward with .float()")
+
+
+def _backbone_takes(network: nn.Module, size: int) -> bool:
+    """Return whether an image of this size passes through the backbone of `model=truncated`; True for other networks."""
+    try:
+        if isinstance(network, Truncated):
+            network.backbone(torch.zeros(1, 3, size, size))
+    except Exception:
+        return False
+    return True
 
 
 def _try_optimizer(config: DictConfig) -> None:

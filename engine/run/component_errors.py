@@ -112,8 +112,11 @@ def _innermost(error: BaseException) -> BaseException:
 
 
 def _file_of(key: str) -> str:
-    """Return ` in DIR/GROUP/NAME.yaml`, the chosen file of a key's group; empty if unknown."""
+    """Return ` in DIR/GROUP/NAME.yaml`, the chosen file of a key's group; empty if unknown, or if the key was typed."""
     if not HydraConfig.initialized():
+        return ""
+    typed = [override.lstrip("+").partition("=")[0] for override in HydraConfig.get().overrides.task]
+    if any("." in each and f"{key}._target_.".startswith(f"{each}.") for each in typed):
         return ""
     runtime, group = HydraConfig.get().runtime, key.split(".")[0]
     names = re.findall(r"[\w-]+", str(runtime.choices.get(group)))  # one file, or a list

@@ -23,17 +23,12 @@ MEASURED = {}  # results of this process, shared by the jobs of a sweep: network
 
 
 def describe_model(config: DictConfig, model: ImageClassifier, record: RunRecord) -> ModelInfo:
-    """Return the record's `model`, with costs if cost is a stage of the run."""
-    if "cost" in config.stages and record.writes:
-        return profile_model(config, model, record)
-    return ModelInfo(name=config.model.name, parameters=count_parameters(model.network))
-
-
-def profile_model(config: DictConfig, model: ImageClassifier, record: RunRecord) -> ModelInfo:
-    """Measure the network's cost, log it and write summary.txt; return the record's `model`.
+    """Return the record's `model`; if cost is a stage of the run, measure and log the cost, and write summary.txt.
 
     While other jobs of a sweep run, no latency is measured, since their load would distort it.
     """
+    if "cost" not in config.stages or not record.writes:
+        return ModelInfo(name=config.model.name, parameters=count_parameters(model.network))
     size = model.hparams["image_size"]
     sweep = record.folder.path.parent if record.in_sweep else None
     key = f"cost {sweep} {_structure(model.network)} {size}"

@@ -49,14 +49,14 @@ from lightning_modules.checkpoint import (
     epochs_done,
     load_best,
     load_classifier,
-    range_of_checkpoint,
+    read_checkpoint,
     steps_done,
     stopped_in_epoch,
 )
 from lightning_modules.epoch_end import time_share
 from lightning_modules.image_classifier import ImageClassifier
 from lightning_modules.network_errors import network_errors
-from lightning_modules.networks.registry import head_name, network_arguments, pretrained_name, timm_name
+from lightning_modules.networks.registry import head_name, network_arguments
 from lightning_modules.networks.surgery import set_frozen
 from lightning_modules.preprocessing import decide_preprocessing
 from lightning_modules.pretrained_weights import digest_of_file, load_initial_weights
@@ -222,7 +222,8 @@ def read_images(
         UserError: images cannot be read or split, or differ from those of another process or of the resumed run.
     """
     if config.ckpt_path is not None:
-        data.keep_range(range_of_checkpoint(Path(config.ckpt_path)), config.ckpt_path)
+        described = read_checkpoint(Path(config.ckpt_path))["hyper_parameters"]
+        data.keep_range(described["range"], config.ckpt_path)
     data.setup()
     meet(process, "images", data.fingerprint(), "has different images or splits than the first process")
     record.data = describe_data(data, source)
@@ -411,12 +412,10 @@ def load_weights(config: DictConfig, record: RunRecord, model: ImageClassifier) 
             return previous.weights, previous.weights_digest
         return f"checkpoint {config.ckpt_path}", None
     digest = digest_of_file(config.model.weights)
-    network = model.hparams["network"]
     description = load_initial_weights(
         model.network,
         config.model.weights,
-        backbone=pretrained_name(network),
-        timm_name=timm_name(network),
+        arguments=model.hparams["network"],
         classes=model.classes,
         called=config.model.name,
         download_to=Path(config.datamodule.cache) / "weights",

@@ -200,7 +200,7 @@ def database_url(url: str | None, folder: Path) -> URL:
 def _open_storage(url: str | None, folder: Path, attempts: int = 10) -> optuna.storages.RDBStorage:
     """Open the database at `url`, or the one in the search's folder."""
     parsed = database_url(url, folder)
-    shown = parsed.render_as_string(hide_password=True)
+    shown, is_new = parsed.render_as_string(hide_password=True), url is None and not (folder / DATABASE).exists()
     timeouts = {"postgresql": {"connect_timeout": 10}, "sqlite": {"timeout": 60}}  # seconds; sqlite: for other writers
     try:
         return optuna.storages.RDBStorage(
@@ -225,6 +225,8 @@ def _open_storage(url: str | None, folder: Path, attempts: int = 10) -> optuna.s
             time.sleep(0.2)  # another process is creating the tables
             return _open_storage(url, folder, attempts - 1)
         if "disk is full" in str(error):
+            if is_new:
+                (folder / DATABASE).unlink(missing_ok=True)  # a refused command leaves nothing
             hint = "; free some space, or write elsewhere: hydra.run.dir=DIR"
         else:
             hint = "" if url else ". If it is damaged, delete it: finished trials are found by their records"

@@ -1,6 +1,7 @@
 """The networks that can be the answer: each backbone, cut after each block, at each image size, with its costs."""
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -26,10 +27,16 @@ from lightning_modules.network_errors import network_errors, register_by_name
 from lightning_modules.networks.blocks import Blocks
 from lightning_modules.networks.errors import NetworkError
 from lightning_modules.networks.heads import is_full_name
-from lightning_modules.networks.registry import build_network, pretrained_name, timm_name
+from lightning_modules.networks.registry import build_network
 from lightning_modules.networks.timm_models import check_timm_name, find_timm
 from lightning_modules.networks.truncated import BACKBONES, build_backbone, has_numbered_children
-from lightning_modules.pretrained_weights import check_policy, find_initial_weights, load_initial_weights
+from lightning_modules.pretrained_weights import (
+    OF_NETWORK,
+    check_policy,
+    find_initial_weights,
+    load_initial_weights,
+    sets_its_weights,
+)
 from lightning_modules.weight_sources import installed_networks
 
 log = logging.getLogger(__name__)
@@ -59,13 +66,14 @@ def list_candidates(config: DictConfig, num_classes: int, notes: list[str] | Non
     backbones, policies, sizes, asked = check_candidates(config.candidates)
     backbones = _known(backbones, notes)
     head = _head(config)
-    weights = _find_weights(backbones, policies, head, num_classes, Path(config.datamodule.cache), notes)
-    found = []
+    cache, of_backbones, found = Path(config.datamodule.cache), {}, []
     for name in backbones:
-        costs = _costs_of(name, sizes, num_classes, head, Path(config.datamodule.cache) / "costs")
+        costs = _costs_of(name, sizes, num_classes, head, cache / "costs")
         notes.extend(_left_out(name, costs, sizes))
-        if not costs.cuts or not set(costs.sizes) <= set(sizes):
-            continue
+        if costs.cuts and set(costs.sizes) <= set(sizes):
+            of_backbones[name] = costs
+    weights = _find_weights(of_backbones, policies, head, num_classes, cache, notes)
+    for name, costs in of_backbones.items():
         different = _different(costs.cuts)
         for cut in different if asked.get(name) is None else _asked(name, asked[name], costs.cuts):
             for place, size in enumerate(costs.sizes):
@@ -285,7 +293,7 @@ def _head(config: DictConfig) -> dict:
 
 
 def _find_weights(
-    backbones: list[str], policies: dict, head: dict, num_classes: int, cache: Path, notes: list[str]
+    backbones: dict[str, BackboneCosts], policies: dict, head: dict, num_classes: int, cache: Path, notes: list[str]
 ) -> dict[str, str]:
     """Return the description of each backbone's weights.
 
@@ -295,26 +303,25 @@ def _find_weights(
 
     def find(name: str) -> str:
         policy = policies.get(name, "auto")
+        if policy in ("auto", None) and is_own_backbone(name):
+            with network_errors():
+                if sets_its_weights(build_backbone(name), functools.partial(build_backbone, name)):
+                    return OF_NETWORK
         if policy == "auto" and is_own_backbone(name):
             notes.append(f"{name} starts from random weights; +candidates.weights.{name}=FILE loads a file of weights.")
             return "random"  # as asked for with null: nobody publishes weights of it
         network = {"network": "truncated", "backbone": name}
-        sources = {
-            "backbone": pretrained_name(network),
-            "timm_name": timm_name(network),
-            "called": name,
-            "download_to": cache / "weights",
-        }
+        sources = {"arguments": network, "called": name, "download_to": cache / "weights"}
         with _naming_weights_of(name):
             if policy in LOOKED_UP:
                 return find_initial_weights(policy, **sources).description
-            keep = cut_costs(name, only_last=True).cuts[-1].keep  # a file is loaded, to describe how much of it fits
-            with network_errors():
+            keep = backbones[name].cuts[-1].keep
+            with network_errors():  # a file is loaded, to describe how much of it fits
                 built = build_network(**network, keep=keep, head=head, num_classes=num_classes)
             return load_initial_weights(built, policy, **sources)
 
     # In parallel, so that a server that does not answer costs one timeout; files in turn, since they need traced networks
-    looked_up = [name for name in backbones if policies.get(name, "auto") in LOOKED_UP]
+    looked_up = [name for name in backbones if policies.get(name, "auto") in LOOKED_UP and not is_own_backbone(name)]
     with ThreadPoolExecutor(max_workers=len(looked_up) or 1) as pool:
         by_name = dict(zip(looked_up, pool.map(find, looked_up), strict=True))
     found = {name: by_name[name] if name in by_name else find(name) for name in backbones}

@@ -1,7 +1,6 @@
 """Measure the latency of candidates as they are deployed: one image, an ONNX file on one thread, without preprocessing."""
 
 import contextlib
-import functools
 import logging
 import platform
 import tempfile
@@ -23,11 +22,11 @@ from common.text import clean, plural
 from common.untrusted.json_files import read_json, to_type
 from inference.backends import ModelDescription, OnnxBackend, import_extra
 from inference.export.onnx_file import OnnxFile, output_graphs, save_onnx
-from lightning_modules.cut_costs import HEAD, kept_parts
+from lightning_modules.cut_costs import HEAD
+from lightning_modules.cut_features import CutFeatures, in_order
 from lightning_modules.latency import time_passes
-from lightning_modules.networks.blocks import as_map
 from lightning_modules.networks.heads import build_head
-from lightning_modules.networks.truncated import build_backbone
+from lightning_modules.networks.truncated import truncated
 
 log = logging.getLogger(__name__)
 
@@ -155,43 +154,18 @@ class _Known:
 class _AllCuts(nn.Module):
     """Return the logits of several cuts of a backbone for one image, from one forward pass."""
 
-    def __init__(self, backbone: str, keeps: Sequence[str], num_classes: int, image_size: int):
+    def __init__(self, backbone: str, keeps: Sequence[str], num_classes: int):
         super().__init__()
-        whole, waiting = build_backbone(backbone), set(keeps)
-        for name, part in kept_parts(whole, backbone):
-            waiting.discard(name)
-            if not waiting:  # skips the layers after the last cut, which would take time to export
-                self.backbone = part
-                break
-        self.keeps, self._pooled = list(keeps), {}
-        self._as_map = functools.partial(as_map, network=whole)
-        for keep in keeps:
-            self.backbone.get_submodule(keep).register_forward_hook(
-                lambda _, _inputs, output, keep=keep: self._pool(keep, output)
-            )
-        self.eval()
-        with torch.no_grad():
-            features = self._features(torch.zeros(1, 3, image_size, image_size))
+        last = in_order(backbone, keeps)[-1]
+        network = truncated(backbone=backbone, keep=last, head=HEAD, num_classes=num_classes)
+        self.features = CutFeatures(network, backbone, keeps)
         self.heads = nn.ModuleList(
-            build_head(features=each.shape[1], num_classes=num_classes, **HEAD) for each in features
+            build_head(features=each, num_classes=num_classes, **HEAD) for each in self.features.channels
         )
         self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        return tuple(head(each) for head, each in zip(self.heads, self._features(image), strict=True))
-
-    def _features(self, image: Tensor) -> list[Tensor]:
-        self._pooled.clear()
-        self.backbone(image)
-        features = [self._pooled[keep] for keep in self.keeps]
-        self._pooled.clear()
-        return features
-
-    def _pool(self, keep: str, output: Tensor) -> None:
-        """Pool immediately, since the next activation may change the output in place."""
-        _, to_map = self._as_map(output.shape) or (0, None)  # None: the map has one pixel
-        output = output if to_map is None else to_map(output)
-        self._pooled.setdefault(keep, nn.functional.adaptive_avg_pool2d(output, 1).flatten(1))
+        return tuple(head(each) for head, each in zip(self.heads, self.features(image), strict=True))
 
 
 def _measure(candidates: list[Candidate], num_classes: int) -> Iterator[tuple[Candidate, dict]]:
@@ -200,7 +174,7 @@ def _measure(candidates: list[Candidate], num_classes: int) -> Iterator[tuple[Ca
     names = [f"logits{index}" for index in range(len(candidates))]
     try:
         with torch.random.fork_rng(devices=[]):
-            network = _AllCuts(backbone, [each.keep for each in candidates], num_classes, size)
+            network = _AllCuts(backbone, [each.keep for each in candidates], num_classes)
         graphs = list(output_graphs(network, size, names))
     except Exception as error:  # errors of torch's exporter have no common class
         if len(candidates) == 1:

@@ -30,14 +30,13 @@ from engine.config.trainer_flags import batch_limits
 from engine.config.validate import validate
 from engine.run.stages import MEMORY, build_data
 from engine.search.space import compose_run
-from engine.smallest.candidates import by_backbone
 from engine.smallest.feature_cache import FeatureCache, weights_name
 from engine.smallest.latency import processor_name
 from engine.smallest.probe import Part, probe
 from engine.smallest.progress import Progress, repeats_hidden
 from lightning_modules.cut_features import CutFeatures, in_order
 from lightning_modules.network_errors import network_errors
-from lightning_modules.networks.registry import build_network, network_arguments, pretrained_name, timm_name
+from lightning_modules.networks.registry import build_network, network_arguments
 from lightning_modules.preprocessing import Preprocessing, decide_preprocessing
 from lightning_modules.pretrained_weights import load_initial_weights
 
@@ -104,10 +103,11 @@ class Screen:
 
     Args:
         candidates: all cuts that are asked for, of all backbones and sizes.
-        config: the configuration of smallest.py; used for `candidates.weights` and `budget.minutes`.
+        files: `candidates.weights` by backbone.
         folder: folder of the search.
         folds: number of folds, where probes predict train and val by cross-validation; None: they predict val.
         metric: metric of the probes.
+        budget_minutes: `budget.minutes`.
         remaining_s: returns the seconds left for the screen; None: no limit.
         overrides: arguments of train.py that all runs share.
         progress: shows how far the screen is.
@@ -116,19 +116,18 @@ class Screen:
     def __init__(
         self,
         candidates: list[Candidate],
-        config: DictConfig,
+        files: dict[str, str | None],
         folder: Path,
         *,
         folds: int | None,
         metric: Metric,
+        budget_minutes: float | None,
         remaining_s: Callable[[], float | None],
         overrides: list[str],
         progress: Progress,
     ):
         self.folder, self.folds, self.metric, self.overrides = folder / "screen", folds, metric, overrides
-        self.remaining_s, self.budget_minutes = remaining_s, OmegaConf.select(config, "budget.minutes")
-        weights = OmegaConf.select(config, "candidates.weights") or OmegaConf.create({})
-        self.files = by_backbone(OmegaConf.to_container(weights))
+        self.remaining_s, self.budget_minutes, self.files = remaining_s, budget_minutes, files
         groups: dict[tuple[str, int], list[Candidate]] = {}
         for candidate in candidates:
             if candidate.pretrained and not candidate.excluded:
@@ -468,8 +467,7 @@ def _load_network(config: DictConfig, data: ImageDataModule, backbone: str, cuts
             source = load_initial_weights(
                 network,
                 config.model.weights,
-                backbone=pretrained_name(arguments),
-                timm_name=timm_name(arguments),
+                arguments=arguments,
                 called=backbone,
                 download_to=data.cache / "weights",
             )

@@ -137,7 +137,7 @@ class Smallest:
         database_url(self.settings.storage, self.folder)
         if self._asks_latency:
             check_onnx(f"cost={LATENCY}" if LATENCY in self.question.cost else f"limits.{LATENCY}")
-        check_candidates(self.config.candidates)
+        _, self.weights, _, _ = check_candidates(self.config.candidates)
         data = self._open_data()
         if data.source.streams:
             raise UserError(
@@ -281,16 +281,18 @@ class Smallest:
         """Probe all cuts, and measure how fast this machine is."""
         with self._timed("screen"):
             passes = Screen(
-                self.candidates, self.config, self.folder, folds=self.folds, metric=self.question.metric,
-                remaining_s=lambda: self.budget.left_s(SCREEN_SHARE), overrides=self.settings.overrides, progress=self.progress,
+                self.candidates, self.weights, self.folder, folds=self.folds, metric=self.question.metric,
+                budget_minutes=self.question.budget_minutes, remaining_s=lambda: self.budget.left_s(SCREEN_SHARE),
+                overrides=self.settings.overrides, progress=self.progress,
             ).run()  # fmt: skip
         for each in passes:
             if each.skipped:
                 self.note(f"{each.backbone} at {each.image_size} px was not screened: {each.skipped}.")
         self._save()
         self.times = TrainingTimes(passes, self.n_train, self.n_val, self.config.trainer.max_epochs)
-        _, weights, _, _ = check_candidates(self.config.candidates)
-        self.runs = Runs(self.settings, self.candidates, weights, self.folds, self.budget, self.progress, self._run)
+        self.runs = Runs(
+            self.settings, self.candidates, self.weights, self.folds, self.budget, self.progress, self._run
+        )
 
     def _race(self) -> list[int]:
         """Train the reference and cheaper candidates that may be good enough; return those that finished, reference first."""

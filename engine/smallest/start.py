@@ -18,21 +18,12 @@ def start(config: DictConfig, run: Callable) -> None:
     Raises:
         UserError: a package is missing, or an error of `run_smallest`.
     """
-    check_packages()
-    with Progress("starting") as progress:
-        from engine.smallest.smallest import run_smallest  # late: it imports torch
-
-        run_smallest(config, run, progress)
-
-
-def check_packages() -> None:
-    """Check that the packages of the extra `smallest` are installed.
-
-    Raises:
-        UserError: one is missing; names it and the extra.
-    """
     for package in ("optuna", "sklearn"):
         if importlib.util.find_spec(package) is None:
             raise UserError(
                 f'smallest.py needs {package}, which is not installed: pip install -e ".[smallest]" ("[samples]" includes it)'
             )
+    with Progress("starting") as progress:
+        from engine.smallest.smallest import run_smallest  # late: it imports torch
+
+        run_smallest(config, run, progress)

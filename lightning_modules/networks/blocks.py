@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lightning_modules.networks.surgery import evaluating
+
 WHOLE = "network."  # prefix that the tracer adds to names
 IDLE = (nn.Identity, nn.Dropout)
 OF_HEAD = {  # names of what comes after the last block
@@ -53,13 +55,10 @@ class Blocks(nn.Module):
 
     def _trace(self, *, training: bool) -> "tuple[fx.Graph, _Tracer]":
         """Return what the network runs in one of its modes, which a trace fixes: `F.dropout(x, training=self.training)`."""
-        modes, tracer = [(module, module.training) for module in self.network.modules()], _Tracer()
-        try:
+        tracer = _Tracer()
+        with evaluating(self.network):
             self.network.train(training)
             return tracer.trace(self), tracer
-        finally:
-            for module, mode in modes:
-                module.training = mode
 
     @functools.cached_property
     def _graph_in_training(self) -> fx.Graph:

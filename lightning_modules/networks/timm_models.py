@@ -68,7 +68,8 @@ def check_timm_name(name: str, *, key: str, further: Iterable[str] = ()) -> None
         near = near or timm.list_models(f"*{name.split('_')[0].split(':')[-1]}*")[:MOST_NEAR]
         if further:
             allowed = [*further, *(n for n in near if n not in further), "any of timm.list_models()"]
-            raise NetworkError(f"{key}={name}: unknown", name=name, allowed=allowed)
+            why = " to timm, to which a name with one dot and no capitals belongs (your own: package.module.function)"
+            raise NetworkError(f"{key}={name}: unknown{why if dot else ''}", name=name, allowed=allowed)
         hint = f"similar names: {', '.join(near)}" if near else "timm.list_models() lists its networks"
         raise NetworkError(f"{key}={name}: timm has no network of this name; {hint}")
     tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{architecture}.*")]

@@ -60,7 +60,7 @@ def test_a_head_that_is_a_convolution_learns_before_the_first_step(fake_trainer,
 
 def test_only_the_head_learns_before_the_first_step(model, fake_trainer, pretrained, tmp_path, caplog):
     caplog.set_level("INFO")
-    load_initial_weights(model.network, str(pretrained), backbone=None, download_to=tmp_path)
+    load_initial_weights(model.network, str(pretrained), arguments={"network": "timm"}, download_to=tmp_path)
     before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
     probe = LinearProbe(steps=100, lr=0.01, weight_decay=5)
     probe.on_train_start(fake_trainer, model)
@@ -86,7 +86,7 @@ def test_the_head_is_trained_on_the_features_that_training_begins_with(
 ):
     """On images of another kind than the weights' it was 0.4 in the probe and 1.7 in the first epoch."""
     caplog.set_level("INFO")
-    load_initial_weights(model.network, str(pretrained), backbone=None, download_to=tmp_path)
+    load_initial_weights(model.network, str(pretrained), arguments={"network": "timm"}, download_to=tmp_path)
     modes = [module.training for module in model.network.modules()]
     LinearProbe(steps=100, lr=0.01, weight_decay=5).on_train_start(fake_trainer, model)
     assert [module.training for module in model.network.modules()] == modes
@@ -115,7 +115,7 @@ def test_a_head_of_another_kind_gives_after_the_probe_what_it_has_learned(
     model, build, fake_trainer, pretrained, tmp_path, caplog
 ):
     caplog.set_level("INFO")
-    load_initial_weights(model.network, str(pretrained), backbone=None, download_to=tmp_path)
+    load_initial_weights(model.network, str(pretrained), arguments={"network": "timm"}, download_to=tmp_path)
     torch.manual_seed(0)
     model.network.head = build(first_linear(find_head(model.network)).in_features)
     LinearProbe(steps=100, lr=0.01, weight_decay=0).on_train_start(fake_trainer, model)

@@ -101,5 +101,16 @@ def test_shares_are_beta_distributed(batch):
 ])  # fmt: skip
 def test_what_gives_no_images_and_targets_is_named_before_training(transform, message):
     with pytest.raises(UserError, match=r"^batch_transform \(.*" + message) as caught:
-        check_batch_transform(transform, 3, 8)
+        check_batch_transform(transform, 3, 8, 16)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("transform", [v2.MixUp(alpha=0.4), v2.CutMix()])
+def test_a_batch_of_one_image_which_mixing_leaves_as_it_is_is_refused(transform):
+    one = {"pixels": torch.rand(1, 3, 8, 8), "labels": torch.tensor([1])}
+    mixed = dict(one)
+    mix_batch(mixed, transform, 3, seed=0)
+    assert torch.allclose(mixed["pixels"], one["pixels"])
+    with pytest.raises(UserError, match=r"^datamodule\.batch_size=1: batch_transform .* use a larger"):
+        check_batch_transform(transform, 3, 8, 1)
+    check_batch_transform(transform, 3, 8, 2)

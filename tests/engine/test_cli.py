@@ -115,11 +115,11 @@ def test_two_runs_of_one_second_get_two_folders(monkeypatch):
     assert new_run_dir("resnet18") == f"{first}-2"
 
 
-@pytest.mark.parametrize("text", ["a b", "ä=1,2", "x" * 200, "../../etc", "a/b", "", "-m", "数"])
+@pytest.mark.parametrize("text", ["a b", "ä=1,2", "x" * 200, "../../etc", "a/b", "", "-m", "数", "1"])
 def test_names_are_safe_and_distinct(text):
     name = safe_name(text)
     assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,98}", name)
-    assert name != safe_name(text + "!")
+    assert name not in map(safe_name, (f"{text}!", f"{text}.", f"{text}-", f".{text}"))
 
 
 def test_jobs_are_named_by_what_is_swept():
@@ -174,8 +174,10 @@ def test_warnings_of_python_are_one_line_of_the_log(caplog):
     ("augmentation=[study,none]", "augmentation takes one choice; callbacks, logger, metrics take"),
     ("callbacks=[ema,ema]", r"callbacks=\[ema,ema\]: names a file twice"),
     ("optimizer=null", "optimizer=null: no such choice"),
+    ("+hydra.sweeper.params.seed=[1,2]", r"^\+hydra.sweeper.params.seed=\[1,2\]: is set by files; type .* -m seed=1,2$"),
+    ("-sc", "^-sc: needs the name of a shell: python train.py -sc install=bash$"),
 ])  # fmt: skip
-def test_choices_that_are_none_are_named(argument, message):
+def test_arguments_for_which_hydra_has_no_message_are_refused(argument, message):
     with pytest.raises(UserError, match=message):
         complete_overrides([argument])
 
@@ -195,6 +197,17 @@ def test_a_sweep_takes_no_folder_of_a_single_run(flag):
         UserError, match=r"^hydra.run.dir=/x: is for a single run; for a sweep use hydra.sweep.dir=DIR$"
     ):
         complete_overrides([flag, "seed=1,2", "hydra.run.dir=/x"])
+
+
+def test_a_single_run_takes_no_folder_of_a_sweep(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    with pytest.raises(
+        UserError, match=r"^hydra.sweep.dir=/x: is for a sweep \(-m\); for a single run use hydra.run.dir=DIR$"
+    ):
+        complete_overrides(["seed=1", "hydra.sweep.dir=/x"])
+    assert "hydra.sweep.dir=/x" in complete_overrides(
+        ["experiment=batch_sizes", "hydra.sweep.dir=/x"]
+    )  # sweeps without -m
 
 
 @pytest.mark.parametrize(

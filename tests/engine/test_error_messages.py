@@ -74,7 +74,8 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
     (["datamodule=/data/x"], "a folder of images: datamodule=image_folder datamodule.root=/data/x"),
 ])  # fmt: skip
 def test_of_train(in_process, tmp_path, arguments, words):
-    status, _, error = in_process(train_script, *arguments, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    key = "hydra.sweep.dir" if "-m" in arguments else "hydra.run.dir"
+    status, _, error = in_process(train_script, *arguments, f"{key}={tmp_path}/${{model.name}}")
     assert status == 1 and error.startswith("ERROR: ") and error.count("\n") == 1 and words in error, error
     assert not list(tmp_path.iterdir())
 

@@ -223,6 +223,14 @@ def test_what_the_user_s_own_class_raises_is_one_line(own, cells, train, file, o
     assert kept == (file == "callbacks.py") == ("Resume with: python train.py --config-dir=" in ran.err), ran.err
 
 
+def test_the_error_of_a_class_that_was_typed_names_no_file(own, cells, train):
+    path = own / "my_package" / "networks.py"
+    path.write_text(path.read_text().replace("        super()", "        raise KeyError('part')\n        super()", 1))
+    name = "my_package.networks.Tiny"
+    ran = train("model=truncated", f"model.backbone={name}", "model.keep=body", root=cells_by_class(cells))
+    assert ran.status == 1 and f"ERROR: model.backbone={name}: KeyError: 'part' (networks.py, line " in ran.err, ran.err
+
+
 BAD = [  # file of the page, what is replaced in it, and the message
     ("losses.py", 'reduction="none"', 'reduction="mean"', r"loss=my_package.losses.PolyLoss: gives \(\) for two images"),
     ("losses.py", "return losses +", "return losses.detach() +", "nothing would be learned"),

@@ -39,7 +39,7 @@ def test_a_whole_network_of_torchvision_comes_back_from_its_files(tmp_path, name
     images = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(trained(images), classifier(images))
     started = build_network(num_classes=2, **network).eval()
-    load_initial_weights(started, str(path), backbone=name, classes=["ants", "bees"], download_to=tmp_path)
+    load_initial_weights(started, str(path), arguments=network, classes=["ants", "bees"], download_to=tmp_path)
     torch.testing.assert_close(started(images), trained(images))
 
 
@@ -197,7 +197,7 @@ def test_a_checkpoint_of_another_version_gets_one_line(tmp_path, schema, words):
     network = build_network(**state["hyper_parameters"]["network"], num_classes=2)
     for read in (
         load_network, load_classifier,
-        lambda path: load_initial_weights(network, str(path), backbone=None, download_to=tmp_path),
+        lambda path: load_initial_weights(network, str(path), arguments={"network": "timm"}, download_to=tmp_path),
     ):  # fmt: skip
         with pytest.raises(UserError, match=rf"best\.ckpt: {words}") as error:
             read(path)

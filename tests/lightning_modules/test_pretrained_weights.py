@@ -7,6 +7,7 @@ import torch
 
 from common.errors import UserError
 from lightning_modules import weight_sources
+from lightning_modules.network_errors import register_by_name
 from lightning_modules.networks.registry import build_network, torchvision_model
 from lightning_modules.pretrained_weights import load_initial_weights
 from tests.support.helpers import FINAL, SHARED
@@ -28,8 +29,9 @@ def unreachable(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
 
 
-def load(network, policy, tmp_path):
-    return load_initial_weights(network, policy, backbone=BACKBONE, download_to=tmp_path)
+def load(network, policy, tmp_path, name=BACKBONE):
+    arguments = {"network": "torchvision", "name": name}
+    return load_initial_weights(network, policy, arguments=arguments, download_to=tmp_path)
 
 
 def backbone_is(network, state):
@@ -40,6 +42,30 @@ def test_null_keeps_the_random_weights(network, tmp_path):
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     assert load(network, None, tmp_path) == "random"
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+class OfThree(torch.nn.Module):
+    """A network of the user's own for three classes only, which sets its weights unless they are to be random."""
+
+    def __init__(self, *, num_classes: int, random: bool):
+        super().__init__()
+        assert num_classes == 3
+        self.body, self.fc = torch.nn.Linear(9, 8), torch.nn.Linear(8, num_classes)
+        if not random:
+            torch.nn.init.eye_(self.body.weight)
+
+
+@pytest.mark.parametrize("random", [True, False])
+@pytest.mark.parametrize("policy", ["auto", None])
+def test_weights_that_a_network_sets_itself_are_not_random(tmp_path, caplog, random, policy):
+    name = f"{__name__}.OfThree"
+    register_by_name([name], "model.network")
+    arguments = {"network": name, "random": random}
+    network, state = build_network(num_classes=3, **arguments), torch.get_rng_state()
+    found = load_initial_weights(network, policy, arguments=arguments, classes=["a", "b", "c"], download_to=tmp_path)
+    assert found.startswith("random") == ("RANDOM WEIGHTS" in caplog.text) == random
+    assert random or found == "set by the network itself"
+    assert torch.equal(state, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("wrapper", ["", "module.", "network."])
@@ -175,7 +201,7 @@ def test_weights_of_another_network_are_refused_though_some_fit(tmp_path):
     with pytest.raises(
         UserError, match=r"is from another network: layer1\.0\.conv1\.weight has the shape \(64, 64, 3, 3\)"
     ):
-        load_initial_weights(network, str(tmp_path / "resnet18.pth"), backbone="resnet50", download_to=tmp_path)
+        load(network, str(tmp_path / "resnet18.pth"), tmp_path, "resnet50")
     assert torch.equal(network.conv1.weight, before)
 
 
@@ -184,6 +210,6 @@ def test_only_the_last_layer_of_a_whole_network_stays_random(tmp_path, caplog):
     torch.save(state, tmp_path / "resnet18.pth")
     network = torchvision_model(name="resnet18", num_classes=2)
     with caplog.at_level(logging.INFO):
-        load_initial_weights(network, str(tmp_path / "resnet18.pth"), backbone="resnet18", download_to=tmp_path)
+        load(network, str(tmp_path / "resnet18.pth"), tmp_path, "resnet18")
     assert "random: fc (2)" in caplog.text
     assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items() if "fc" not in name)

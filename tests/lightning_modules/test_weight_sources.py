@@ -53,8 +53,11 @@ def weights(name: str = NAME, seed: int = 1) -> dict[str, torch.Tensor]:
     return timm.create_model(name, pretrained=False).state_dict()
 
 
-def load(network, policy, tmp_path, **options):
-    return load_initial_weights(network, policy, backbone=None, download_to=tmp_path, **options)
+def load(network, policy, tmp_path, timm_name=None, **options):
+    arguments = (
+        {"network": "simple_cnn", "image_size": 32} if timm_name is None else {"network": "timm", "name": timm_name}
+    )
+    return load_initial_weights(network, policy, arguments=arguments, download_to=tmp_path, **options)
 
 
 def is_filled(network, state) -> bool:

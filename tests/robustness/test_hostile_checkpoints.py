@@ -27,6 +27,8 @@ from lightning_modules.checkpoint import (
 from lightning_modules.pretrained_weights import load_initial_weights
 from tests.support.fake_checkpoints import make_checkpoint
 
+ANY = {"network": "timm"}  # of which no name is known
+
 
 class Payload:
     """Run a command when it is unpickled."""
@@ -91,7 +93,7 @@ def test_files_that_are_no_archives(base, tmp_path, canary):
     refused(tmp_path / "evil.ckpt", "not a torch archive")
 
     with pytest.raises(UserError, match=r"evil\.ckpt: not a weights file .*system"):
-        load_initial_weights(torch.nn.Linear(2, 2), str(tmp_path / "evil.ckpt"), backbone=None, download_to=tmp_path)
+        load_initial_weights(torch.nn.Linear(2, 2), str(tmp_path / "evil.ckpt"), arguments=ANY, download_to=tmp_path)
 
 
 @pytest.mark.parametrize(("place", "value", "words"), [
@@ -121,7 +123,7 @@ def test_absurd_sizes_are_named_before_memory_is_taken(base, tmp_path, place, va
 def test_a_file_of_another_kind_as_weights_is_refused_without_the_advice_to_trust_it(tmp_path):
     (tmp_path / "evil.pth").write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(UserError, match=r"evil\.pth: not a weights file \(.*Unsupported operand") as caught:
-        load_initial_weights(torch.nn.Linear(2, 2), str(tmp_path / "evil.pth"), backbone=None, download_to=tmp_path)
+        load_initial_weights(torch.nn.Linear(2, 2), str(tmp_path / "evil.pth"), arguments=ANY, download_to=tmp_path)
     assert "Re-running" not in str(caught.value)
 
 
@@ -225,7 +227,7 @@ def test_safetensors_files_that_are_none(tmp_path, content, words):
     refused(path, *words)
     if "project" not in words[0]:
         with pytest.raises(UserError, match=r"model\.weights=.*evil.*: not a weights file"):
-            load_initial_weights(torch.nn.Linear(2, 2), str(path), backbone=None, download_to=tmp_path)
+            load_initial_weights(torch.nn.Linear(2, 2), str(path), arguments=ANY, download_to=tmp_path)
 
 
 @pytest.mark.parametrize(("change", "words"), [

@@ -68,6 +68,7 @@ def test_every_file_passes(file):
     ("loss=weighted_cross_entropy +loss.x=1", "loss.x: no such setting; WeightedCrossEntropy has none; remove it"),
     ("optimizer.lr=-1", "optimizer.lr=-1: Invalid learning rate: -1; use 0 or more"),
     ("optimizer.lr=.nan", "optimizer.lr=nan: Invalid learning rate: nan; use 0 or more"),
+    ("optimizer.lr=.inf", "optimizer.lr=inf: use a finite number"),
     ("optimizer=sgd +optimizer.momentum=-0.5", "optimizer.momentum=-0.5: Invalid momentum value: -0.5; use 0 or more"),
     ("+optimizer.betas=[0.9,1.5]", "optimizer.betas=[0.9, 1.5]: Invalid beta parameter at index 1: 1.5"),
     ("optimizer=adamw_discriminative optimizer.backbone_lr_factor=-1", "optimizer.backbone_lr_factor=-1: use 0 or more"),
@@ -221,10 +222,13 @@ class OfOneSize(nn.Module):
         return self.fc(self.body(self.patch(x) + self.positions).mean((2, 3)))
 
 
-def test_a_size_that_a_backbone_of_the_user_s_own_does_not_take_is_named():
+@pytest.mark.parametrize("head", [{"hidden_dims": [], "dropout": [0.2]}, {"name": f"{__name__}.WideHead"}])
+def test_a_size_that_a_backbone_of_the_user_s_own_does_not_take_is_named(head):
     name = f"{__name__}.OfOneSize"
-    register_by_name([name], "model.backbone")
+    register_by_name([name, f"{__name__}.WideHead"], "register")
     config = composed("model=truncated", f"model.backbone={name}", "model.keep=body", "model.image_size=32")
+    with open_dict(config):
+        config.model.head = head
     network = build_network(**network_arguments(OmegaConf.to_container(config.model)), num_classes=2)
     with pytest.raises(
         UserError, match=rf"^model\.backbone={re.escape(name)}: does not take an image of 32 x 32: The size of tensor"

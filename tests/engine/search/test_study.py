@@ -1,6 +1,7 @@
 import itertools
 import sqlite3
 import time
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -310,15 +311,20 @@ def test_a_database_that_another_process_is_creating_is_waited_for(opened, monke
     assert sum(waited) == pytest.approx(2)
 
 
-def test_a_disk_that_is_full_when_the_database_is_made(opened, monkeypatch):
-    def connect(*_, **__):
+def test_a_disk_that_is_full_when_the_database_is_made(opened, monkeypatch, tmp_path):
+    def connect(database, *_, **__):
+        Path(database).touch()
         raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr("sqlite3.dbapi2.connect", connect)
-    with pytest.raises(
-        UserError, match=r"study\.db: not available: database or disk is full; free some space, or write"
-    ):
-        opened()
+    for kept in (False, True):  # a database that was there before stays
+        if kept:
+            (tmp_path / "study.db").touch()
+        with pytest.raises(
+            UserError, match=r"study\.db: not available: database or disk is full; free some space, or write"
+        ):
+            opened()
+        assert (tmp_path / "study.db").exists() == kept
 
 
 @pytest.mark.parametrize("hidden", [False, True])

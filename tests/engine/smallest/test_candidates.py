@@ -5,6 +5,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,8 +17,8 @@ from common.errors import UserError
 from common.smallest_record import Candidate, Costs
 from engine.cli import CONF
 from engine.smallest import candidates
-from engine.smallest.candidates import apply_limits, check_limits, list_candidates
-from engine.smallest.screen import Screen
+from engine.smallest.candidates import apply_limits, check_candidates, check_limits, list_candidates
+from engine.smallest.screen import _load_network
 from engine.smallest.selection import is_raced_unprobed
 from lightning_modules.activation_memory import peak_activations
 from lightning_modules.cut_costs import BackboneCosts, cut_costs
@@ -167,6 +168,27 @@ def test_a_backbone_of_the_users_own_is_cut_counted_and_raced_with_random_weight
     assert built.backbone.norm.momentum == 0.01, "its batch norms stay as its author wrote them"
 
 
+class OwnPretrained(Own):
+    """The same with a constructor that loads its weights, but not those of its head."""
+
+    def __init__(self, *, num_classes: int):
+        super().__init__(num_classes=num_classes)
+        self.load_state_dict({"stem.weight": torch.linspace(-1, 1, 64 * 27).view(64, 3, 3, 3)}, strict=False)
+
+
+def test_a_backbone_of_the_users_own_that_loads_its_weights_is_screened(config, tmp_path):
+    name = f"{OwnPretrained.__module__}.OwnPretrained"
+    found = list_candidates(config(backbones=[name], weights={}), num_classes=2)
+    assert {(each.pretrained, each.weights) for each in found} == {(True, "set by the network itself")}
+    data = SimpleNamespace(catalog=SimpleNamespace(classes=["a", "b"]), cache=tmp_path)
+    run = OmegaConf.create(
+        {"seed": 1, "model": {"network": "truncated", "backbone": name, "keep": "more", "weights": "auto",
+                              "head": {"hidden_dims": [], "dropout": [0]}}}
+    )  # fmt: skip
+    network = _load_network(run, data, name, ["norm", "more"])
+    assert torch.equal(network.backbone.stem.weight.flatten(), torch.linspace(-1, 1, 64 * 27))
+
+
 @pytest.mark.parametrize("key", ["weights", "cuts"])
 def test_settings_of_a_backbone_whose_name_has_dots_are_typed_as_those_of_others(key, tmp_path):
     name, file = f"{Own.__module__}.Own", tmp_path / "own.pth"
@@ -180,10 +202,22 @@ def test_settings_of_a_backbone_whose_name_has_dots_are_typed_as_those_of_others
     assert {(each.pretrained, each.weights) for each in found} == {
         (True, "file own.pth") if key == "weights" else (False, "random")
     }
-    screen = Screen(
-        found, config, tmp_path, folds=None, metric="accuracy", remaining_s=lambda: None, overrides=[], progress=None
-    )
-    assert screen.files.get(name, "auto") == (str(file) if key == "weights" else "auto")
+    _, weights, _, _ = check_candidates(config.candidates)
+    assert weights.get(name, "auto") == (str(file) if key == "weights" else "auto")
+
+
+class OwnThatAsks(Own):
+    """The same with a forward pass that asks for a value, which costs cannot be measured without."""
+
+    def forward(self, x):
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+def test_a_backbone_of_the_users_own_that_cannot_be_measured_is_one_line(config, tmp_path):
+    torch.save(Own(num_classes=3).state_dict(), tmp_path / "own.pth")
+    name = f"{OwnThatAsks.__module__}.OwnThatAsks"
+    with pytest.raises(UserError, match=f"candidates.backbones: {name} cannot be measured"):
+        list_candidates(config(backbones=[name], weights={name: str(tmp_path / "own.pth")}), 2)
 
 
 def test_a_backbone_of_the_users_own_that_cannot_be_imported_is_one_line(config):
@@ -241,6 +275,7 @@ def test_packaged_weights_count_as_pretrained(config, monkeypatch):
         ({"backbones": [18]}, "candidates.backbones: 18 is not the name"),
         ({"backbones": ["squeezenet1_1", "squeezenet1_1"]}, "squeezenet1_1 is listed twice"),
         ({"backbones": ["squeezenet1_1", "resnet81"]}, "candidates.backbones=resnet81: unknown; did you mean"),
+        ({"backbones": ["nets.tiny"]}, "with one dot and no capitals belongs (your own: package.module.function); did"),
         ({"image_sizes": []}, "candidates.image_sizes=[]: use a list"),
         ({"image_sizes": [64, 64]}, "candidates.image_sizes: 64 is listed twice"),
         ({"image_sizes": [8]}, "candidates.image_sizes: 8 is not a size; use whole numbers from 16"),

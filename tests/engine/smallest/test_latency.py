@@ -60,15 +60,14 @@ def test_a_file_computes_what_the_network_computes_that_a_run_builds(backbone, k
     if backbone == "test_vit":
         pytest.importorskip("timm", reason="needs the extra timm")
     torch.manual_seed(0)
-    cuts = _AllCuts(backbone, keeps, 3, size)
+    cuts = _AllCuts(backbone, keeps, 3)
     image, n_weights = torch.randn(1, 3, size, size), []
     for keep, head, graph in zip(keeps, cuts.heads, output_graphs(cuts, size, keeps), strict=True):
         network = build_network(
             network="truncated", backbone=backbone, keep=keep, num_classes=3, head={"hidden_dims": [], "dropout": [0.2]}
         ).eval()
-        whole = cuts.backbone.state_dict()
-        names = network.weight_names()
-        network.load_state_dict({names[name]: weight for name, weight in whole.items() if name in names}, strict=False)
+        whole = cuts.features.backbone.state_dict()
+        assert not network.backbone.load_state_dict(whole, strict=False).missing_keys
         network.head.load_state_dict(head.state_dict())
         with torch.no_grad():
             expected = network(image).numpy()
@@ -113,7 +112,7 @@ def test_of_another_machine_it_is_measured_again(timed, tmp_path, monkeypatch):
 @pytest.mark.thorough
 def test_a_failed_export_leaves_the_others(timed, tmp_path, monkeypatch, caplog):
     def refuse(network, size, names):
-        if "features.3" in network.keeps:
+        if "features.3" in network.features.cuts:
             raise RuntimeError("no such\noperator")
         return output_graphs(network, size, names)
 

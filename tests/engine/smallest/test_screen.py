@@ -15,7 +15,6 @@ import torch
 from filelock import FileLock
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 from PIL import Image
 
 from common.errors import UserError
@@ -78,18 +77,15 @@ def screened(tmp_path, two_colors, weights):
         **files,
     ):
         given = given or candidates()
-        settings = {
-            "budget": {"minutes": minutes},
-            "candidates": {"weights": {"simple_cnn": str(weights), **files}},
-        }  # fmt: skip
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONF), version_base="1.3"):
             passes = screen.Screen(
                 given,
-                OmegaConf.create(settings),
+                {"simple_cnn": str(weights), **files},
                 tmp_path / folder,
                 folds=folds,
                 metric=metric,
+                budget_minutes=minutes,
                 remaining_s=left if callable(left) else lambda: left,
                 overrides=[*arguments(root, tmp_path), *overrides],
                 progress=Progress(),
@@ -247,7 +243,7 @@ def test_a_pass_is_expected_to_take_what_its_macs_took_in_calm_passes_of_its_bac
     ]  # fmt: skip
     left = [None]
     found = screen.Screen(
-        given, OmegaConf.create({}), tmp_path, folds=None, metric="accuracy", remaining_s=lambda: left[0], overrides=[],
+        given, {}, tmp_path, folds=None, metric="accuracy", budget_minutes=None, remaining_s=lambda: left[0], overrides=[],
         progress=Progress(),
     )  # fmt: skip
 
@@ -296,8 +292,8 @@ def test_the_minutes_that_are_named_by_hand(screened, monkeypatch):
 
 def test_the_line_on_a_pass_has_its_best_cut_and_all_of_its_seconds(tmp_path):
     found = screen.Screen(
-        [], OmegaConf.create({}), tmp_path, folds=None, metric="balanced_accuracy", remaining_s=lambda: None, overrides=[],
-        progress=Progress(),
+        [], {}, tmp_path, folds=None, metric="balanced_accuracy", budget_minutes=None, remaining_s=lambda: None,
+        overrides=[], progress=Progress(),
     )  # fmt: skip
     done = screen.Pass(backbone="a", image_size=16, images=9, macs=1.0, seconds=70.0, flag="busy")
     probes = {"x": Measured(value=0.7), "y": Measured(value=0.9, low=0.81239, high=0.94321), "z": Measured(value=0.8)}

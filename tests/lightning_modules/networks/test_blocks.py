@@ -137,7 +137,7 @@ def test_a_block_can_be_asked_for_by_its_name_its_number_or_its_container(same, 
         ("lcnet_050.nothing", 3, "timm has no weights of lcnet_050 with the tag 'nothing'; its tags are ra2_in1k"),
         ("lcnet_55", 3, "model.backbone=lcnet_55: unknown; allowed: .*lcnet_050"),
         ("hf-hub:somebody/something", 3, "model.backbone=hf-hub:somebody/something: unknown"),
-        ("lcnet_55.in1k", 3, r"lcnet_55.in1k: unknown; if it is yours: register=\[lcnet_55.in1k\]; allowed: .*lcnet_050"),
+        ("lcnet_55.in1k", 3, r"unknown to timm.*own: package.*; if it is yours: register=\[lcnet_55.in1k\]; allowed: .*lcnet"),
         ("nets.Mine", 3, r"^the backbone 'nets.Mine' is not one of .*; if it is yours: register=\[nets.Mine\]$"),
         ("", 3, "model.backbone=: has no value"),
         ("lcnet_050", "", "model.keep has no value"),
@@ -172,7 +172,7 @@ def test_real_weights_of_the_whole_network_fit_a_cut(tmp_path):
     whole.load_state_dict(state, strict=False)  # it has no num_batches_tracked
     torch.save(state, tmp_path / "lite0.pth")
     network = cut("tf_efficientnet_lite0", "blocks.3.0").eval()
-    load_initial_weights(network, str(tmp_path / "lite0.pth"), backbone=None, download_to=tmp_path)
+    load_initial_weights(network, str(tmp_path / "lite0.pth"), arguments={"network": "timm"}, download_to=tmp_path)
     x = torch.randn(2, 3, 96, 96)
     with torch.no_grad():
         _, maps = whole.eval().forward_intermediates(x, indices=[2])  # timm's own way: after blocks.2
