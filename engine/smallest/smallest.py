@@ -181,7 +181,12 @@ class Smallest:
         if n_val >= self.settings.folds_below:
             return None
         labels = data.catalog.labels[np.concatenate([data.catalog.rows("train"), data.catalog.rows("val")])]
-        if min(Counter(labels.tolist()).values()) < 2 * folds:
+        smallest, n = min(Counter(labels.tolist()).items(), key=lambda item: item[1])
+        if n < 2 * folds:
+            log.info(
+                "no cross-validation in %d folds: class %s has %s in train and val, and needs two for each fold",
+                folds, data.catalog.classes[smallest], plural(n, "image"),
+            )  # fmt: skip
             return None
         return folds if all(self._is_whole(fold, folds) for fold in range(folds)) else None
 
