@@ -57,9 +57,12 @@ def test_a_class_that_is_too_small_for_folds_is_named(caplog):
         rows=lambda split: {"train": np.arange(0, 10), "val": np.arange(10, 15)}[split],
     )  # fmt: skip
     search = object.__new__(Smallest)
-    search.settings = SimpleNamespace(folds=None, n_folds=2, folds_below=300)
+    search.settings = SimpleNamespace(folds=None, n_folds=2, folds_below=300, question=SimpleNamespace(seeds=[7, 8]))
     assert search._folds(SimpleNamespace(catalog=catalog)) is None
     assert "no cross-validation in 2 folds: class b has 3 images in train and val" in caplog.text
+    catalog.labels, search._is_whole = np.array([0] * 9 + [1] * 7), lambda fold, folds: True
+    assert search._folds(SimpleNamespace(catalog=catalog)) == 2
+    assert "the finals are a cross-validation in 2 folds with seed 7, not several seeds" in caplog.text
 
 
 def test_the_note_on_a_run_that_failed_says_what_to_do(tmp_path):
