@@ -321,6 +321,8 @@ def _what_would_decide(record: SmallestRecord, pair: Pair, value: float | None) 
     margin, target = record.question.good_enough, record.question.target
     if pair.would_decide:
         decide = clean(pair.would_decide)
+        if target is None and pair.difference > 0:  # the plan takes no difference above 0 for true
+            decide = f"if they are equally good, {decide}"
         return decide if " would" in decide or "only if" in decide else f"{decide} would decide"
     if target is None and pair.difference <= -margin:
         return f"the difference is not within {margin:g}, so more images will not help unless it shrinks"
