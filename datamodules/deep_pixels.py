@@ -93,6 +93,10 @@ class DeepPixels:
             "images of 8 bits; convert it to 8 bits like those"
         )
 
+    def share_outside(self, low: float, high: float) -> float:
+        """Return the share of values that become black or white because they are below `low` or above `high`."""
+        return float(((self.colors < low) | (self.colors > high)).mean())
+
     def to_image(self, low: float, high: float) -> Image.Image:
         """Return an upright image of 8 bits per channel in which `low` is 0 and `high` is 255: L, LA, RGB or RGBA.
 

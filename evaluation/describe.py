@@ -30,7 +30,7 @@ def describe_metrics(metrics: SplitMetrics, decision: Decision | None, split: st
             if value is not None
         )
     ]
-    lines += [_recall(metrics.per_class)] if metrics.per_class else []
+    lines += [describe_recall(metrics.per_class)] if metrics.per_class else []
     if metrics.ece is not None:
         lines.append(f"calibration error (ECE): {describe_calibration(metrics, decision)}")
     if metrics.binary and metrics.binary.at_threshold:
@@ -168,15 +168,7 @@ def format_threshold(threshold: float) -> str:
     return f"{threshold:.3f}" if 0.01 <= threshold <= 0.99 else f"{threshold:.6g}"
 
 
-def _decided(metrics: SplitMetrics, split: str) -> str:
-    if metrics.selective is None:
-        return ", so predict.py abstains from every image"
-    accuracy = f": {_describe(metrics.selective.accuracy)}" if metrics.selective.accuracy else ""
-    coverage = metrics.selective.coverage
-    return f", decides {coverage:.{digits_of_share(coverage) - 2}%} of {split}{accuracy}"
-
-
-def _recall(classes: list[ClassScores]) -> str:
+def describe_recall(classes: list[ClassScores]) -> str:
     """Return the recall of each class with images; with many classes only the worst."""
     known = [scores for scores in classes if scores.recall]
     title = "recall"
@@ -185,6 +177,14 @@ def _recall(classes: list[ClassScores]) -> str:
         known = sorted(known, key=lambda scores: scores.recall.value)[:WORST]
     parts = [f"{short_name(each.name)} {_describe(each.recall, 2, f', n = {each.n:,}')}" for each in known]
     return f"{title}: {', '.join(parts)}"
+
+
+def _decided(metrics: SplitMetrics, split: str) -> str:
+    if metrics.selective is None:
+        return ", so predict.py abstains from every image"
+    accuracy = f": {_describe(metrics.selective.accuracy)}" if metrics.selective.accuracy else ""
+    coverage = metrics.selective.coverage
+    return f", decides {coverage:.{digits_of_share(coverage) - 2}%} of {split}{accuracy}"
 
 
 def _interval(interval: tuple[float, float] | None) -> str:

@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.own_test_images import OwnTestImages
 from common.progress import Progress
 from common.run_folder import RunFolder, missing_folders, remove_empty
-from common.run_record import Baseline, Decision, SplitMetrics, describe_test_evaluations
+from common.run_record import Baseline, ClassScores, Decision, SplitMetrics, describe_test_evaluations
 from common.table import Table
 from common.text import clean, join_words, plural, printable, short_name
 from inference.arguments import check_predict_arguments, checkpoint_argument
@@ -204,8 +204,8 @@ class PredictionSummary:
         self.first_error = ""
         self.predicted = Counter()
         self.unknown_labels = Counter()
-        # Split -> for each labeled image: is it correct, did the model decide (not abstain), its group
-        self.known: dict[str, tuple[list[bool], list[bool], list[str]]] = {}
+        # Split -> for each labeled image: is it correct, did the model decide (not abstain), its group, its class
+        self.known: dict[str, tuple[list[bool], list[bool], list[str], list[int]]] = {}
         self.labels: dict[str, Counter] = {}  # split -> number of images by label
         self.learned = Counter()  # split -> number of images that trained or chose the network
 
@@ -220,8 +220,9 @@ class PredictionSummary:
         self.predicted[prediction.predicted] += 1
         self.abstained += bool(prediction.abstained)
         if image_input.label in self.classes:
-            found = image_input.label == prediction.predicted, not prediction.abstained, image_input.group
-            for column, value in zip(self.known.setdefault(image_input.split, ([], [], [])), found, strict=True):
+            label = self.classes.index(image_input.label)
+            found = image_input.label == prediction.predicted, not prediction.abstained, image_input.group, label
+            for column, value in zip(self.known.setdefault(image_input.split, ([], [], [], [])), found, strict=True):
                 column.append(value)
             self.labels.setdefault(image_input.split, Counter())[image_input.label] += 1
             if self.own_test:
@@ -237,7 +238,12 @@ class PredictionSummary:
         Args:
             test_evaluations: number so far for this model, including this one; None: this is not a test evaluation.
         """
-        from evaluation.describe import describe_accuracy, describe_caveats, describe_promise  # late: scipy
+        from evaluation.describe import (
+            describe_accuracy,
+            describe_caveats,
+            describe_promise,
+            describe_recall,
+        )  # late: scipy
         from evaluation.intervals import design_effect, format_accuracy, group_numbers, proportion
 
         lines = [*self._first_rows().as_text(), ""]
@@ -255,11 +261,14 @@ class PredictionSummary:
             lines.append(f"not read: {self.errors:,}")
         for split, columns in self.known.items():
             name = f"{split} accuracy".strip().capitalize()
-            correct, kept, groups = *map(np.array, columns[:2]), group_numbers(columns[2])
+            correct, kept, groups, labels = *map(np.array, columns[:2]), group_numbers(columns[2]), np.array(columns[3])
             accuracy = proportion(int(correct.sum()), len(correct), design_effect(correct, groups))
             counts = {name: self.labels[split][name] for name in self.classes}  # ties go to the first, as in the record
             metrics = SplitMetrics(accuracy=accuracy, baseline=Baseline.of(counts))
             lines += [f"{name}: {describe_accuracy(metrics)}", *describe_caveats(metrics)]
+            if len(np.unique(labels)) > 1:
+                recall = describe_recall(self._recalls(correct, labels, groups))
+                lines.append(f"{split.capitalize()} {recall}" if split else f"{recall[:1].upper()}{recall[1:]}")
             if learned := self.learned[split]:
                 which = f"{learned:,} of these {len(correct):,} images" if len(correct) > 1 else "this image"
                 are = "is a train or validation image" if learned == 1 else "are train or validation images"
@@ -278,6 +287,17 @@ class PredictionSummary:
                 f"network does not know ({unknown}); it knows {join_words(self.classes, 20)}"
             )
         return [printable(line) for line in lines]  # names of classes may come from an untrusted file
+
+    def _recalls(self, correct: np.ndarray, labels: np.ndarray, groups: np.ndarray | None) -> list[ClassScores]:
+        from evaluation.intervals import class_effects, proportion  # late: scipy
+
+        effects = class_effects(correct, labels, len(self.classes), groups)
+        of_class = [correct[labels == index] for index in range(len(self.classes))]
+        return [
+            ClassScores(name=name, n=len(right), recall=proportion(int(right.sum()), len(right), effect))
+            for name, right, effect in zip(self.classes, of_class, effects.tolist(), strict=True)
+            if len(right)
+        ]
 
     def _frequent_classes(self) -> list[str]:
         """Return all classes in the network's order; if there are many, only the most frequent ones."""

@@ -17,7 +17,7 @@ from common.processor_time import own_cores
 from common.run_record import Decision
 from common.text import format_confidence
 from datamodules.decode import DecodedImage, UnreadableImageError, decode_pixels, read_image, rgb
-from datamodules.deep_pixels import DeepPixels
+from datamodules.deep_pixels import DeepPixels, ValueRange
 from inference.backends import Backend, ModelDescription, open_backend
 from inference.image_inputs import ImageInput, resolve_images
 
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 BATCH_SIZE = 16
 AHEAD = 2  # batches that are being read while the network computes one
 NOT_FINITE = "the network gives NaN for it"
+CLIPPED = 0.05  # share of an image's values outside the range of the training images that is worth a warning
 MOST_WAITING = 16  # batches' worth of inputs that may wait for one full batch when few files can be read
 
 
@@ -78,6 +79,9 @@ class Predictor:
         self.backend = backend
         self.description: ModelDescription = backend.description
         self._warned = False
+        self._clipped: list[
+            int
+        ] = []  # images, by number, of which threads noted that much is outside the trained range
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str = "auto", register: Sequence[str] = ()) -> "Predictor":
@@ -135,14 +139,22 @@ class Predictor:
         return self._stream(images, batch_size)
 
     def _stream(self, images: Iterable, batch_size: int) -> Iterator[tuple[object, Prediction]]:
-        waiting, readable = [], 0
+        waiting, readable, n_read = [], 0, 0
+        self._clipped.clear()
         for item, decoded in self._read_ahead(images, AHEAD * batch_size):
+            n_read += 1
             waiting.append((item, decoded))
             readable += isinstance(decoded, ReadyImage)
             if readable == batch_size or len(waiting) >= MOST_WAITING * batch_size:
                 yield from self._predict_batch(waiting)
                 waiting, readable = [], 0
         yield from self._predict_batch(waiting)
+        if self._clipped:
+            log.warning(
+                "%s of %s images have more than %g%% of their values outside the range of the training images (%s), where "
+                "they become black or white: another exposure or camera? The predictions may be wrong",
+                f"{len(self._clipped):,}", f"{n_read:,}", CLIPPED * 100, self.description.value_range,
+            )  # fmt: skip
 
     def _read_ahead(self, images: Iterable, ahead: int) -> Iterator[tuple[object, ReadyImage | str]]:
         """Yield each image with its pixels, or the reason why there are none; Pillow decodes without holding the GIL."""
@@ -165,12 +177,20 @@ class Predictor:
             if isinstance(decoded.source, DeepPixels) and decoded.source.stated is None and not self.description.range:
                 self._warn_of_deep_pixels()
             path, value_range = _path(item), self.description.value_range
+            self._note_clipped(decoded.source, value_range, number)
             image = rgb(decoded, path, value_range) if path else decoded.rgb(value_range)
         except UnreadableImageError as error:
             return str(error)
         except UserError as error:
             raise UserError(f"images[{number}]: {error}") from error
         return ReadyImage(self.description.pixels(image), decoded.fingerprint())
+
+    def _note_clipped(self, source: object, value_range: ValueRange | None, number: int) -> None:
+        """Note an image beyond the range that training found; a range that was given clips training images, too."""
+        if value_range is None or value_range.of_all or not isinstance(source, DeepPixels) or source.stated is not None:
+            return
+        if source.share_outside(value_range.low, value_range.high) > CLIPPED:
+            self._clipped.append(number)
 
     def _warn_of_deep_pixels(self) -> None:
         if not self._warned:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import fmean
 
+import numpy as np
+
 from common.run_record import Deployed, ExportCost
 from common.table import Cell, Column, Table
 from common.text import (
@@ -21,7 +23,7 @@ from common.text import (
     rounded_up,
     short_name,
 )
-from reports.accuracy import Accuracy, caveats_of_one_seed
+from reports.accuracy import Accuracy, CorrectnessMatrix, caveats_of_one_seed
 from reports.report_data import (
     BestOfValue,
     Comparison,
@@ -184,6 +186,13 @@ def note(group: ResultGroup) -> str:
             " and for the choice of the best row by the same measurements" if group.chose_best and tests > 1 else ""
         )
         text += COMPARISON_NOTE.format(split=SPLIT_NAMES[group.split], m=m, margin=group.margin, choice=choice)
+    for split, name in SPLIT_NAMES.items():
+        found = [
+            row.outcomes[split].groups for row in group.rows if isinstance(row.outcomes.get(split), CorrectnessMatrix)
+        ]
+        numbers = {len(np.unique(each)) for each in found if each is not None}
+        if len(numbers) == 1:
+            text += f"The {name} images form {numbers.pop():,} groups, which intervals and tests take into account. "
     text += COST_NOTE
     for split, guess in group.rows[0].baselines.items():
         name = short_name(guess.name)

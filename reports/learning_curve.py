@@ -24,6 +24,7 @@ from reports.wording import LEVEL
 
 MARGIN = 0.02  # of the comparison; nothing here depends on it
 WIDEST = 0.05  # of the number of images: how far apart networks of one number are drawn
+UNEQUAL = 1.25  # ratio of training steps from which on a gain may be that of more steps
 MOST_WITHIN = 5  # networks in a legend within the axes; that of more is below them
 SHORT_LABEL = 36  # characters: two fit beside each other
 LINE = 0.22  # inches of a legend's line
@@ -39,6 +40,7 @@ class Point(NamedTuple):
     right: np.ndarray  # (seeds, images) bool
     interval: Interval  # of the accuracy, 95%, over seeds and images
     groups: np.ndarray | None  # (images,) numbers
+    epochs: float | None = None  # of the training; None: its length is not given in epochs
 
     @property
     def accuracy(self) -> float:
@@ -97,7 +99,9 @@ def curves_of(trained: Sequence[Run], excluded: list[str]) -> Curves:
         _check_only_seeds_differ(name, n_train, [runs[row] for row in rows])
         interval = accuracy_interval(correct[rows], groups)
         curve = name if networks[name] == 1 else f"{name} with {parameters:,} parameters"
-        points[curve].append(Point(name, parameters, n_train, seeds, correct[rows], interval, groups))
+        points[curve].append(
+            Point(name, parameters, n_train, seeds, correct[rows], interval, groups, _epochs(runs[rows[0]]))
+        )
     chose_epoch = split == "val" or any(run.selected_on_test for run in runs)
     return Curves(split, dict(points), excluded, chose_epoch)
 
@@ -107,6 +111,13 @@ def _share(run: Run) -> tuple:
     data, fraction = run.data, run.record.run.settings.get("datamodule.train_fraction")
     known = data.fingerprint_full is not None and isinstance(fraction, (int, float))
     return (fraction, data.fingerprint_full) if known else (data.n_train,)
+
+
+def _epochs(run: Run) -> float | None:
+    settings = run.record.run.settings
+    epochs = settings.get("trainer.max_epochs")
+    limits = (settings.get(f"trainer.{name}") for name in ("max_steps", "max_time"))
+    return epochs if isinstance(epochs, (int, float)) and all(limit is None for limit in limits) else None
 
 
 def _check_only_seeds_differ(model: str, n_train: int, runs: Sequence[Run]) -> None:
@@ -152,6 +163,13 @@ def describe_curves(curves: Curves) -> list[str]:
         f"{change} {_format_gain(gain, p)}: {_verdict(what, gain, p)}"
         for (change, what, gain), p in zip(found, p_values, strict=True)
     ]
+    ends = [points[-2:] for points in curves.points.values() if len(points) > 1]
+    if any(half.epochs and full.epochs and full.epochs * full.n_train > UNEQUAL * half.epochs * half.n_train
+           for half, full in ends):  # fmt: skip
+        sentences.append(
+            "More images were also trained for more steps, which may be the reason for a gain; "
+            "experiment=learning_curve without trainer.max_epochs trains each part for equally many steps"
+        )
     if any(gain.n_seeds < FEWEST_SEEDS for _, _, gain in found):
         sentences.append(
             f"With fewer than {FEWEST_SEEDS} seeds, this is about these trained networks and these training images"

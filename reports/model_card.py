@@ -141,6 +141,10 @@ def _data(run: Run) -> list[str]:
         labels_from=settings.get("datamodule.table"),
         seed_of_the_splits=settings.get("datamodule.split_seed"),
     )
+    if run.folder.splits.is_file() and (groups := len(set(run.folder.group_names().values()))):
+        lines.append(
+            f"{plural(groups, 'group')} of images; each is in one split, and intervals take groups into account"
+        )
     if data.folds:
         lines.append(f"fold {data.fold} of {data.folds} of a cross-validation, which does not use the test split")
     return [*lines, f"excluded: {plural(len(data.excluded), 'image')}, see result.json"] if data.excluded else lines

@@ -321,6 +321,8 @@ def _what_would_decide(record: SmallestRecord, pair: Pair, value: float | None) 
     margin, target = record.question.good_enough, record.question.target
     if pair.would_decide:
         decide = clean(pair.would_decide)
+        if target is None and pair.difference > 0:  # the plan takes no difference above 0 for true
+            decide = f"if they are equally good, {decide}"
         return decide if " would" in decide or "only if" in decide else f"{decide} would decide"
     if target is None and pair.difference <= -margin:
         return f"the difference is not within {margin:g}, so more images will not help unless it shrinks"
@@ -368,7 +370,8 @@ def _what_is_shown(record: SmallestRecord, answer: Answer) -> str | None:
     if question.target is None:
         known = margin is not None and margin >= question.good_enough
         smallest = [f"the smallest margin that is shown is {rounded_up(margin)}"] if known else []
-        only = f"{question.good_enough:g} is shown only for the most accurate network itself"
+        itself = "reference" if pair.difference > 0 else "most accurate network"  # the race, with one seed, chose it
+        only = f"{question.good_enough:g} is shown only for the {itself} itself"
         return "; ".join([*smallest, f"{only}, {at_size(reference)}"])
     known = margin is not None and margin <= question.target
     parts = [f"the largest target that is shown is {rounded_down(margin)}"] if known else []

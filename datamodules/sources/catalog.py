@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.text import plural
+
 SPLITS = ("train", "val", "test")
 UNASSIGNED = ""
 SPLIT_WORDS = {
@@ -119,6 +121,11 @@ class Catalog:
         return present
 
     def describe(self) -> str:
-        """Return `train 1,333, val 445, test 445 images`."""
+        """Return `train 1,333, val 445, test 445 images`; with named groups also `in 612 groups`."""
         counts = [f"{split} {len(self.rows(split)):,}" for split in SPLITS if len(self.rows(split))]
-        return f"{', '.join(counts)} images"
+        named = [self.groups[row] for split in SPLITS for row in self.rows(split) if self.groups[row]]
+        text = f"{', '.join(counts)} images"
+        if not named:
+            return text
+        some = "" if len(named) == sum(len(self.rows(split)) for split in SPLITS) else f", {len(named):,} of them"
+        return f"{text}{some} in {plural(len(set(named)), 'group')}"

@@ -313,6 +313,10 @@ def check_logits(config: DictConfig, network: nn.Module, k: int) -> None:
             )
         if logits.dtype != torch.float32:  # with other types, losses are inexact and exports fail
             raise UserError(f"{name}: gives logits of {logits.dtype}, not torch.float32; end its forward with .float()")
+        if (logits >= 0).all() and (logits.sum(1) - 1).abs().max() < 1e-5:
+            raise UserError(
+                f"{name}: gives probabilities, which add up to 1, not logits; remove its softmax, since the loss has one"
+            )
 
 
 def _backbone_takes(network: nn.Module, size: int) -> bool:
@@ -360,7 +364,7 @@ def _check_node(key: str, node, given: tuple[str, ...] = (), filled: tuple[str, 
     if not isinstance(node, dict):
         raise UserError(f"{key}={str(node)[:60]!r}: expected a _target_ and its settings")
     if node.get("_target_") is None:
-        raise UserError(f"{key}._target_ has no value; give it one: the full name of a class, such as torch.optim.Adam")
+        raise UserError(f"{key}._target_ has no value; give it one: the full name of a class or function")
     partial = node.get("_partial_", False)
     if not isinstance(partial, bool):
         raise UserError(f"{key}._partial_={partial!r}: use true or false")

@@ -172,7 +172,13 @@ class Smallest:
         return build_data(validate(compose_run(overrides)), "bilinear", mean=[0.5] * 3, std=[0.5] * 3)
 
     def _folds(self, data: L.LightningDataModule) -> int | None:
-        """Return the number of folds of train and val; None: one validation split and several seeds."""
+        """Return the number of folds of train and val, and log it; None: one validation split and several seeds."""
+        folds, seeds = self._possible_folds(data), self.settings.question.seeds
+        if folds is not None:
+            log.info("the finals are a cross-validation in %d folds with seed %d, not several seeds", folds, seeds[0])
+        return folds
+
+    def _possible_folds(self, data: L.LightningDataModule) -> int | None:
         if self.settings.folds is not None:
             self._predicted = self._rows_of_folds(self.settings.folds)  # raises UserError before the folder exists
             return self.settings.folds
@@ -180,7 +186,12 @@ class Smallest:
         if len(val) >= self.settings.folds_below:
             return None
         labels = data.catalog.labels[np.concatenate([data.catalog.rows("train"), val])]
-        if min(Counter(labels.tolist()).values()) < 2 * folds:
+        smallest, n = min(Counter(labels.tolist()).items(), key=lambda item: item[1])
+        if n < 2 * folds:
+            log.info(
+                "no cross-validation in %d folds: class %s has %s in train and val, and needs two for each fold",
+                folds, data.catalog.classes[smallest], plural(n, "image"),
+            )  # fmt: skip
             return None
         try:
             self._predicted = self._rows_of_folds(folds)

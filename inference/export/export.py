@@ -383,7 +383,9 @@ def _calibration_images(
     candidates = splits.get("train") or splits.get("")
     if not candidates:
         reason = f"images={images} has none" if images is not None else "those of the run are not available"
-        raise UserError(f"format={format.name} needs training images, and {reason}; give some: images=DIR")
+        raise UserError(
+            f"format={format.name} needs training images, and {reason}; give some: images=DIR, or images=RUN for those of a run"
+        )
     chosen = VerificationImages(spread(candidates, N_CALIBRATION), "images to calibrate with")
     return [image_input for _, image_input in decoded(chosen, description)]
 

@@ -116,7 +116,10 @@ def known_images(checkpoint: Path, images: str | list[str] | None, root: str | N
     """
     run = run_of_checkpoint(checkpoint) if images is None else named_run(images)
     if images is None and run is None:
-        log.warning("%s: not in the folder of a run with its splits; verifying on synthetic images", checkpoint)
+        log.warning(
+            "%s: not in the folder of a run with its splits; verifying on synthetic images; for real ones, give the folder of "
+            "the run that trained it: images=RUN", checkpoint,
+        )  # fmt: skip
         return {}
     found: dict[str, list[ImageInput]] = {}
     try:

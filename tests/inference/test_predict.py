@@ -5,10 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from scipy.stats import binomtest
 
 from common.errors import UserError
 from common.own_test_images import OwnTestImages
 from common.run_folder import RunFolder
+from evaluation.decision import measure
+from evaluation.describe import describe_recall
 from evaluation.intervals import accuracy_interval, proportion
 from inference.image_inputs import ImageInput
 from inference.predict import PredictionSummary, open_table, prediction_columns, prediction_row, table_path
@@ -118,7 +121,9 @@ def test_the_summary_is_counted_by_hand():
         in text
     )
     assert "Val accuracy where not abstained: 1.0000 (2 of 2, " in text
-    assert "Test accuracy: 0.0000 (0 of 1, " in text
+    low, high = binomtest(1, 2).proportion_ci(method="wilson")
+    assert f"\nVal recall: ants 1.00 (0.21 to 1.00, n = 1), bees 0.50 ({low:.2f} to {high:.2f}, n = 2)\n" in text
+    assert "Test accuracy: 0.0000 (0 of 1, " in text and "Test recall" not in text  # one class: the same number
     assert (
         "excluded from the accuracy: 1 image with a label that the network does not know (wasps); it knows ants and bees"
         in text
@@ -140,6 +145,22 @@ def test_without_a_decision_or_labels_the_summary_leaves_them_out():
     text = "\n".join(summary.lines())
     assert "abstained" not in text and "ccuracy" not in text and "decided" not in text and "more" not in text
     assert "…666" in text and "6" * 60 not in text
+
+
+def test_the_recall_of_images_in_groups_is_that_of_the_record():
+    """12 images of 3 animals; their class names keep their capitals, and images without a split are named, too."""
+    labels, right = ["Honey Bee", "Ant"] * 6, [True] * 8 + [False] * 4
+    summary = PredictionSummary(["Ant", "Honey Bee"], None)
+    for index, (label, is_right) in enumerate(zip(labels, right, strict=True)):
+        other = "Ant" if label == "Honey Bee" else "Honey Bee"
+        row = ImageInput(f"{index}.jpg", Path("x.jpg"), label=label, group=f"animal {index // 4}")
+        name = label if is_right else other
+        summary.add(row, Prediction(row.path, "", name, {"Ant": 0.5, "Honey Bee": 0.5}))
+    found = np.array([label == "Honey Bee" for label in labels]).astype(int)
+    predicted_classes = np.where(right, found, 1 - found)
+    probabilities = np.eye(2)[predicted_classes]
+    metrics = measure(found, probabilities, ["Ant", "Honey Bee"], None, groups=np.arange(12) // 4)
+    assert f"\nR{describe_recall(metrics.per_class)[1:]}" in "\n".join(summary.lines())
 
 
 def test_of_equally_frequent_classes_the_first_is_named_as_in_the_record():

@@ -123,6 +123,24 @@ def test_the_keys_of_a_dict_are_no_images(model):
         model.predict({"a": np.zeros((4, 4, 3), np.uint8)})
 
 
+def test_images_beyond_the_range_of_the_training_images_are_counted(model, caplog):
+    """A quarter of the values of every second image is brighter than any training image."""
+    ranged = Predictor(model.backend)
+    inside = np.full((8, 8), 900, np.uint16)
+    beyond = inside.copy()
+    beyond[:4, :4] = 1001
+    for of_all, warned in ((False, True), (True, False)):  # a range that was given also clips training images
+        caplog.clear()
+        ranged.description = replace(model.description, range=[0.0, 1000.0, of_all])
+        ranged.predict([inside, beyond] * 10)
+        text = "10 of 20 images have more than 5% of their values outside the range of the training images (0 to 1000)"
+        assert (text in caplog.text) == warned
+    caplog.clear()
+    ranged.description = replace(model.description, range=[0.0, 1000.0, False])
+    ranged.predict([inside])
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("item", [np.zeros((4, 4, 3)), torch.zeros(3, 4, 4), np.zeros((4, 4), np.int32)])
 def test_values_of_more_bits_need_a_range_in_the_checkpoint(model, item):
     with pytest.raises(UserError, match="whose black and white are not known"):

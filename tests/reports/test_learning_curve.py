@@ -50,6 +50,17 @@ def make_runs(root, accuracies: dict[tuple[str, int], float]):
     return root
 
 
+@pytest.mark.parametrize(
+    ("epochs", "max_steps", "is_noted"), [((12, 6), None, False), ((6, 6), None, True), ((6, 6), 60, False)]
+)
+def test_a_gain_that_more_steps_may_explain_is_noted(tmp_path, epochs, max_steps, is_noted):
+    for n_train, length, accuracy in ((100, epochs[0], 0.7), (200, epochs[1], 0.8)):
+        settings = {"trainer.max_epochs": length, "trainer.max_steps": max_steps}
+        make_run(tmp_path / str(n_train), n_train=n_train, accuracy=accuracy, settings=settings)
+    text = "\n".join(describe_curves(read_curves(tmp_path)))
+    assert ("More images were also trained for more steps" in text) == is_noted
+
+
 def test_a_rising_curve_asks_for_more_images_and_an_equal_one_for_no_larger_network(tmp_path):
     root = make_runs(
         tmp_path,

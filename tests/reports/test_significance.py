@@ -20,6 +20,7 @@ from reports.accuracy import Accuracy, CorrectnessMatrix
 from reports.aggregate import aggregate
 from reports.columns import note
 from reports.load_runs import find_records, load_runs
+from reports.model_card import model_card
 from reports.renderers import as_markdown
 from reports.report_data import ResultGroup
 from reports.significance import answer, compare_to_best, describe_selection_bias
@@ -90,6 +91,18 @@ def test_where_test_predictions_lack_the_validation_ones_are_compared(run, summa
     (folder / "predictions_val.csv").unlink()
     group = summary().groups[0]
     assert group.split == "test" and "cut off" in str(group.rows[1].comparison)
+
+
+def test_the_page_and_the_card_say_how_many_groups_there_are(run, summary):
+    folder = run("a", wrong={"test": set(range(40))})
+    assert "groups" not in note(summary().groups[0])
+    paths = [line.split(",")[0] for line in (folder / "predictions.csv").read_text().splitlines()[1:]]
+    rows = [f"{path},x,test,patient {index // 5}" for index, path in enumerate(paths)]  # 80 images
+    (folder / "splits.csv").write_text("\n".join(["path,label,split,group", *rows]) + "\n")
+    assert "The test images form 16 groups, which intervals and tests take into account. Costs" in note(
+        summary().groups[0]
+    )
+    assert "\n- 16 groups of images; each is in one split" in model_card(RunRecord.read(folder), "best.ckpt")
 
 
 def test_predictions_of_other_images_are_not_compared(run, summary):

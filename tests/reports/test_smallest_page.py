@@ -109,7 +109,7 @@ def test_the_answer_comes_first_and_everything_else_follows():
         "Which is the smallest network that is good enough on solar?", "Screened 312 networks, trained 14 runs, 18 min 01 s.",
         "Smallest network that is good enough: mobilenet_v3_small cut after features.8, 128 px.", "Chosen on validation,",
         "Accuracy and MACs", "trained in the race", "the margin, 0.02 below the reference", "All values are of validation",
-        "What was trained", "stopped early behind the better half after 4 epochs; 1 run", "The 303 other networks", "Use it",
+        "What was trained", "stopped early after epoch 4, behind by accuracy and cost: ", "The 303 other networks", "Use it",
         "python export.py ckpt=outputs/smallest/solar/best.ckpt", "asked for", "pretrained", "AMD EPYC 7B13, 2 cores",
         "race 8 min 40 s", "python smallest.py 'datamodule.root=my images' budget.minutes=30",
     ):  # fmt: skip

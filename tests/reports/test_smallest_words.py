@@ -117,6 +117,16 @@ def test_without_test_images_what_validation_does_not_show_is_only_the_nearest(a
     assert any(line.startswith("chosen, not proved: there is no test split") for line in rest)
 
 
+def test_what_would_decide_says_if_it_is_planned_for_no_difference():
+    record = ALL["not_shown"]()
+    record.answer.test.difference = 0.07
+    text = "\n".join(answer_sentences(record))
+    assert "0.070 above resnet18" in text and "; if they are equally good, about 610 test images would decide" in text
+    assert (
+        "0.02 is shown only for the reference itself, resnet18 at 192 px" in text
+    )  # not the most accurate one on test
+
+
 def test_a_probe_above_all_that_was_trained_stands_beside_the_answer():
     record = ALL["shown"]()
     waiting = next(each for each in record.candidates if each.probe and not each.trained and not each.excluded)

@@ -11,6 +11,9 @@ def catalog():
 def test_rows_and_excluded_ones():
     images = catalog()
     assert images.rows("val").tolist() == [2, 3] and images.describe() == "train 2, val 2, test 2 images"
+    images.groups = ["animal 1", "animal 1", "animal 2", "", "animal 3", "animal 3"]
+    assert images.describe() == "train 2, val 2, test 2 images, 5 of them in 3 groups"
     images.exclude([3], "too dark")
+    assert images.describe() == "train 2, val 1, test 2 images in 3 groups"
     assert images.rows("val").tolist() == [2] and images.excluded == {3: "too dark"}
     assert images.present().tolist() == [True, True, True, False, True, True]

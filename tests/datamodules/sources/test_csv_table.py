@@ -47,6 +47,14 @@ def test_splits_under_another_name_are_not_drawn_without_a_warning(root, caplog,
     assert [warning.startswith(text) for warning in warnings] == [True] * warned
 
 
+@pytest.mark.parametrize(("columns", "advised"), [("animal,site", True), ("group,site", False)])
+def test_a_table_without_groups_says_how_to_name_them(root, caplog, columns, advised):
+    caplog.set_level("INFO")
+    text = f"path,label,{columns}\nimages/000.png,b,1,lab\nimages/001.png,a,2,lab\n"
+    read_source(CsvTable(table=write(root, text)))
+    assert ("rename one to group to keep images that share its value in one split" in caplog.text) == advised
+
+
 def test_path_and_label_are_enough(root):
     catalog = read_source(CsvTable(table=write(root, "\ufeffpath,label\nimages/000.png,b\nimages/001.png,a\n")))
     assert catalog.splits.tolist() == ["", ""] and catalog.weights is None

@@ -210,6 +210,16 @@ class WideHead(nn.Linear):
         super().__init__(features + more_in, num_classes + more_out)
 
 
+class SoftmaxHead(nn.Linear):
+    """A head that forgets that the loss has a softmax."""
+
+    def __init__(self, *, features: int, num_classes: int):
+        super().__init__(features, num_classes)
+
+    def forward(self, x):
+        return super().forward(x).softmax(1)
+
+
 class OfOneSize(nn.Module):
     """A backbone with a position for each of 7 x 7 patches, which only images of 28 x 28 have."""
 
@@ -238,14 +248,15 @@ def test_a_size_that_a_backbone_of_the_user_s_own_does_not_take_is_named(head):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("head", "settings", "message"),
     [
-        ({"more_out": 1}, "gives (1, 3) for one image; it must give logits (1, classes): (1, 2)"),
-        ({"more_in": 1}, "does not take an image of 32 x 32: mat1 and mat2 shapes cannot be multiplied"),
+        ("WideHead", {"more_out": 1}, "gives (1, 3) for one image; it must give logits (1, classes): (1, 2)"),
+        ("WideHead", {"more_in": 1}, "does not take an image of 32 x 32: mat1 and mat2 shapes cannot be multiplied"),
+        ("SoftmaxHead", {}, "gives probabilities, which add up to 1, not logits; remove its softmax"),
     ],
 )
-def test_a_head_of_the_user_s_own_is_tried_before_training(settings, message):
-    name = f"{__name__}.WideHead"
+def test_a_head_of_the_user_s_own_is_tried_before_training(head, settings, message):
+    name = f"{__name__}.{head}"
     register_by_name([name], "model.head.name")
     config = composed("model=truncated", "model.backbone=simple_cnn", "model.keep=1", "model.image_size=32")
     with open_dict(config):

@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from common.errors import StopRequested, UserError
@@ -46,6 +47,22 @@ def test_what_is_of_no_stage_counts_as_the_start():
     search.record.seconds, search.budget.elapsed_s = {"start": 8.0, "screen": 17.0, "race": 35.0}, 100.0
     search._count_start()
     assert sum(search.record.seconds.values()) == 110.0 and search.record.seconds["race"] == 35.0
+
+
+def test_a_class_that_is_too_small_for_folds_is_named(caplog):
+    """Class b has three images in train and val."""
+    caplog.set_level("INFO")
+    catalog = SimpleNamespace(
+        classes=["a", "b"], labels=np.array([0] * 12 + [1] * 4),
+        rows=lambda split: {"train": np.arange(0, 10), "val": np.arange(10, 15)}[split],
+    )  # fmt: skip
+    search = object.__new__(Smallest)
+    search.settings = SimpleNamespace(folds=None, n_folds=2, folds_below=300, question=SimpleNamespace(seeds=[7, 8]))
+    assert search._folds(SimpleNamespace(catalog=catalog)) is None
+    assert "no cross-validation in 2 folds: class b has 3 images in train and val" in caplog.text
+    catalog.labels, search._is_whole = np.array([0] * 9 + [1] * 7), lambda fold, folds: True
+    assert search._folds(SimpleNamespace(catalog=catalog)) == 2
+    assert "the finals are a cross-validation in 2 folds with seed 7, not several seeds" in caplog.text
 
 
 def test_the_note_on_a_run_that_failed_says_what_to_do(tmp_path):

@@ -62,6 +62,8 @@ def test_images_that_are_gone_or_given(run, tmp_path, caplog):
     given = known_images(elsewhere, str(tmp_path / "images"), None)
     assert verification_images(given, ORDER, 10).description == "6 images"
     assert known_images(elsewhere, None, None) == {} and "not in the folder of a run" in caplog.text
+    assert "give the folder of the run that trained it: images=RUN" in caplog.text
+    assert known_images(elsewhere, str(run.path), None).keys() >= {"train", "val"}
     (tmp_path / "images").rename(tmp_path / "moved")
     assert known_images(run.best_checkpoint, None, None) == {}
     assert "the run's images are no longer in" in caplog.text
