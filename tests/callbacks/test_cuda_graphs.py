@@ -71,8 +71,8 @@ def test_full_batches_are_replayed_to_the_same_bits(train, graphs, settings, cap
     ("settings", "reason"),
     [
         (("trainer.accumulate_grad_batches=2",), "trainer.accumulate_grad_batches=2"),
-        (("trainer.detect_anomaly=true",), "trainer.detect_anomaly=true"),
-        (("trainer.cuda_graphs=false",), "trainer.cuda_graphs=false"),
+        pytest.param(("trainer.detect_anomaly=true",), "trainer.detect_anomaly=true", marks=pytest.mark.thorough),
+        pytest.param(("trainer.cuda_graphs=false",), "trainer.cuda_graphs=false", marks=pytest.mark.thorough),
     ],
 )
 def test_what_cannot_be_replayed_is_not_captured(train, graphs, monkeypatch, settings, reason):

@@ -190,6 +190,7 @@ def test_the_parts_of_a_choice_are_balanced_and_divide_no_group():
         assert len({part for part, each in zip(parts, names, strict=True) if each == name}) == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "frozen",
     ["callbacks.freeze_batch_norm.enabled=true", pytest.param("model.freeze=true", marks=pytest.mark.thorough)],

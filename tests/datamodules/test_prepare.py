@@ -41,7 +41,7 @@ def kinds(findings):
     return sorted((f.kind, f.leak) for f in findings)
 
 
-@pytest.mark.parametrize("limit", [1, 0])
+@pytest.mark.parametrize("limit", [1, pytest.param(0, marks=pytest.mark.thorough)])
 def test_near_duplicates_and_so_splits_are_those_of_every_image_size_fit_and_interpolation(
     tmp_path, monkeypatch, limit
 ):

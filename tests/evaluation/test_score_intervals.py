@@ -160,6 +160,7 @@ def test_the_pooled_interval_is_wilsons_of_all_images_of_equal_classes():
     assert pooled_interval(0.5, np.array([1.0, 9.0, 0.0])) == pytest.approx(wilson(1.8, 3.6))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("counts", [
     (1,) * 40, *(pytest.param(each, marks=pytest.mark.thorough) for each in ((1,) * 20 + (12,) * 20, (2,) * 30)),
 ])  # fmt: skip
@@ -184,6 +185,7 @@ def classes_of_few_images(recall: float, counts: tuple[int, ...], generator: np.
     return labels, np.eye(k)[predicted] * 0.5 + 0.01
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("counts", [
     (1,) * 40, *(pytest.param(each, marks=pytest.mark.thorough) for each in ((1,) * 100, (2,) * 40)),
 ])  # fmt: skip

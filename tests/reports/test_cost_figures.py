@@ -181,7 +181,7 @@ def test_costs_by_themselves_have_a_point_and_a_number_each():
 
 
 @needs_chromium
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [1280, pytest.param(390, marks=pytest.mark.thorough)])
 def test_labels_overlap_neither_each_other_nor_a_point(tmp_path, width):
     crowded = points(
         (0.80, 1e6), (0.80, 1.05e6), (0.801, 1.1e6), (0.79, 1.1e6), (0.7, 4e6), (0.71, 4e6), (0.805, 4.1e6)

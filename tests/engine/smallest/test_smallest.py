@@ -60,7 +60,7 @@ def test_a_class_that_is_too_small_for_folds_is_named(caplog):
     search.settings = SimpleNamespace(folds=None, n_folds=2, folds_below=300, question=SimpleNamespace(seeds=[7, 8]))
     assert search._folds(SimpleNamespace(catalog=catalog)) is None
     assert "no cross-validation in 2 folds: class b has 3 images in train and val" in caplog.text
-    catalog.labels, search._is_whole = np.array([0] * 9 + [1] * 7), lambda fold, folds: True
+    catalog.labels, search._rows_of_folds = np.array([0] * 9 + [1] * 7), lambda folds: np.arange(15)
     assert search._folds(SimpleNamespace(catalog=catalog)) == 2
     assert "the finals are a cross-validation in 2 folds with seed 7, not several seeds" in caplog.text
 

@@ -114,6 +114,7 @@ def test_a_record_is_read_again_only_where_it_has_changed(tmp_path, monkeypatch)
     assert begun.describe().startswith("Sweep: 1 of 2 done, 1 running") and len(read) == 3
 
 
+@pytest.mark.thorough
 def test_the_page_of_a_sweep_of_one_job_lies_in_the_folder_of_the_sweep(train, tmp_path):
     sweep = tmp_path / "sweep"
     ran = train("-m", "seed=1", *SIMPLE_CNN, "stages=[cost]", f"hydra.sweep.dir={sweep}")
