@@ -96,7 +96,7 @@ def proportion(correct: int, n: int, effect: float = 1.0) -> Proportion:
 
 def format_accuracy(found: Proportion) -> str:
     """Return `0.9266 (101 of 109, 95% interval 0.862 to 0.962)`."""
-    return f"{found.value:.4f} ({found.correct} of {found.n}, 95% interval {found.low:.3f} to {found.high:.3f})"
+    return f"{found.value:.4f} ({found.correct:,} of {found.n:,}, 95% interval {found.low:.3f} to {found.high:.3f})"
 
 
 def mean_over_seeds(values: Sequence[float]) -> Seeds:

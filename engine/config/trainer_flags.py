@@ -1,5 +1,6 @@
 """The flags of Lightning's Trainer: what is allowed, what is refused and why, and which flags make a debug run."""
 
+import math
 import re
 from collections.abc import Mapping
 from datetime import timedelta
@@ -132,7 +133,7 @@ def _check_numbers(trainer: dict) -> None:
     most_steps = trainer.get("max_steps") or -1
     if -1 < most_steps < (trainer.get("min_steps") or 0):
         raise UserError(f"trainer.min_steps={trainer['min_steps']}: use up to trainer.max_steps={most_steps}")
-    if clip is not None and not (type(clip) in (int, float) and clip > 0):
+    if clip is not None and not (type(clip) in (int, float) and 0 < clip < math.inf):
         raise UserError(f"{quote_override('trainer.gradient_clip_val', clip)}: use a number above 0, or null")
     algorithm = trainer.get("gradient_clip_algorithm")
     if algorithm not in (None, "norm", "value"):

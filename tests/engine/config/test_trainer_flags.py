@@ -91,6 +91,7 @@ def test_a_flag_that_is_refused_says_why_with_a_plus_sign_and_without(flag):
     ("max_time", {"minuets": 5}, "days:hours:minutes:seconds"),
     ("profiler", "foo", "use simple, advanced, pytorch, or a _target_"),
     ("gradient_clip_val", float("nan"), "use a number above 0"),
+    ("gradient_clip_val", float("inf"), "use a number above 0"),
     ("gradient_clip_algorithm", "norms", "use norm, value or null"),
     ("gradient_clip_algorithm", "norm", r"does nothing without trainer\.gradient_clip_val"),
 ])  # fmt: skip
