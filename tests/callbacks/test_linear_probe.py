@@ -215,6 +215,7 @@ def test_features_of_a_backbone_that_is_not_pretrained_are_not_learned_from(mode
     assert all(torch.equal(before[name], tensor) for name, tensor in model.network.state_dict().items())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("start", ["random", "file"])
 def test_a_network_without_batch_norms_is_probed_only_where_its_weights_are_not_random(train, tmp_path, start):
     options = ["model=simple_cnn", "stages=[fit]", "trainer.max_epochs=1", "callbacks.linear_probe.steps=5"]

@@ -41,6 +41,7 @@ def examples(text: str, verb: str) -> list[list[str]]:
     return [command[2:] if command[:2] == ["python", f"{verb}.py"] else command for command in commands]
 
 
+@pytest.mark.thorough
 def test_every_file_of_every_group_is_listed(shown):
     texts = [" ".join(shown(verb).split()) for verb in ("train", "export", "smallest")]
     for folder in (place for place in CONF.iterdir() if place.is_dir() and place.name != "hydra"):

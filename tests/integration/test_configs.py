@@ -35,6 +35,7 @@ def test_every_augmentation_and_data_module_is_built(name):
 V2 = "torchvision.transforms.v2"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("augmentation", "mixed"), [
     ("random_resized_crop", ["batch_transform=mixup", "loss=focal"]),
     pytest.param("trivial_augment", ["batch_transform=cutmix", "loss=weighted_cross_entropy"], marks=pytest.mark.thorough),

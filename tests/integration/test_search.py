@@ -148,7 +148,7 @@ def test_the_screen_after_a_trial(search):
     values = [t.value for t in ran.trials]
     assert lines[0].startswith("Trial 1 of 2: optimizer.lr=")
     correct = round(values[0] * 1000)
-    assert f"Trial 1 of 2: finished, val accuracy {values[0]:.4f} ({correct} of 1000, 95% interval" in lines[1]
+    assert f"Trial 1 of 2: finished, val accuracy {values[0]:.4f} ({correct} of 1,000, 95% interval" in lines[1]
     assert "; best so far val accuracy" in lines[1] and lines[1].endswith(" left")
     assert f"best so far val accuracy {max(values):.4f} by optimizer.lr=" in lines[3] and "left" not in lines[3]
 

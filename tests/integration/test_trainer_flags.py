@@ -331,6 +331,7 @@ def test_a_profile_lies_in_the_folder_and_the_screen_says_where(train):
     assert "run_training_batch" in (ran.folder / "fit-profile.txt").read_text()
 
 
+@pytest.mark.thorough
 def test_a_fast_run_does_everything_is_marked_and_never_ranked(train, capsys):
     ran = train(*SIMPLE_CNN, "debug=fast", "trainer.check_val_every_n_epoch=2", drawn=True)
     assert len(trained(ran)) == 1 and steps(ran.folder) == 1

@@ -100,6 +100,7 @@ def test_in_the_other_files_they_are_text(written):
         assert not set((folder / name).read_text()) & set("\0\x1b\u202e\u2066\u2069\x07")
 
 
+@pytest.mark.thorough
 @needs_chromium
 def test_in_chromium_nothing_of_it_runs(written):
     for without_policy in (False, True):  # the page's policy forbids scripts; without it only the escaping holds

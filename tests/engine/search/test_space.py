@@ -143,6 +143,7 @@ def test_what_changes_the_training_images_only_may_be_searched():
         assert not OTHER_IMAGES.fullmatch(f"datamodule.{key}")
 
 
+@pytest.mark.thorough
 def test_groups_and_keys_of_train_are_a_space(check):
     check({"optimizer": ["sgd", "adam"], "optimizer.lr": {"low": 0.1, "high": 1.0}, "model.keep": [3, 4]}, "seed=3")
     check({"model": ["resnet18", "simple_cnn"], "scheduler": ["none", "plateau"]}, "experiment=final_model")
