@@ -41,6 +41,24 @@ def test_a_trial_is_of_a_killed_process_only_where_no_process_holds_its_lock(rac
     assert race._is_orphan(trial)
 
 
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_other_processes_never_see_the_race_without_the_trial_of_a_killed_one(race, monkeypatch):
+    """They would decide without its candidate."""
+    monkeypatch.setattr("engine.smallest.race.LOCKING_S", 0)
+    monkeypatch.setattr(Search, "run_trials", lambda self: True)
+    for _ in race.places:
+        race.study.ask(race.settings.space)
+    tell, left = race.study.tell, []
+
+    def tell_and_look(*args, **kwargs):
+        tell(*args, **kwargs)
+        left.append(len(race._running()) + race._is_trial_left())
+
+    monkeypatch.setattr(race.study, "tell", tell_and_look)
+    assert race.run_trials() and len(left) == 2 and all(left)
+    assert sum(trial.state == TrialState.WAITING for trial in race._trials().values()) == 2
+
+
 def test_the_race_is_over_when_no_process_runs_any_of_it(race, monkeypatch):
     monkeypatch.setattr(Search, "run_trials", lambda self: True)
     with locked(race._lock(1)):
