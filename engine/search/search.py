@@ -157,8 +157,7 @@ class Search:
         try:
             return self._evaluate(trial)
         except StopRequested:  # Optuna would leave the trial in the state running
-            self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
-            self._retry(trial.number)
+            self._give_up(trial.number)
             raise
 
     def _evaluate(self, trial: optuna.Trial) -> list[float]:
@@ -238,6 +237,11 @@ class Search:
 
     def _trials(self) -> dict[str | int, FrozenTrial]:
         return study.effective_trials(self.study, self.settings.space)
+
+    def _give_up(self, number: int) -> None:
+        """End a trial that no process will finish, and queue it again."""
+        self._retry(number)  # first: otherwise another process could find that no trial is left
+        self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
     def _retry(self, number: int) -> None:
         study.retry_trial(self.study, self._frozen(number))

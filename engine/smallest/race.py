@@ -137,8 +137,7 @@ class Race(Search):
         if any(map(self._is_orphan, self._running())):
             time.sleep(LOCKING_S)
             for trial in filter(self._is_orphan, self._running()):
-                self._retry(trial.number)  # first: otherwise another process could find that no trial is left
-                self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+                self._give_up(trial.number)
         return super().run_trials() and all(map(self._is_free, range(len(self.places))))
 
     def _forget_lost_runs(self) -> None:
