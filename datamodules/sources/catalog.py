@@ -90,7 +90,7 @@ class Catalog:
     subsets: dict[str, list[str]] = field(default_factory=dict)  # additional columns (rows,), for accuracies by subset
     license: str | None = None  # of the images, if the source states one
     citation: str | None = None  # of the data set, if the source states one
-    similar_names: list[str] = field(default_factory=list)  # for the audit: sentences on classes that may be the same
+    similar_names: list[str] = field(default_factory=list)  # for the audit: sentences on doubtful names of classes
 
     def __post_init__(self):
         self.groups = self.groups if len(self.groups) else [""] * len(self.paths)

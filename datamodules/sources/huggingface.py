@@ -9,6 +9,7 @@ from pathlib import Path
 from common.errors import DISK_ERRORS, UserError
 from common.text import clean, join_words, plural
 from datamodules.sources.catalog import SPLIT_WORDS, split_of
+from datamodules.sources.source import NO_LABELS
 from datamodules.sources.unpacked import Record, UnpackedSource
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ class HuggingFace(UnpackedSource):
     def version(self) -> str:
         """Return the fingerprints of all splits, which change with their files."""
         splits = self._load()
+        columns = next(iter(splits.values())).features.values()
+        self.known_classes = [name for column in columns for name in getattr(column, "names", None) or ()]
         info = next(iter(splits.values())).info
         columns = [name for name in next(iter(splits.values())).column_names if name.strip().casefold() in UNUSED]
         if unused := [name for name in columns if len(splits) == 1 or name.strip().casefold() != "split"]:
@@ -73,7 +76,7 @@ class HuggingFace(UnpackedSource):
             names = getattr(split.features[label], "names", None)
             without = 0
             for row in self._rows(split, image, label):
-                if row[image] is None or row[label] in (None, -1) or row[label] != row[label]:  # NaN
+                if row[image] is None or row[label] in (None, -1, "", *NO_LABELS) or row[label] != row[label]:  # NaN
                     without += 1
                     continue
                 named = names[row[label]] if names else str(row[label])

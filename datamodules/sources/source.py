@@ -110,7 +110,11 @@ def read_source(source: Source) -> Catalog:
     index = {name: label for label, name in enumerate(classes)}
     labels = np.array([index[name] for name in columns.names])[np.frombuffer(columns.labels, np.int32)]
     counts = Counter(dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True)))
-    similar = _similar_names(classes, counts, source)
+    names_to_check = _similar_names(classes, counts, source)
+    for name in sorted(NO_LABELS.intersection(classes)):
+        names_to_check.append(
+            f"names: the class {name} ({counts[name]:,} images) is named like a missing label; if it is one, remove its images"
+        )
     weights = np.frombuffer(columns.weights, np.float32)
     if not weights.any():
         raise UserError(f"{shown}: every weight is 0, so nothing would be learned")
@@ -126,7 +130,7 @@ def read_source(source: Source) -> Catalog:
         subsets=columns.subsets,
         license=source.license,
         citation=source.citation,
-        similar_names=similar,
+        similar_names=names_to_check,
     )
 
 

@@ -17,10 +17,10 @@ from common.atomic_io import write_json
 from common.errors import UserError
 from common.locks import one_at_a_time
 from common.progress import Progress
-from common.text import clean, join_words
+from common.text import clean, join_words, plural
 from common.untrusted.json_files import read_json
 from datamodules.sources.catalog import split_of
-from datamodules.sources.source import MOST_CLASSES, ImageRow
+from datamodules.sources.source import MOST_CLASSES, NO_LABELS, ImageRow
 from datamodules.sources.unpacked import Record, UnpackedSource
 from datamodules.streams import Shards, TrainStream, is_number, other_number
 
@@ -71,6 +71,11 @@ class StreamedSource(UnpackedSource):
         if shards.n_images and n_images != shards.n_images:
             raise other_number(shards, shards.n_images, n_images)
         counts = self._count(shards) if shards.is_local and not (classes and n_images) else Counter()
+        if not classes and (missing := sorted(NO_LABELS.intersection(counts))):
+            raise UserError(
+                f"{shards.key}: {plural(counts[missing[0]], 'image')} without a label (found {missing[0]}); write the shards "
+                f"without them, or if it is a class, name all classes: datamodule.source.classes=[NAME,{missing[0]}]"
+            )
         classes, n_images = classes or _in_order(counts), n_images or counts.total()
         if not classes or not n_images:
             missing = "classes" if not classes else "train_images"

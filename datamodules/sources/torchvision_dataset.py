@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,9 +51,14 @@ class TorchvisionDataset(UnpackedSource):
     def version(self) -> str:
         where = "downloaded" if self.given_root is None else self.given_root.resolve()
         version = f"torchvision {torchvision.__version__} {self.name} {where} {sorted(self.arguments.items())}"
-        if self.given_root is None or not issubclass(self.kind, torchvision.datasets.DatasetFolder):
+        if self.given_root is None:
             return version
-        files = [path for _, dataset in self._open_splits() for path, _ in dataset.samples]
+        if issubclass(self.kind, torchvision.datasets.DatasetFolder):
+            files = [path for _, dataset in self._open_splits() for path, _ in dataset.samples]
+        else:  # which of the files a data set reads, only torchvision knows
+            folders = os.walk(self.given_root.resolve())
+            files = sorted(f"{folder}/{name}" for folder, _, names in folders for name in names)
+            files = [file for file in files if not Path(file).is_relative_to(self.cache.resolve())]
         return f"{version} {hashlib.blake2b(versions_of(files), digest_size=8).hexdigest()}"
 
     def records(self) -> Iterator[Record]:

@@ -177,6 +177,9 @@ def test_a_class_folder_named_like_a_missing_value_is_a_class_in_the_table_of_it
     """Only there: in another table, nan is what pandas writes for a missing label."""
     root = make_images(tmp_path / "data", {"nan": 3, "NA": 3, "None": 3}, size=16)
     folders = read_source(ImageFolder(root=str(root)))
+    assert folders.similar_names == [
+        "names: the class nan (3 images) is named like a missing label; if it is one, remove its images"
+    ]
     (tmp_path / "run").mkdir()
     run = RunFolder(tmp_path / "run")
     lines = [

@@ -129,6 +129,17 @@ def test_a_label_that_is_not_a_number_is_a_missing_one(tmp_path, caplog):
     assert "excluded 2 rows of train without an image or a label" in caplog.text
 
 
+def test_the_text_nan_is_a_missing_label_unless_it_names_a_class(tmp_path, caplog):
+    rows = {"image": [png(40 * index) for index in range(5)], "label": ["cat", "nan", "dog", "<NA>", "None"]}
+    datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).save_to_disk(tmp_path / "pets")
+    check(opened(tmp_path, tmp_path / "pets"), ["cat", "dog", "None"], [0, 80, 160])
+    assert "excluded 2 rows of train without an image or a label" in caplog.text
+    rows["label"] = [0, 1, 1, 0, 1]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "nan"])})
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "foods")
+    assert opened(tmp_path, tmp_path / "foods").classes == ["cat", "nan"]
+
+
 def test_columns_that_are_not_clear_are_asked_for(tmp_path):
     two = typed().add_column("second", [1] * 6).rename_column("label", "kind").cast_column(
         "second", datasets.ClassLabel(names=["cat", "dog"]))  # fmt: skip

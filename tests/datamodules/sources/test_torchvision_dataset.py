@@ -64,6 +64,18 @@ def test_files_in_a_folder_are_read_with_their_splits(tmp_path):
     assert np.array_equal(np.asarray(Image.open(catalog.files[6])), images["t10k"][1])
 
 
+def test_a_data_set_whose_files_have_changed_is_unpacked_again(tmp_path):
+    """The files of MNIST are no class folders; the cache may be below the root."""
+    for name in ("train", "t10k"):
+        write_idx(tmp_path / "MNIST" / "raw" / f"{name}-images-idx3-ubyte", np.zeros((4, 28, 28), np.uint8))
+        write_idx(tmp_path / "MNIST" / "raw" / f"{name}-labels-idx1-ubyte", np.arange(4) % 2)
+    first = opened(tmp_path, dataset="MNIST", root=str(tmp_path))
+    assert opened(tmp_path, dataset="MNIST", root=str(tmp_path)).root == first.root
+    write_idx(tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte", np.array([1, 1, 1, 0]))
+    changed = opened(tmp_path, dataset="MNIST", root=str(tmp_path))
+    assert changed.labels[changed.splits == "test"].tolist() == [1, 1, 1, 0]
+
+
 def test_two_classes_of_one_name_stay_two(tmp_path):
     """Of the 1,000 classes of ImageNet two are cranes, a bird and a machine, and two are maillots."""
     names = {"n1": ("crane",), "n2": ("maillot", "tank suit"), "n3": ("crane",), "n4": ("hen",), "n5": ("maillot",)}

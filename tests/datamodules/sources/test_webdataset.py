@@ -127,6 +127,14 @@ def test_labels_that_only_look_like_numbers_are_names(tmp_path, png):
     assert opened(tmp_path, tmp_path, train=train).stream.classes == ["10", "9" * 5000, "²"]
 
 
+def test_a_label_named_like_a_missing_one_is_refused_unless_it_is_stated_as_a_class(tmp_path, png):
+    train = one_shard(tmp_path, [{"png": png, "cls": label.encode()} for label in ("ant", "nan", "bee", "nan")])
+    with pytest.raises(UserError, match=r"train: 2 images without a label \(found nan\)"):
+        _ = opened(tmp_path, tmp_path, train=train).stream
+    stated = opened(tmp_path, tmp_path, train=train, classes=["ant", "bee", "nan"])
+    assert stated.stream.class_counts == [1, 1, 2]
+
+
 def test_numbers_are_in_their_order_and_labels_may_be_in_json(tmp_path, png):
     samples = [{"jpg": png, "json": json.dumps({"size": 1, "label": n % 11}).encode(), "txt": b"x"} for n in range(22)]
     source = opened(tmp_path, tmp_path, train=one_shard(tmp_path, samples))
