@@ -60,10 +60,15 @@ def groups_of(runs: Sequence[Run], tables: Sequence[Predictions]) -> np.ndarray 
     return next((groups for groups in found if groups is not None), None)
 
 
-def read_common(runs: Sequence[Run]) -> tuple[str, list[Predictions], np.ndarray]:
-    """Return the split (test if all runs have it), its tables, and what is right, (runs, n); errors as of `correct_matrix`."""
+def read_split(runs: Sequence[Run]) -> tuple[str, list[Predictions]]:
+    """Return the split that was evaluated, test if all runs have it, and its tables."""
     split = "test" if all(predictions_file(run.folder_of("test"), "test") for run in runs) else "val"
-    tables = [read_predictions(run.folder_of(split), split, getattr(run.record, split)) for run in runs]
+    return split, [read_predictions(run.folder_of(split), split, getattr(run.record, split)) for run in runs]
+
+
+def read_common(runs: Sequence[Run]) -> tuple[str, list[Predictions], np.ndarray]:
+    """Return what `read_split` does and what is right, (runs, n); errors as of `correct_matrix`."""
+    split, tables = read_split(runs)
     return split, tables, correct_matrix(tables)
 
 

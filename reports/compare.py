@@ -1,7 +1,10 @@
 """Which of two networks is better on their images? python -m reports.compare RUN_A RUN_B"""
 
 import argparse
+import functools
+import operator
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +12,7 @@ import numpy as np
 
 from common.checks import FEWEST_SEEDS, check_good_enough
 from common.errors import UserError
+from common.predictions_csv import Predictions, correct_matrix
 from common.run_folder import RunFolder
 from common.run_record import DIGESTS
 from common.text import SPLIT_NAMES, clean, plural, rounded_down, rounded_up
@@ -20,7 +24,7 @@ from evaluation.intervals import (
     proportion,
 )
 from evaluation.paired_tests import compare_pair, format_p
-from reports.accuracy import caveats_of_one_seed, groups_of, read_common
+from reports.accuracy import caveats_of_one_seed, groups_of, read_split
 from reports.config_diff import changed_settings, values_of
 from reports.load_runs import Run, load_below
 from reports.report_data import data_fingerprint
@@ -30,7 +34,8 @@ MOST_CHANGED = 6  # settings that differ and are named
 HELP = """Compares the predictions of two runs, image by image.
 
 RUN is the folder of a run (with result.json and predictions.csv), or a folder of runs that differ only in the seed; both
-sides then need the same seeds. Images are paired by their pixels, whatever the files are called.
+sides then need the same seeds. Images are paired by their pixels, whatever the files are called; if only one side
+has an image, it does not count.
 """
 
 
@@ -106,7 +111,7 @@ def compare(a: Side, b: Side, good_enough: float = 0.02) -> list[str]:
         good_enough: how far one may be below the other in accuracy and still take its place.
 
     Raises:
-        UserError: the seeds or the images differ.
+        UserError: the seeds differ, or the two have few images in common.
     """
     several = len(a.runs) > 1 or len(b.runs) > 1
     if several and a.seeds != b.seeds:
@@ -115,7 +120,12 @@ def compare(a: Side, b: Side, good_enough: float = 0.02) -> list[str]:
             "run the missing ones, or compare two single runs"
         )
     runs = (*a.runs, *b.runs)
-    split, tables, correct = read_common(runs)
+    split, tables = read_split(runs)
+    n_a, n_b = len(tables[0].paths), len(tables[-1].paths)
+    tables = _on_common_images(tables)
+    correct = correct_matrix(tables)
+    n = correct.shape[1]
+    of_common = f" that both have, of {n_a:,} of A and {n_b:,} of B" if n < max(n_a, n_b) else ""
     groups = groups_of(runs, tables)
     right_a, right_b = correct[: len(a.runs)], correct[len(a.runs) :]
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
@@ -123,7 +133,7 @@ def compare(a: Side, b: Side, good_enough: float = 0.02) -> list[str]:
         f"A, {a.name}: {_accuracy(right_a, a.seeds, groups)}",
         f"B, {b.name}: {_accuracy(right_b, b.seeds, groups)}",
         *_changed(a, b),
-        f"{plural(correct.shape[1], f'{SPLIT_NAMES[split]} image')}{_flatters(split)}{_in_groups(groups)}",
+        f"{plural(n, f'{SPLIT_NAMES[split]} image')}{of_common}{_flatters(split)}{_in_groups(groups)}",
         f"only A is right on {only_a:,}, only B on {only_b:,}{f', summed over {len(right_a)} seeds' if several else ''}",
         *_verdicts(right_a, right_b, groups, split, good_enough),
         *([] if several else caveats_of_one_seed((float(right.mean()), right.size) for right in (right_a, right_b))),
@@ -133,6 +143,32 @@ def compare(a: Side, b: Side, good_enough: float = 0.02) -> list[str]:
     if selected:
         lines.append(f"{' and '.join(selected)}: the test images chose the epoch, so test accuracies are too good")
     return lines
+
+
+def _on_common_images(tables: list[Predictions]) -> list[Predictions]:
+    """Return tables of the images that are in all of them: a test split may have grown between two runs.
+
+    If less than half of the smallest table is left, the tables are returned whole: these are other data or splits.
+    """
+    common = functools.reduce(operator.and_, (Counter(table.fingerprints) for table in tables))
+    if 2 * common.total() < min(len(table.paths) for table in tables):
+        return tables
+    found = []
+    for table in tables:
+        left, rows = common.copy(), []
+        for row, fingerprint in enumerate(
+            table.fingerprints
+        ):  # images with equal pixels are paired by their occurrence
+            if left[fingerprint] > 0:
+                left[fingerprint] -= 1
+                rows.append(row)
+        kept = {
+            "fingerprints": [table.fingerprints[row] for row in rows],
+            "paths": [table.paths[row] for row in rows],
+            **{name: getattr(table, name)[rows] for name in ("labels", "predicted", "probabilities")},
+        }
+        found.append(table._replace(**kept))
+    return found
 
 
 def _changed(a: Side, b: Side) -> list[str]:

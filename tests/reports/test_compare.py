@@ -116,14 +116,31 @@ def test_equal_pixels_are_paired_by_occurrence(run):
 
 def test_other_images_are_refused(run, compared):
     prints = [f"{i:03}" for i in range(40)]
-    a, b = run("a", prints=prints), run("b", prints=[*prints[:37], "x", "y", "000"])
+    a, b = run("a", prints=prints), run("b", prints=[*prints[:19], *(f"x{i}" for i in range(20)), "000"])
     message = compared(a, b)
     assert message.startswith(
-        f"ERROR: {a} and {b} were tested on different images: 3 only in {a}, 3 only in {b}; e.g. a/0"
+        f"ERROR: {a} and {b} were tested on different images: 21 only in {a}, 21 only in {b}; e.g. a/0"
     )
     assert message.count("\n") == 1
-    c = run("c", prints=prints[:30], labels=LABELS[:30])
-    assert f"0 only in {c}, 10 only in {a}; e.g. a/0" in compared(c, a)
+    c = run("c", prints=[*prints[:10], *(f"x{i}" for i in range(20))], labels=LABELS[:30])
+    assert f"20 only in {c}, 30 only in {a}; e.g. c/0" in compared(c, a)
+
+
+def test_after_the_test_split_has_grown_the_common_images_are_compared(run, compared):
+    """As if both had been tested on these images only; of three with equal pixels in one, two in the other, two count."""
+    prints = [f"{i:03}" for i in range(32)]
+    prints[28] = prints[30] = "same"
+    old, new = {0, 1, 2, 31}, {2, 3}
+    a = run("a", old, prints=prints, labels=LABELS[:32])
+    b = run("b", new | {35, 36}, prints=[*prints, *(f"x{i}" for i in range(8))])
+    small = run("small", new, prints=prints, labels=LABELS[:32])
+    found, expected = compared(a, b), compared(a, small)
+    assert "32 test images that both have, of 32 of A and 40 of B" in found and "32 test images" in expected
+    assert [
+        line.replace("32 test images that both have, of 32 of A and 40 of B", "32 test images") for line in found
+    ] == [line.replace(str(small), str(b)) for line in expected]
+    more = run("more", new, prints=[*prints, "same", *(f"y{i}" for i in range(7))])
+    assert "32 test images that both have, of 32 of A and 40 of B" in compared(a, more)
 
 
 def test_other_labels_and_classes_are_refused(run, compared):
