@@ -551,6 +551,10 @@ class ExportMetrics:
     """Accuracy of the file; null on training images, which would flatter it, and on synthetic ones."""
     cost: ExportCost | None = None
     """Null in the same cases as `accuracy`."""
+    balanced_accuracy: float | None = None
+    """Balanced accuracy of the file, the mean recall of the classes; null in the same cases."""
+    balanced_cost: float | None = None
+    """The checkpoint's minus the file's: with classes of different sizes, `cost` hides what a rare class loses."""
 
     def describe(self) -> str:
         """Return `accuracy 0.861 (0.826 to 0.890) on 400 validation images, costs 0.004 (-0.002 to 0.010): within 0.01`."""
@@ -558,6 +562,8 @@ class ExportMetrics:
         if found and cost:
             cost = f"costs {cost.value:z.3f} ({cost.low:z.3f} to {cost.high:z.3f}): {cost.verdict}"
             parts = [f"accuracy {found.value:.3f} ({found.low:.3f} to {found.high:.3f}) on {self.images}, {cost}"]
+        if self.balanced_accuracy is not None and self.balanced_cost is not None:
+            parts.append(f"balanced accuracy {self.balanced_accuracy:.3f}, costs {self.balanced_cost:z.3f}")
         on = "" if parts else f"{self.images}: "
         return "; ".join([*parts, on + describe_difference(self.largest_difference, self.changed, self.n)])
 

@@ -76,9 +76,21 @@ def result_table(group: ResultGroup) -> Table:
 
 EXPORT_NOTE = (
     "The trained networks as files that run elsewhere; with several seeds, means. Accuracies are on validation images; the "
-    "cost is the checkpoint's accuracy minus the file's on the same images, with its paired 95% interval. Latency is for one "
-    "image on one thread, from its pixels to its probabilities."
+    "cost is the checkpoint's accuracy minus the file's on the same images, with its paired 95% interval; the balanced cost "
+    "that of balanced accuracy, in which each class counts the same. Latency is for one image on one thread, from its pixels "
+    "to its probabilities."
 )
+
+
+def failed_exports(group: ResultGroup) -> list[str]:
+    """Return why files were not written: `1. keep=4: no file as onnx_int8: REASON`, each reason of a row once."""
+    found = [
+        f"{row.rank}. {row.name}: no file as {clean(each.format, 40)}: {clean(each.error)}"
+        for row in group.rows
+        for each in row.deployed
+        if each.error
+    ]
+    return list(dict.fromkeys(found))
 
 
 def export_table(group: ResultGroup) -> Table | None:
@@ -93,6 +105,7 @@ def export_table(group: ResultGroup) -> Table | None:
         Column("accuracy", _accuracy_as_exported),
         Column("cost", _export_costs),
         Column("verdict", _export_verdict, is_text=True),
+        Column("balanced cost", _balanced_costs),
         Column(
             "largest difference", partial(_over_runs, value_of=_largest_difference, shown=lambda x: f"{x:.1e}", of=max)
         ),
@@ -259,11 +272,9 @@ def _exported_as(row: ResultRow) -> Cell:
     if not row.deployed:
         return Cell("-", None)
     name = join_words([clean(each, 40) for each in dict.fromkeys(each.format for each in row.deployed)])
-    failed = [each for each in row.deployed if each.error]
-    n, of = len(row.deployed), f" of {plural(len(row.runs), 'run')}"
-    notes = [f"{n - len(failed):,}{of}"] if n < len(row.runs) or (failed and n > 1) else []
-    notes += [f"no file: {clean(failed[0].error, LONGEST_ERROR)}"] if failed else []
-    return Cell(name, name, ", ".join(notes))
+    written = sum(not each.error for each in row.deployed)
+    some = f"{written:,} of {plural(len(row.runs), 'run')}" if written < len(row.runs) else ""
+    return Cell(name, name, some if written else "no file")
 
 
 def _accuracy_as_exported(row: ResultRow) -> Cell:
@@ -281,6 +292,11 @@ def _export_costs(row: ResultRow) -> Cell:
     cost = fmean(each.value for each in found)
     details = f"{found[0].low:z.3f} to {found[0].high:z.3f}" if len(found) == 1 else ""
     return Cell(f"{cost:z.3f}", cost, details)
+
+
+def _balanced_costs(row: ResultRow) -> Cell:
+    found = [each.val.balanced_cost for each in row.files if each.val and each.val.balanced_cost is not None]
+    return Cell(f"{fmean(found):z.3f}", fmean(found)) if found else Cell("-", None)
 
 
 def _export_verdict(row: ResultRow) -> Cell:

@@ -14,7 +14,7 @@ from common.html import jinja_environment
 from common.table import Table
 from common.text import SPLIT_NAMES, clean, compact_count, join_words, plural
 from reports import svg
-from reports.columns import EXPORT_NOTE, export_table, grid_table, note, result_table, setting_table
+from reports.columns import EXPORT_NOTE, export_table, failed_exports, grid_table, note, result_table, setting_table
 from reports.cost_figures import LONGEST_LABEL, MOST_NAMED, Levels, Point, accuracy_figure, cost_figure, pareto_front
 from reports.learning_curve import curve_figure, curves_of, describe_curves
 from reports.per_setting import best_note, grid_note
@@ -110,7 +110,7 @@ def _group(group: ResultGroup, folder: Path, drawn: bool, detailed: bool) -> dic
         "use": use(group, folder),
         "note": note(group),
         "exports": export_table(group),
-        "exports_note": EXPORT_NOTE,
+        "exports_notes": [EXPORT_NOTE, *failed_exports(group)],
         "selection_bias": describe_selection_bias(group),
         "settings": [(found.title, found.sentences, setting_table(found)) for found in group.settings],
         "settings_note": best_note(group),

@@ -2,7 +2,16 @@
 
 from common.table import Table, escape_markdown
 from common.text import clean
-from reports.columns import EXPORT_NOTE, export_table, exported_values, grid_table, note, result_table, setting_table
+from reports.columns import (
+    EXPORT_NOTE,
+    export_table,
+    exported_values,
+    failed_exports,
+    grid_table,
+    note,
+    result_table,
+    setting_table,
+)
 from reports.per_setting import best_note, grid_note
 from reports.report_data import Comparison, ReportData, ResultGroup, ResultRow
 from reports.significance import answer, describe_selection_bias
@@ -17,7 +26,7 @@ def as_text(data: ReportData) -> str:
         lines = result_table(group).as_text()
         parts.append("\n".join([*_heading(group), *lines] if len(data.groups) > 1 else lines))
         if exports := export_table(group):
-            parts.append("\n".join(exports.as_text()))
+            parts.append("\n".join([*exports.as_text(), *failed_exports(group)]))
         parts.append(_answer(group))
     rest = [f"{row.status}: {row.runs[0].name}: {row.reason}" for row in data.unfinished]
     rest += [f"excluded: {why}" for _, why in data.excluded]
@@ -44,6 +53,7 @@ def as_markdown(data: ReportData, title: str) -> str:
         lines += [*result_table(group).as_markdown(), "", escape_markdown(note(group)), ""]
         if exports := export_table(group):
             lines += [*exports.as_markdown(), "", escape_markdown(EXPORT_NOTE), ""]
+            lines += [text for why in failed_exports(group) for text in (escape_markdown(why), "")]
         if bias := describe_selection_bias(group):
             lines += [f"Selection bias: {bias}.", ""]
         lines += _markdown_of_settings(group)

@@ -310,6 +310,9 @@ def _exports_table(record: SmallestRecord, ranked: list[int]) -> Table | None:
                                      f"{val.accuracy.low:.3f} to {val.accuracy.high:.3f}"),
         "cost": lambda val: Cell(f"{val.cost.value:z.3f}", val.cost.value, f"{val.cost.low:z.3f} to {val.cost.high:z.3f}"),
         "verdict": lambda val: Cell(*[clean(val.cost.verdict)] * 2),
+        "balanced cost": lambda val: Cell(
+            "-" if val.balanced_cost is None else f"{val.balanced_cost:z.3f}", val.balanced_cost
+        ),
         "largest difference": lambda val: Cell(f"{val.largest_difference:.1e}", val.largest_difference),
         "called differently": lambda val: Cell(f"{val.changed:,} of {val.n:,}", val.changed),
     }  # fmt: skip

@@ -58,6 +58,9 @@ class Verification(NamedTuple):
     resizing: float = 0.0  # largest difference of a probability if the file resizes instead of this project
     effects: tuple[float, float] = (1.0, 1.0)  # `design_effect` of images in groups, for the checkpoint and the file
     grouped: tuple[float, float] | None = None  # interval of the cost, if images are in groups
+    balanced: tuple[float, float] | None = (
+        None  # balanced accuracies of the checkpoint and the file, if labels are known
+    )
 
     def describe(self) -> str:
         """Return `153 validation images: probabilities differ by at most 1.2e-07, 0 of 153 predictions differ`."""
@@ -82,7 +85,8 @@ class Verification(NamedTuple):
             format_accuracy(proportion(correct, self.n_labeled, effect))
             for correct, effect in zip((self.correct_checkpoint, self.correct_exported), self.effects, strict=True)
         )
-        return f"accuracy of the checkpoint {checkpoint}, of the file {exported}"
+        text = f"accuracy of the checkpoint {checkpoint}, of the file {exported}"
+        return text if self.balanced is None else text + "; balanced {:.3f} and {:.3f}".format(*self.balanced)
 
     def cost(self) -> ExportCost | None:
         """Return how much accuracy the file costs; None if no label is known."""
@@ -171,7 +175,7 @@ def compare_outputs(
     """
     description, classes = checkpoint.description, checkpoint.description.classes
     first, all_expected, all_actual, resizing = [], [], [], 0.0
-    right, groups = [], []  # for each labeled image: whether the checkpoint and the file are right; its group
+    right, labels, groups = [], [], []  # for each labeled image: whether checkpoint and file are right; class; group
     for image, image_input in decoded(images, description):
         resized = description.pixels(image)[None]
         expected = checkpoint(resized)[0]
@@ -188,6 +192,7 @@ def compare_outputs(
         seen(len(all_actual), len(images.images) or BATCH_SIZE)
         if image_input.label in classes:
             right.append([classes[p.argmax()] == image_input.label for p in (expected, actual)])
+            labels.append(image_input.label)
             groups.append(image_input.group)
         if len(first) < BATCH_SIZE:
             first.append(resized[0])
@@ -211,7 +216,14 @@ def compare_outputs(
         resizing=resizing,
         effects=effects,
         grouped=grouped,
+        balanced=_balanced_accuracies(right, labels) if labels else None,
     )
+
+
+def _balanced_accuracies(right: np.ndarray, labels: Sequence[str]) -> tuple[float, float]:
+    """Return the mean recall of the classes of the checkpoint and of the file; `right` is (n, 2) bool."""
+    recalls = [right[np.array(labels) == name].mean(axis=0) for name in sorted(set(labels))]
+    return tuple(np.mean(recalls, axis=0).tolist())
 
 
 def _in_groups(right: np.ndarray, groups: np.ndarray | None) -> tuple[tuple[float, float], tuple[float, float] | None]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.run_record import Deployed, RunRecord, write_record
+from common.table import escape_markdown
 from reports.columns import result_table
 from reports.renderers import as_csv, as_latex, as_markdown, as_text
 from reports.report import write_report
@@ -77,13 +78,12 @@ def test_exported_networks_have_a_table_where_some_run_has_one(tmp_path):
     data = judged(tmp_path)
     table = as_text(data).partition("\n\n")[2].splitlines()
     head, *rows = [" ".join(line.split()) for line in table]
-    assert head == "# network exported as accuracy cost verdict largest difference size latency p50"
+    assert head == "# network exported as accuracy cost verdict balanced cost largest difference size latency p50"
     a, b = sorted(rows[:2], key=lambda line: line.split()[1])
-    assert (
-        "model=a onnx_int8 (2 of 3 runs, no file: no operator Conv) 0.930 0.012 1 within 0.01, 1 not within 0.01 3.1e-02"
-        in a
-    )
-    assert "model=b =web| 0.930 (0.902 to 0.951) 0.000 (-0.006 to 0.006) within 0.01 3.1e-02 420 KiB 2.1 ms" in b
+    assert "model=a onnx_int8 (2 of 3 runs) 0.930 0.012 1 within 0.01, 1 not within 0.01 0.005 3.1e-02" in a
+    reason = f"{a[0]}. model=a: no file as onnx_int8: no operator Conv{' and so on' * 30}; use deploy=onnx"
+    assert reason in rows and as_markdown(data, "t").count(escape_markdown(reason)) == 1
+    assert "model=b =web| 0.930 (0.902 to 0.951) 0.000 (-0.006 to 0.006) within 0.01 0.005 3.1e-02 420 KiB 2.1 ms" in b
     lines = {row["setting model"]: row for row in csv.DictReader(io.StringIO(as_csv(data)))}
     assert float(lines["a"]["exported_cost"]) == pytest.approx(0.012) and lines["c"]["exported_cost"] == ""
     assert float(lines["b"]["exported_latency_p50_ms"]) == 2.1 and lines["b"]["exported_as"] == "'=web|"
@@ -93,7 +93,7 @@ def test_exported_networks_have_a_table_where_some_run_has_one(tmp_path):
 def deployed(folder: Path, cost: float | None, format: str = "onnx_int8") -> None:
     """Give a run a file, or none (`cost` None)."""
     record = RunRecord.read(folder)
-    failed = Deployed(format=format, error="no operator Conv")
+    failed = Deployed(format=format, error=f"no operator Conv{' and so on' * 30}; use deploy=onnx")
     record.deployed = failed if cost is None else fake_smallest.deployed(cost, format)
     write_record(record)
 

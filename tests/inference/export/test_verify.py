@@ -126,6 +126,26 @@ def test_differences_by_hand(run, native_sizes):
     assert "of 6, 95% interval" in found.describe_accuracies() and "of 6 predictions differ" in found.describe()
 
 
+def test_what_a_rare_class_loses_is_seen_in_balanced_accuracy(tmp_path):
+    """Of 5 ants and 1 bee, the checkpoint is right on all, a file that always answers ants on 5."""
+    files = make_odd_images(tmp_path / "images", 6)
+    folder = make_labeled_run(tmp_path / "run", tmp_path / "images", files, ["ants"] * 5 + ["bees"], ["val"] * 6)
+    images = list(ImageInputs(str(folder.splits)))
+
+    class Right:
+        description, calls = Brightness().description, iter([*(image.label for image in images), None])
+
+        def __call__(self, pixels):
+            label = next(self.calls)
+            return np.repeat([[label != "bees", label == "bees"]], len(pixels), axis=0).astype(float)
+
+    found = compare_outputs(
+        Right(), lambda pixels: np.repeat([[1.0, 0.0]], len(pixels), axis=0), VerificationImages(images, "all"), False
+    )
+    assert found.balanced == (1.0, 0.5) and found.correct_exported == 5
+    assert found.describe_accuracies().endswith("; balanced 1.000 and 0.500")
+
+
 @pytest.mark.parametrize(("only_checkpoint", "only_exported", "n", "words"), [
     (18, 2, 400, r"int8 costs 0\.040 \(0\.02\d to 0\.06\d\) of the accuracy: not within 0\.01"),
     (10, 2, 400, r"int8 costs 0\.020 \(0\.00\d to 0\.04\d\) of the accuracy: not shown to be within 0\.01 by 400 images"),
