@@ -382,7 +382,10 @@ def test_the_page_shows_grad_cam_as_explain_does(truncated_site, truncated_run, 
 @pytest.mark.slow
 @needs_chromium
 def test_a_network_without_maps_says_so(page):
-    words = "This page cannot show where the network looks, because its last layers are not linear."
+    words = (
+        "This page cannot show where the network looks, because the layers after its last feature map with several "
+        "positions are not linear."
+    )
     assert words in page[0].inner_text("header")
     assert "predict.py explain=true can." in page[0].inner_text("#no-heat") and page[0].is_hidden("#heat")
 

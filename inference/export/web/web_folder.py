@@ -105,7 +105,8 @@ class WebFolder(OnnxFile):
         page = "a page for any static host, which labels images in the browser"
         if self.found is None:
             return (
-                f"{page}; without Grad-CAM, because this network's head is not linear: predict.py explain=true has it"
+                f"{page}; without Grad-CAM, because the layers after the last feature map with several positions are not "
+                "linear: predict.py explain=true has it"
             )
         return f"{page} and shows where the network looks (Grad-CAM)"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from inference.explain.grad_cam import grad_cam
+from inference.explain.grad_cam import grad_cam, last_feature_map
 from inference.export.web.class_maps import WithClassMaps, check_class_maps, find_class_weights
 from lightning_modules.networks.registry import build_network
 
@@ -54,6 +54,14 @@ def test_networks_of_torchvision_with_one_linear_layer_have_maps(name):
 def test_a_head_that_is_not_linear_has_none(network):
     """Even where it is linear for these images, as heads with random weights nearly are."""
     assert find_class_weights(build(**network), SIZE, IMAGES) is None
+
+
+def test_a_linear_head_after_a_map_of_one_position_has_none():
+    """With 32 pixels: the map before it is explained, and the layers in between have activations."""
+    head = {"hidden_dims": [2], "dropout": [0.2, 0.02]}
+    network = build(network="truncated", backbone="shufflenet_v2_x0_5", keep=5, head=head)
+    assert last_feature_map(network, 32).layer is network.backbone.stage3
+    assert find_class_weights(network, 32, IMAGES[..., :32, :32]) is None
 
 
 def test_without_convolutions_there_are_none():
