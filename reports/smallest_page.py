@@ -409,14 +409,15 @@ def _trained_note(record: SmallestRecord) -> str:
     texts = [
         f"{metric_name(record).capitalize()} with its 95% interval. Validation also chose epochs and networks, so it flatters."
     ]
-    opened = [number for number, each in enumerate(_ranked(record), 1) if record.candidates[each].trained.test]
-    if opened:
-        texts.append("The test images were opened once, at the end, for the chosen network and the reference only.")
+    evaluated = [number for number, each in enumerate(_ranked(record), 1) if record.candidates[each].trained.test]
+    if evaluated:
+        texts.append("The test images were evaluated once, at the end, for the chosen network and the reference only.")
     answered = {record.answer.chosen, record.answer.reference} if record.answer else set()  # the first numbers
-    if earlier := [number for number in opened if number > len(answered)]:
+    if earlier := [number for number in evaluated if number > len(answered)]:
         which = join_words([f"#{number}" for number in earlier])
         texts.append(
-            f"Earlier answers in this folder, with other budgets, opened them for {which}; that played no part in this choice."
+            f"Earlier answers in this folder, with other budgets, evaluated them for {which}; that played no part in this "
+            "choice."
         )
     if any(each.frozen for each in record.candidates):
         texts.append(

@@ -345,7 +345,7 @@ def _kind_of_proof(record: SmallestRecord, answer: Answer) -> str | None:
     """Say what the proof does not cover: other seeds, or images that played no part in the choice."""
     if answer.verdict == "chosen_not_proved":
         if record.data.get("n_test"):
-            return "chosen, not proved: the test images, which played no part in the choice, were not opened"
+            return "chosen, not proved: the test images, which played no part in the choice, were not evaluated"
         return "chosen, not proved: there is no test split, and a proof needs images that played no part in the choice"
     if answer.verdict != "shown_as_trained" or not answer.test:
         return None
@@ -362,7 +362,7 @@ def _what_is_shown(record: SmallestRecord, answer: Answer) -> str | None:
         return None
     if pair is None:
         return (
-            "the test images were not opened, since validation does not show it either"
+            "the test images were not evaluated, since validation does not show it either"
             if record.data.get("n_test")
             else None
         )

@@ -41,7 +41,7 @@ PARTS = {  # of each record: the head, and what has to follow it
     "not_shown_on_validation": (
         "No network is shown to be good enough; the nearest one on validation: mobilenet_v3_small",
         "with 152 validation images and 1 seed; about 700 validation images would decide",
-        "the test images were not opened, since validation does not show it either",
+        "the test images were not evaluated, since validation does not show it either",
     ),
     "mean_of_seeds": (
         "Smallest network that is good enough, as trained",
