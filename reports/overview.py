@@ -27,10 +27,9 @@ from evaluation.describe import compare_to_guessing, name_accuracy, short_accura
 from evaluation.figures import axis_name, draw_confusion, figure_pixels
 from evaluation.scores import count_confusion, most_confused
 from reports.load_runs import Run
-from reports.top_losses import TopLoss, TopLosses, with_thumbnails
+from reports.top_losses import MOST_LOSSES, TopLosses, with_thumbnails, worst_images
 
 WIDTH, HEIGHT, DPI = 16, 9, 100  # inches of a slide, pixels an inch
-SHOWN = 12  # images
 THUMBNAIL = 118  # pixels, the longer side
 LONGEST_NAME = 13  # letters of a class
 MOST_NAMED = 20  # classes up to which the matrix has counts and names, and every recall is drawn, not only the worst
@@ -81,7 +80,7 @@ def draw_overview(record: RunRecord, predictions: Predictions | None = None) -> 
     _draw_confusion(figure, predictions, split)
     _draw_recalls(figure.add_axes((0.765, 0.4, 0.215, 0.42)), metrics, split)
     run = Run(record.folder, record)
-    losses = with_thumbnails(_worst(predictions, split), run)
+    losses = with_thumbnails(TopLosses(worst_images([predictions]), split, None), run)
     _draw_losses(figure, losses, _short_names(predictions.classes, LONGEST_NAME - 2))
     return figure
 
@@ -223,24 +222,6 @@ def _draw_recalls(axes: Axes, metrics: SplitMetrics, split: str) -> None:
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(-0.02, -0.13), frameon=False)
 
 
-def _worst(predictions: Predictions, split: str) -> TopLosses:
-    """Return the errors with the highest loss, or the right images with the highest loss if there is no error."""
-    truth = predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels]
-    wrong = np.flatnonzero(~predictions.correct)
-    rows = wrong if wrong.size else np.arange(len(truth))
-    names, losses = predictions.classes, []
-    for i in rows[np.argsort(truth[rows], kind="stable")[:SHOWN]]:
-        label, predicted = predictions.labels[i], predictions.predicted[i]
-        losses.append(
-            TopLoss(
-                path=predictions.paths[i], fingerprint=predictions.fingerprints[i], label=names[label],
-                predicted=names[predicted], probability=float(predictions.probabilities[i, predicted]),
-                true_probability=float(truth[i]), wrong=int(label != predicted), runs=1,
-            )
-        )  # fmt: skip
-    return TopLosses(losses, split, None)
-
-
 def _draw_losses(figure: Figure, found: TopLosses, short: dict[str, str]) -> None:
     """Show images with their label, the predicted class if it is another one, and its probability; names by `short`."""
     n, n_wrong = len(found.losses), sum(loss.wrong for loss in found.losses)
@@ -254,7 +235,7 @@ def _draw_losses(figure: Figure, found: TopLosses, short: dict[str, str]) -> Non
     hidden = {loss.reason for loss in found.losses if loss.reason}
     note = f" ({clean('; '.join(sorted(hidden)), 120)})" if hidden else ""
     figure.text(0.02, 0.285, title + note, fontsize=12, parse_math=False)
-    step = (WIDTH * DPI - 0.02 * 2 * WIDTH * DPI) / SHOWN  # pixels
+    step = (WIDTH * DPI - 0.02 * 2 * WIDTH * DPI) / MOST_LOSSES  # pixels
     for place, loss in enumerate(found.losses):
         left = round(0.02 * WIDTH * DPI + place * step)
         pixels = _thumbnail(loss.image)

@@ -70,15 +70,15 @@ def top_losses(runs: Sequence[Run], tables: list[Predictions] | str, split: str)
     for run, table in zip(runs, tables, strict=True):
         folds[run.fold if split == "val" else None].append(table)  # test images are the same in each fold
     try:
-        found = [loss for fold in folds.values() for loss in _wrong_images(fold)]
+        found = [loss for fold in folds.values() for loss in worst_images(fold) if loss.wrong]
     except UserError as error:
         return TopLosses([], split, clean(error))
     found.sort(key=lambda loss: (-loss.wrong / loss.runs, -loss.wrong, loss.true_probability))
     return TopLosses(found[:MOST_LOSSES], split, None if found else "every image is right in every run")
 
 
-def _wrong_images(tables: list[Predictions]) -> list[TopLoss]:
-    """Return the top losses of runs on the same images; R runs, n images, K classes."""
+def worst_images(tables: list[Predictions]) -> list[TopLoss]:
+    """Return the top losses of R runs on the same n images; those of right images if no run gets an image wrong."""
     first, *others = tables
     for other in others:
         pair(first, other)
@@ -90,11 +90,11 @@ def _wrong_images(tables: list[Predictions]) -> list[TopLoss]:
     wrong = (predicted != first.labels).sum(axis=0)
     mean = np.mean(probabilities, axis=0)
     truth = mean[np.arange(len(first.labels)), first.labels]
-    order = [i for i in np.lexsort((truth, -wrong)) if wrong[i]][:MOST_LOSSES]
+    order = np.lexsort((truth, -wrong))
     losses = []
-    for i in order:
+    for i in (order[wrong[order] > 0] if wrong.any() else order)[:MOST_LOSSES]:
         wrong_classes = predicted[predicted[:, i] != first.labels[i], i].tolist()
-        k = Counter(wrong_classes).most_common(1)[0][0]
+        k = Counter(wrong_classes).most_common(1)[0][0] if wrong_classes else first.labels[i]
         losses.append(
             TopLoss(
                 path=first.paths[i], fingerprint=first.fingerprints[i], label=first.classes[first.labels[i]],
