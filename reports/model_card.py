@@ -11,7 +11,15 @@ from markupsafe import Markup
 
 from common.atomic_io import write_text
 from common.html import jinja_environment
-from common.run_record import InputInfo, Latency, Proportion, RunRecord, SplitMetrics, describe_test_evaluations
+from common.run_record import (
+    InputInfo,
+    Latency,
+    Proportion,
+    RunInfo,
+    RunRecord,
+    SplitMetrics,
+    describe_test_evaluations,
+)
 from common.table import Table, escape_markdown
 from common.text import SPLIT_NAMES, clean, join_words, own_names, plural, register_argument
 from evaluation.describe import (
@@ -164,17 +172,22 @@ def _training(run: Run) -> list[str]:
         value = "" if best.value is None else f" of {best.value:.4f}"
         lines.append(f"chosen on {on} images: epoch {best.epoch}, for its {best.monitor}{value}")
     for group in GROUPS:
-        own = {k.partition(".")[2]: v for k, v in about.settings.items() if k.startswith(f"{group}.")}
-        known = {key: value for key, value in own.items() if "$" not in str(value) and not key.endswith("_target_")}
-        if group == "trainer":  # it lists all of Lightning's flags, most of them unused
-            known = {key: value for key, value in known.items() if value is not None}
-        shown = [f"{key} {_value(value)}" for key, value in known.items()]
+        shown = settings_of(about, group)
         if about.choices.get(group) or shown:
             named = f"{group} {about.choices[group]}" if about.choices.get(group) else group
-            lines.append(f"{named}: {', '.join(shown) or 'no settings'}")
+            lines.append(f"{named}: {shown or 'no settings'}")
     lines += _facts(seed=about.seed, git_commit=about.git_commit)
     lines += ["the code had uncommitted changes"] if about.git_dirty else []
     return [*lines, ", ".join(f"{name} {version}" for name, version in about.versions.items())]
+
+
+def settings_of(about: RunInfo, group: str) -> str:
+    """Return `lr 0.001, fused true`: the settings of a group that a run states itself, not by those of another group."""
+    own = {k.partition(".")[2]: v for k, v in about.settings.items() if k.startswith(f"{group}.")}
+    known = {key: value for key, value in own.items() if "$" not in str(value) and not key.endswith("_target_")}
+    if group == "trainer":  # it lists all of Lightning's flags, most of them unused
+        known = {key: value for key, value in known.items() if value is not None}
+    return ", ".join(f"{key} {_value(value)}" for key, value in known.items())
 
 
 def _name(split: str, metrics: SplitMetrics) -> str:

@@ -1,4 +1,4 @@
-"""The report of many runs: page, Markdown, CSV and LaTeX, each written whole or not at all."""
+"""The report of many runs: page, Markdown, CSV, LaTeX, methods and a figure, each written whole or not at all."""
 
 import logging
 from collections.abc import Sequence
@@ -7,22 +7,27 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from common.atomic_io import write_text
+from common.atomic_io import write_bytes, write_text
 from common.checks import check_good_enough, check_target_accuracy
 from common.errors import UserError
+from common.image_grid import encode_png
 from common.progress import Progress
 from common.run_folder import RunFolder, missing_folders, remove_empty
 from common.text import clean
 from reports.aggregate import aggregate
 from reports.load_runs import EXAMPLE, common_folder, find_records, given_folders, load_runs
+from reports.methods import as_methods
 from reports.provenance import title_of
 from reports.renderers import as_csv, as_latex, as_markdown, as_text
+from reports.report_data import ReportData
 from reports.run_links import chosen_run
 from reports.studies import search_of
+from reports.top_losses import confusion
 
 log = logging.getLogger(__name__)
 
 LONGEST_TITLE = 200  # characters
+DPI = 200  # of the confusion matrix, for print
 
 
 class Written(NamedTuple):
@@ -58,11 +63,11 @@ def write_report(
     *,
     draws_overview: bool = False,
 ) -> Written:
-    """Write report.html, report.md, table.csv and table.tex.
+    """Write report.html, report.md, table.csv, table.tex, methods.md and confusion.png.
 
     Args:
         where: folder of the runs, several, or a pattern with *; searched to any depth.
-        out: folder of what is written, or the page's own name ending in .html, whose name the other three then share;
+        out: folder of what is written, or the page's own name ending in .html, whose name the others then share;
             None: the folder that holds the runs.
         title: of the page; None: the experiment's name, or what differs.
         good_enough: accuracy that a smaller network may lack against the best and still be good enough.
@@ -83,18 +88,22 @@ def write_report(
         title = clean(title, LONGEST_TITLE) if title else title_of(data)
         from reports.page import make_page  # late: errors come without matplotlib
 
-        page, markdown, table, latex = _names(Path(out) if out else common_folder(paths))
+        page, markdown, table, latex, methods, figure = _names(Path(out) if out else common_folder(paths))
         contents = {
             page: make_page(data, title, page.parent, search_of(common_folder(paths))),
             markdown: as_markdown(data, title),
             table: as_csv(data),
             latex: as_latex(data),
+            methods: as_methods(data),
         }
+        drawn = _draw_confusion(data)
         made = missing_folders(page.parent)
         try:
             page.parent.mkdir(parents=True, exist_ok=True)
             for path, text in contents.items():
                 write_text(path, text)
+            if drawn is not None:
+                write_bytes(figure, drawn)
         except OSError as error:
             remove_empty(made)
             given, instead = (f"out={out}: ", "use") if out else ("", "python report.py takes")
@@ -114,7 +123,20 @@ def _draw_overview(folder: RunFolder) -> None:
         log.warning("overview.png was not drawn: %s", error)
 
 
-def _names(out: Path) -> tuple[Path, Path, Path, Path]:
+def _draw_confusion(data: ReportData) -> bytes | None:
+    """Draw the confusion matrix of the best row of the first group; None if it has none, or too many classes."""
+    from evaluation.figures import MOST_NAMED, confusion_matrix, figure_pixels  # late, as above
+
+    made = confusion(data.groups[0].rows[0].runs) if data.groups else None
+    if made is None or made.counts is None or len(made.classes) > MOST_NAMED:
+        return None
+    return encode_png(figure_pixels(confusion_matrix(made.counts.tolist(), made.classes), DPI))
+
+
+def _names(out: Path) -> tuple[Path, ...]:
+    """Return the paths of page, Markdown, CSV, LaTeX, methods and confusion matrix."""
     if out.suffix.lower() in (".html", ".htm"):
-        return out, out.with_suffix(".md"), out.with_suffix(".csv"), out.with_suffix(".tex")
-    return out / "report.html", out / "report.md", out / "table.csv", out / "table.tex"
+        beside = [out.with_suffix(suffix) for suffix in (".md", ".csv", ".tex")]
+        return out, *beside, *(out.with_name(f"{out.stem}_{name}") for name in ("methods.md", "confusion.png"))
+    names = ("report.html", "report.md", "table.csv", "table.tex", "methods.md", "confusion.png")
+    return tuple(out / name for name in names)

@@ -15,7 +15,7 @@ from tests.support.fake_runs import make_run
 from tests.support.helpers import PROJECT
 from tests.support.parsed_html import Parsed
 
-WRITTEN = {"report.html", "report.md", "table.csv", "table.tex"}
+WRITTEN = {"report.html", "report.md", "table.csv", "table.tex", "methods.md", "confusion.png"}
 
 
 @pytest.fixture
@@ -50,7 +50,8 @@ def test_chosen_places_and_title(report, runs, tmp_path):
     assert status == 0 and {path.name for path in (tmp_path / "new" / "place").iterdir()} == WRITTEN
     assert "<h1>A &amp; B</h1>" in (tmp_path / "new" / "place" / "report.html").read_text()
     assert report(f"runs={runs}/*", f"out={tmp_path}/one.html")[0] == 0
-    assert {path.name for path in tmp_path.glob("one.*")} == {"one.html", "one.md", "one.csv", "one.tex"}
+    names = {"one.html", "one.md", "one.csv", "one.tex", "one_methods.md", "one_confusion.png"}
+    assert {path.name for path in tmp_path.glob("one*")} == names
 
 
 def test_errors_are_one_line(report, runs, tmp_path):

@@ -96,7 +96,7 @@ def test_in_the_other_files_they_are_text(written):
         assert line.startswith("%") or line.replace("\\$", "").count("$") % 2 == 0
     markdown = (folder / "report.md").read_text()
     assert "<script" not in markdown and "<img" not in markdown and not re.search(r"(?<!\\)\]\(", markdown)
-    for name in ("report.html", "report.md", "table.csv", "table.tex"):
+    for name in ("report.html", "report.md", "table.csv", "table.tex", "methods.md"):
         assert not set((folder / name).read_text()) & set("\0\x1b\u202e\u2066\u2069\x07")
 
 

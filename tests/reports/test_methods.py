@@ -1,0 +1,137 @@
+"""The paragraph for the methods section of a paper: each statement follows from the records, and none from what is usual."""
+
+import json
+
+import numpy as np
+import pytest
+
+from common.image_grid import encode_png
+from common.run_folder import RunFolder
+from common.run_record import RunRecord
+from evaluation.figures import confusion_matrix, figure_pixels
+from evaluation.intervals import accuracy_interval, format_accuracy, proportion
+from reports.methods import as_methods
+from reports.report import write_report
+from tests.support.fake_runs import change_record, judged, make_run
+
+RECIPE = {
+    "trainer.max_epochs": 40, "datamodule.batch_size": 16, "optimizer._target_": "torch.optim.AdamW", "optimizer.lr": 0.01,
+    "optimizer.weight_decay": 0.05, "scheduler._target_": "lightning_modules.optim.cosine", "teacher": None,
+    "callbacks.linear_probe.steps": 0, "callbacks.ema.enabled": False, "model.freeze": None, "stages": ["fit", "test"],
+}  # fmt: skip
+CHOICES = {"model": "resnet18", "optimizer": "adamw", "scheduler": "cosine"}
+
+
+def written(folder) -> str:
+    return as_methods(judged(folder)).replace("\\", "")
+
+
+def test_one_training_states_what_its_record_does(tmp_path):
+    folder = make_run(
+        tmp_path / "a", seed=7, settings=RECIPE, choices=CHOICES, data={"splits_from": "given by the source"}
+    )
+    change_record(folder, best={"epoch": 3, "monitor": "val/loss"})
+    record, text = RunRecord.read(RunFolder(folder)), written(folder)
+    found = record.test.accuracy
+    for part in (
+        "The data set pets has 2 classes (cat and dog). There are 200 training, 60 validation and 80 test images.",
+        "Splits: given by the source.", "resnet18 with 143,528 parameters. Initial weights: random.",
+        "It was trained for 40 epochs. A batch has 16 images.", "Optimizer: AdamW (lr 0.01, weight_decay 0.05).",
+        "Schedule: cosine.", "It was trained with 1 seed (7).", "the weights of the epoch with the best val/loss were kept",
+        "The test images were evaluated once for each trained network.",
+        f"Test accuracy is {found.value:.3f} ({found.low:.3f} to {found.high:.3f}, n = 80).", "Wilson 1927",
+        "Software: python 3.11.7, torch 2.14.1, code at commit 000000000000; device: cpu.",
+    ):  # fmt: skip
+        assert part in text, part
+    for word in (
+        "fold",
+        "group",
+        "early",
+        "up to",
+        "Linear probe",
+        "Ema",
+        "Distillation",
+        "Searle",
+        "Holm",
+        "Kish",
+        "frozen",
+    ):
+        assert word not in text, word
+
+
+def test_seeds_settings_and_their_comparison(tmp_path):
+    for seed in (1, 2, 3):
+        for name, accuracy in (("a", 0.9), ("b", 0.6)):
+            make_run(tmp_path / f"{name}{seed}", seed=seed, settings=RECIPE, choices={"model": name}, accuracy=accuracy)
+    text = written(tmp_path)
+    row = judged(tmp_path).groups[0].rows[0]
+    low, high = accuracy_interval(row.outcomes["test"].correct)
+    assert f"Test accuracy is 0.900 (mean of 3 seeds, {low:.3f} to {high:.3f}, n = 80)." in text
+    for part in ("with 3 seeds (1, 2 and 3)", "the best of 2 settings, which differ in model, by validation accuracy",
+                 "Searle", "on the same test images (seeds and images as random effects)", "Holm 1979"):  # fmt: skip
+        assert part in text, part
+    assert "Wilson" not in text and "McNemar" not in text and "Kish" not in text
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"callbacks.early_stopping.patience": 5, "callbacks.early_stopping.monitor": "val/loss"},
+     "for up to 40 epochs. Training ends early if val/loss does not improve for 5 epochs."),
+    ({"model.freeze": True}, "Only its head was trained."),
+    ({"model.freeze": 4}, "Only its head was trained in the first 4 epochs."),
+    ({"callbacks.linear_probe.steps": 200}, "Its head was trained first, for 200 steps on features"),
+    ({"callbacks.ema.enabled": True}, "A moving average of its weights (EMA) was evaluated"),
+    ({"teacher": "big.ckpt"}, "the outputs of the teacher big.ckpt."),
+    ({"stages": ["test"]}, "It was not trained in this run."),
+    ({"callbacks.progressive_resizing.initial_scale": 0.5}, "began at a share of 0.5 of this size"),
+    ({"datamodule.sampler": "balanced"}, "All classes are drawn with equal probability."),
+])  # fmt: skip
+def test_a_change_of_the_recipe_is_stated(tmp_path, settings, words):
+    make_run(tmp_path / "plain", settings=RECIPE, choices=CHOICES)
+    assert words not in written(tmp_path)
+    text = written(make_run(tmp_path / "changed", settings={**RECIPE, **settings}, choices=CHOICES))
+    assert words in text and ("trained for" in text) == (settings.get("stages") is None)
+
+
+def test_a_probe_that_was_skipped_is_not_stated(tmp_path):
+    warning = "callbacks.linear_probe: skipped, since the backbone is not pretrained"
+    settings = {**RECIPE, "callbacks.linear_probe.steps": 200}
+    assert "trained first" not in written(make_run(tmp_path / "a", settings=settings, run={"warnings": [warning]}))
+
+
+def test_folds_groups_and_repeated_or_missing_evaluations(tmp_path):
+    for fold in range(3):
+        settings = {**RECIPE, "datamodule.fold": fold}
+        make_run(tmp_path / "f" / str(fold), settings=settings, n={"val": 60}, data={"folds": 5, "fold": fold})
+    text = written(tmp_path / "f")
+    assert "3 of 5 folds of a cross-validation were trained for each seed." in text
+    assert "No test images were evaluated." in text and "Test accuracy" not in text
+
+    folder = make_run(tmp_path / "g", settings=RECIPE)
+    lines = [f"0/test/{image:05}.png,cat,test,{image // 4}" for image in range(80)]
+    (folder / "splits.csv").write_text("\n".join(["path,label,split,group", *lines]))
+    change_record(folder, test={"test_evaluations": 3})
+    text = written(folder)
+    assert "The test images form 20 groups." in text and "Kish 1965" in text
+    assert "evaluated up to 3 times for each trained network" in text
+
+
+def test_the_figure_is_the_confusion_matrix_of_the_best_row_over_its_seeds(tmp_path):
+    for seed in (1, 2):
+        for name, accuracy in (("a", 0.9), ("b", 0.6)):
+            make_run(tmp_path / f"{name}{seed}", seed=seed, choices={"model": name}, accuracy=accuracy)
+    write_report(str(tmp_path))
+    counts = sum(np.array(RunRecord.read(RunFolder(tmp_path / f"a{seed}")).test.confusion) for seed in (1, 2))
+    expected = encode_png(figure_pixels(confusion_matrix(counts.tolist(), ["cat", "dog"]), 200))
+    assert (tmp_path / "confusion.png").read_bytes() == expected
+    costs = make_run(tmp_path / "costs", n={"val": 0, "test": 0})
+    write_report(str(costs))
+    assert not (costs / "confusion.png").exists() and (costs / "methods.md").is_file()
+
+
+def test_a_record_of_anything_is_text(tmp_path):
+    folder = make_run(tmp_path / "a", settings=RECIPE, choices=CHOICES)
+    record = json.loads((folder / "result.json").read_text())
+    record["run"]["settings"] |= {key: {"x": ["<script>"]} for key in RECIPE}
+    (folder / "result.json").write_text(json.dumps(record))
+    text = as_methods(judged(folder))
+    assert "<script" not in text and format_accuracy(proportion(64, 80))[:5] in text
