@@ -7,7 +7,7 @@ from statistics import fmean, median
 from typing import NamedTuple
 
 from common.run_record import Baseline, DataInfo, Deployed
-from common.text import clean, join_words, numeral, plural
+from common.text import SPLIT_NAMES, clean, join_words, numeral, plural
 from evaluation.intervals import ONE_SIDED, design_effect, guessing_probability, wilson
 from evaluation.paired_tests import BiasCorrectedBest, PairedComparison, format_p
 from reports.accuracy import Accuracy, CorrectnessMatrix
@@ -129,6 +129,17 @@ class ResultRow:
             if low <= guess.share or guessing_probability(correct, found.n, guess.share) > ONE_SIDED:
                 return True
         return False
+
+    @property
+    def tells_apart(self) -> str | None:
+        """Return `balanced accuracy 0.654 on test` if each of its runs is above guessing by class; test counts if measured."""
+        for split in ("test", "val"):
+            measured = [getattr(run.record, split) for run in self.runs]
+            if all(measured):
+                if not all(each.better_than_guessing_by_class for each in measured):
+                    return None
+                return f"balanced accuracy {fmean(each.balanced_accuracy for each in measured):.3f} on {SPLIT_NAMES[split]}"
+        return None
 
     def _median(self, value_of: Callable[[Run], float | None]) -> float | None:
         values = [value for run in self.runs if (value := value_of(run)) is not None]

@@ -68,11 +68,12 @@ def answer(group: ResultGroup) -> list[str]:
         before = guess.name
     if guesses:
         has += f"; always predicting {' and '.join(guesses)}"
+    apart = [f"Yet it tells classes apart: {found}."] if best.guesses and (found := best.tells_apart) else []
     if best.guesses and others:
-        return [f"No row is shown to be better than guessing: the first by {by} is {best.name} with {has}."]
+        return [f"No row is shown to be better than guessing: the first by {by} is {best.name} with {has}.", *apart]
     if not others:
         chosen = " The test images also chose its epoch, so this accuracy is too good." if best.selected_on_test else ""
-        guess = ["It is not shown to be better than guessing."] if best.guesses else _above_target(group)
+        guess = ["It is not shown to be better than guessing.", *apart] if best.guesses else _above_target(group)
         return [
             f"{best.name} has {has}.{chosen}",
             *guess,

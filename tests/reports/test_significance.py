@@ -24,6 +24,7 @@ from reports.model_card import model_card
 from reports.renderers import as_markdown
 from reports.report_data import ResultGroup
 from reports.significance import answer, compare_to_best, describe_selection_bias
+from tests.support.fake_runs import change_record
 
 
 def test_comparisons_are_exact_mcnemar_after_holm(run, summary):
@@ -233,6 +234,20 @@ def test_the_split_on_which_guessing_is_not_excluded_is_named(run, summary):
     has, guessing, _ = answer(summary().groups[0])
     assert "always predicting 'cat' gives 0.500 on validation and 0.500 on test" in has
     assert guessing == "It is not shown to be better than guessing."
+
+
+@pytest.mark.parametrize("low", [0.501, 0.499])
+def test_a_network_that_tells_classes_apart_is_not_only_called_guessing(run, summary, low):
+    """With two classes, guessing has a balanced accuracy of 0.5, whatever the classes' sizes."""
+    wrong = {"val": set(range(40)), "test": set(range(40))}
+    for seed, balanced in ((1, 0.640), (2, 0.660)):
+        folder = run(f"r{seed}", seed=seed, wrong=wrong)
+        change_record(folder, test={"balanced_accuracy": balanced, "intervals": {"balanced_accuracy": [low, 0.7]}})
+    found = answer(summary().groups[0])
+    expected = ["Yet it tells classes apart: balanced accuracy 0.650 on test."] if low > 0.5 else []
+    assert found[1:-1] == ["It is not shown to be better than guessing.", *expected]
+    run("other", choices={"model": "other"}, wrong={"val": set(range(41)), "test": set(range(41))})
+    assert answer(summary().groups[0])[1:] == expected
 
 
 def test_what_guesses_on_test_is_not_the_best(run, summary):
