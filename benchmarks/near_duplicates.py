@@ -118,6 +118,11 @@ def main() -> None:
     options.add_argument("--images", type=int, nargs="+", default=[3000, 20_000, 100_000])
     options.add_argument("--cameras", type=int, default=1)
     args = options.parse_args()
+    fewest = 2 * PLANTED * len(CHANGES)  # each planted copy has an original of its own
+    if min(args.images) < fewest:
+        options.error(
+            f"--images {min(args.images)}: use {fewest:,} or more, since {fewest // 2:,} of them are planted copies"
+        )
     measures = {f"{count:,}": lambda count=count: measure(count, args.cameras) for count in args.images}
     report("near_duplicates", alternate(measures, args.repeats), cameras=args.cameras)
 

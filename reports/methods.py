@@ -36,7 +36,7 @@ HOLM = "p-values are corrected by Holm 1979 (Scand. J. Stat. 6:65-70)"
 
 
 def as_methods(data: ReportData) -> str:
-    """Format the paragraphs; of values that are not recorded, nothing is said."""
+    """Format the paragraphs; values that are not recorded are skipped."""
     lines = ["# Methods", ""]
     for group in data.groups:
         lines += [f"## {escape_markdown(group.title)}", ""] if len(data.groups) > 1 else []
