@@ -23,6 +23,7 @@ from common.text import (
     rounded_up,
     short_name,
 )
+from evaluation.paired_tests import format_p
 from reports.accuracy import Accuracy, CorrectnessMatrix, caveats_of_one_seed
 from reports.report_data import (
     BestOfValue,
@@ -50,8 +51,8 @@ COMPARISON_NOTE = (
 COST_NOTE = "Costs are for one image; MACs are multiply-accumulates."
 
 
-def result_table(group: ResultGroup) -> Table:
-    """Make the table of a group, one line per row."""
+def result_table(group: ResultGroup, *, for_paper: bool = False) -> Table:
+    """Make the table of a group, one line per row; for a paper with p-values instead of verdicts in words."""
     rows = group.rows
     places = {id(row): place for place, row in enumerate(sorted(rows, key=by_settings))}
     title = "setting" if group.changed else "network"
@@ -59,10 +60,8 @@ def result_table(group: ResultGroup) -> Table:
     columns.append(Column(title, lambda row: Cell(row.name, places[id(row)]), is_text=True))
     columns += [*_training_images(rows), *_accuracies(rows), *_further_metrics(rows)]
     if len(rows) > 1 and any(row.ranked_by for row in rows):
-        columns += [
-            Column("difference", lambda row: difference_cell(row.comparison)),
-            Column("verdict", comparison_cell, is_text=True),
-        ]
+        columns.append(Column("difference", lambda row: difference_cell(row.comparison)))
+        columns.append(Column("p", _p_value) if for_paper else Column("verdict", comparison_cell, is_text=True))
     columns += [
         Column("MACs", lambda row: Cell(compact_count(row.macs), row.macs)),
         Column("parameters", lambda row: Cell(compact_count(row.parameters), row.parameters)),
@@ -185,6 +184,15 @@ def comparison_cell(row: ResultRow) -> Cell:
         return Cell(found.verdict, 1.0 if found.is_best else None)
     guess = "no better than guessing; " if row.guesses else ""
     return Cell(f"{guess}{found.verdict}", found.pair.at_least, found.details)
+
+
+def _p_value(row: ResultRow) -> Cell:
+    found = row.comparison
+    return (
+        Cell("-", None)
+        if found.pair is None
+        else Cell(format_p(found.p_value).removeprefix("p ").removeprefix("= "), found.p_value)
+    )
 
 
 def note(group: ResultGroup) -> str:

@@ -1,7 +1,7 @@
 """The tables as text, Markdown, CSV and LaTeX."""
 
 from common.table import Table, escape_markdown
-from common.text import clean
+from common.text import clean, join_words
 from reports.columns import (
     EXPORT_NOTE,
     export_table,
@@ -80,11 +80,18 @@ def _markdown_of_settings(group: ResultGroup) -> list[str]:
 
 
 def as_latex(data: ReportData) -> str:
-    """Format the tables of results, each after a comment that names its data and, if there are several sweeps, its sweep."""
-    tables = [
-        [*(f"% {clean(line)}" for line in _heading(group) if line), *result_table(group).as_latex()]
-        for group in data.groups
-    ]
+    """Format the tables of results, each after comments: its sweep if there are several, its data, and what the numbers are."""
+    tables = []
+    for group in data.groups:
+        guesses = [str(row.rank) for row in group.rows if row.guesses]
+        comments = [
+            *_heading(group),
+            note(group),
+            f"No better than guessing: # {join_words(guesses)}" if guesses else "",
+        ]
+        tables.append(
+            [*(f"% {clean(line)}" for line in comments if line), *result_table(group, for_paper=True).as_latex()]
+        )
     return "\n\n".join(map("\n".join, tables)) + "\n"
 
 
