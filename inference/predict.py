@@ -249,8 +249,11 @@ class PredictionSummary:
         lines = [*self._first_rows().as_text(), ""]
         if self.n > len(self.first):
             lines[-1:] = [f"... and {self.n - len(self.first):,} more", ""]
-        counts = ", ".join(f"{name} {self.predicted[name]:,}" for name in self._frequent_classes())
-        lines.append(f"{plural(self.n, 'image')}: {counts}")
+        shown = self._frequent_classes()
+        counts = [f"{self.predicted[name]:,} as {short_name(name)}" for name in shown]
+        others = self.predicted.total() - sum(self.predicted[name] for name in shown)
+        counts += [f"{others:,} as other classes"] if others else []
+        lines.append(f"{plural(self.n, 'image')}, predicted: {', '.join(counts)}")
         if self.decision:
             which, promise = "abstained:", describe_promise(self.decision, like="those of validation")
             if self.decision.confidence is None:

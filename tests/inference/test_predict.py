@@ -97,6 +97,20 @@ def test_a_place_that_cannot_be_written_and_errors_of_reading(tmp_path):
         raise OSError(errno.EIO, "of an image")  # not taken for one of the table
 
 
+def test_counts_of_many_classes_are_those_of_the_most_frequent_and_the_sum_of_the_others():
+    names = [f"number {place}" for place in range(20)]
+    summary = PredictionSummary(names, None)
+    for place, name in enumerate(names):
+        for image in range(place + 1):
+            prediction = Prediction(
+                f"{place}-{image}.jpg", probabilities=dict.fromkeys(names, 0.0) | {name: 1.0}, predicted=name
+            )
+            summary.add(ImageInput(prediction.path, Path(prediction.path)), prediction)
+    (line,) = [line for line in summary.lines() if line.startswith("210 images")]
+    assert line.startswith("210 images, predicted: 20 as number 19, 19 as number 18, ")
+    assert line.endswith(f", 9 as number 8, {sum(range(9))} as other classes")
+
+
 def test_the_summary_is_counted_by_hand():
     summary = PredictionSummary(CLASSES, DECISION)
     predictions = [
@@ -113,7 +127,7 @@ def test_the_summary_is_counted_by_hand():
     text = "\n".join(summary.lines())
     assert "1.jpg  bees       0.9000  bees     false" in text and "2.jpg  ants       0.5500  bees     true" in text
     assert "... and 2 more" in text
-    assert "7 images: ants 4, bees 2" in text and "not read: 1" in text
+    assert "7 images, predicted: 4 as ants, 2 as bees\n" in text and "not read: 1" in text
     promise = "accuracy 0.95 with 90% confidence on images like those of validation: confidence >= 0.600"
     assert f"abstained: 1 ({promise})" in text
     assert (

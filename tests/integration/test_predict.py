@@ -176,7 +176,7 @@ def test_what_is_written_and_shown(predict, checkpoint, files, tmp_path):
     assert (status, err) == (0, "")
     table = tmp_path / "new" / "place" / "predictions.csv"
     rows = read_csv(table)
-    assert out.rstrip().endswith(f"Predictions: {table}") and "9 images: ants " in out and "... and 4 more" in out
+    assert out.rstrip().endswith(f"Predictions: {table}") and "9 images, predicted: " in out and "... and 4 more" in out
     assert [row["path"] for row in rows] == [str(file) for file in files]
     assert {row["label"] for row in rows} == {""} and "ccuracy: " not in out
     for row in rows:
