@@ -43,7 +43,7 @@ def checkpoint_argument(ckpt: str | Path | None, exported: bool = False) -> Path
     return path
 
 
-def check_predict_arguments(batch_size: int, explain: bool, explain_most: int) -> None:
+def check_predict_arguments(batch_size: int, explain: bool, explain_most: int, threshold: float | None = None) -> None:
     """Check the settings of predict.py.
 
     Raises:
@@ -54,6 +54,8 @@ def check_predict_arguments(batch_size: int, explain: bool, explain_most: int) -
             raise UserError(f"{quote_override(name, value)}: use a whole number of 1 or more")
     if not isinstance(explain, bool):
         raise UserError(f"{quote_override('explain', explain)}: use true or false")
+    if threshold is not None and (type(threshold) not in (int, float) or not 0 <= threshold <= 1):
+        raise UserError(f"{quote_override('threshold', threshold)}: use a probability from 0 to 1")
 
 
 def check_export_arguments(

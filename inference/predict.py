@@ -39,7 +39,7 @@ def run(config: DictConfig) -> None:
         UserError: a wrong setting; or, after everything is written, some files could not be read.
     """
     checkpoint = checkpoint_argument(config.ckpt, exported=True)
-    check_predict_arguments(config.batch_size, config.explain, config.explain_most)
+    check_predict_arguments(config.batch_size, config.explain, config.explain_most, config.threshold)
     images = OmegaConf.to_container(config.images) if OmegaConf.is_list(config.images) else config.images
     with Progress("reading the network and the list of images") as progress:
         _run(config, checkpoint, images, progress)
@@ -51,6 +51,8 @@ def _run(config: DictConfig, checkpoint: Path, images: str | list[str] | None, p
     inputs = resolve_images(images, config.root)
     table = table_path(config.out, [part.path for part in inputs.tables])
     model = Predictor.from_checkpoint(checkpoint, str(config.device), config.register)
+    if config.threshold is not None:
+        model.set_threshold(config.threshold)
     own_test = own_test_images(checkpoint, config.root)
     summary = PredictionSummary(model.classes, model.decision, own_test)
     is_own = isinstance(inputs, RunImages) and inputs.run.path.resolve() == checkpoint.resolve().parent.parent
@@ -204,8 +206,8 @@ class PredictionSummary:
         self.first_error = ""
         self.predicted = Counter()
         self.unknown_labels = Counter()
-        # Split -> for each labeled image: is it correct, did the model decide (not abstain), its group, its class
-        self.known: dict[str, tuple[list[bool], list[bool], list[str], list[int]]] = {}
+        # Split -> of each labeled image: is it correct, did the model not abstain, is `decided` correct, its group, its class
+        self.known: dict[str, tuple[list[bool], list[bool], list[bool], list[str], list[int]]] = {}
         self.labels: dict[str, Counter] = {}  # split -> number of images by label
         self.learned = Counter()  # split -> number of images that trained or chose the network
 
@@ -221,8 +223,11 @@ class PredictionSummary:
         self.abstained += bool(prediction.abstained)
         if image_input.label in self.classes:
             label = self.classes.index(image_input.label)
-            found = image_input.label == prediction.predicted, not prediction.abstained, image_input.group, label
-            for column, value in zip(self.known.setdefault(image_input.split, ([], [], [], [])), found, strict=True):
+            correct, decided = (image_input.label == each for each in (prediction.predicted, prediction.decided))
+            found = correct, not prediction.abstained, decided, image_input.group, label
+            for column, value in zip(
+                self.known.setdefault(image_input.split, ([], [], [], [], [])), found, strict=True
+            ):
                 column.append(value)
             self.labels.setdefault(image_input.split, Counter())[image_input.label] += 1
             if self.own_test:
@@ -243,6 +248,7 @@ class PredictionSummary:
             describe_caveats,
             describe_promise,
             describe_recall,
+            format_threshold,
         )  # late: scipy
         from evaluation.intervals import design_effect, format_accuracy, group_numbers, proportion
 
@@ -264,7 +270,8 @@ class PredictionSummary:
             lines.append(f"not read: {self.errors:,}")
         for split, columns in self.known.items():
             name = f"{split} accuracy".strip().capitalize()
-            correct, kept, groups, labels = *map(np.array, columns[:2]), group_numbers(columns[2]), np.array(columns[3])
+            correct, kept, decided, labels = (np.array(columns[place]) for place in (0, 1, 2, 4))
+            groups = group_numbers(columns[3])
             accuracy = proportion(int(correct.sum()), len(correct), design_effect(correct, groups))
             counts = {name: self.labels[split][name] for name in self.classes}  # ties go to the first, as in the record
             metrics = SplitMetrics(accuracy=accuracy, baseline=Baseline.of(counts))
@@ -272,6 +279,12 @@ class PredictionSummary:
             if len(np.unique(labels)) > 1:
                 recall = describe_recall(self._recalls(correct, labels, groups))
                 lines.append(f"{split.capitalize()} {recall}" if split else f"{recall[:1].upper()}{recall[1:]}")
+            if has_threshold(self.decision):
+                recall = describe_recall(self._recalls(decided, labels, groups)).removeprefix("recall: ")
+                named = (
+                    f"'{short_name(self.decision.positive_class)}' from {format_threshold(self.decision.threshold)} on"
+                )
+                lines.append(f"{f'{split} recall'.strip().capitalize()} of `decided` ({named}): {recall}")
             if learned := self.learned[split]:
                 which = f"{learned:,} of these {len(correct):,} images" if len(correct) > 1 else "this image"
                 are = "is a train or validation image" if learned == 1 else "are train or validation images"

@@ -44,6 +44,9 @@ def test_an_exported_file_is_allowed_where_it_can_be_used():
     (("many", False, 60), "batch_size=many: use a whole number"),
     ((16, True, 0), "explain_most=0: use a whole number"),
     ((16, True, "few"), "explain_most=few: use a whole number"),
+    ((16, True, 60, 1.5), "threshold=1.5: use a probability from 0 to 1"),
+    ((16, True, 60, "x"), "threshold=x: use a probability from 0 to 1"),
+    ((16, True, 60, True), "threshold=true: use a probability from 0 to 1"),
     ((16, "maybe", 60), "explain=maybe: use true or false"),
 ])  # fmt: skip
 def test_wrong_settings_of_predict(values, words):

@@ -137,7 +137,11 @@ def test_the_summary_is_counted_by_hand():
     assert "Val accuracy where not abstained: 1.0000 (2 of 2, " in text
     low, high = binomtest(1, 2).proportion_ci(method="wilson")
     assert f"\nVal recall: ants 1.00 (0.21 to 1.00, n = 1), bees 0.50 ({low:.2f} to {high:.2f}, n = 2)\n" in text
-    assert "Test accuracy: 0.0000 (0 of 1, " in text and "Test recall" not in text  # one class: the same number
+    by_threshold = (
+        f"ants 1.00 (0.21 to 1.00, n = 1), bees 1.00 ({binomtest(2, 2).proportion_ci(method='wilson').low:.2f} to"
+    )
+    assert f"\nVal recall of `decided` ('bees' from 0.400 on): {by_threshold} 1.00, n = 2)\n" in text
+    assert "Test accuracy: 0.0000 (0 of 1, " in text and "Test recall: " not in text  # one class: the same number
     assert (
         "excluded from the accuracy: 1 image with a label that the network does not know (wasps); it knows ants and bees"
         in text

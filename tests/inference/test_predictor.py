@@ -211,6 +211,28 @@ def test_the_decision_by_hand():
     assert decided(probabilities, of_three) is None and abstained(probabilities, of_three) is False
 
 
+def test_a_threshold_of_one_s_own_decides(checkpoint, files):
+    model = Predictor.from_checkpoint(checkpoint, device="cpu")
+    before = model.predict(files)
+    values = sorted(each.probabilities["bees"] for each in before)
+    threshold = (values[3] + values[4]) / 2
+    model.set_threshold(threshold)
+    after = model.predict(files)
+    assert [each.decided == "bees" for each in after] == [each.probabilities["bees"] > threshold for each in before]
+    assert sum(each.decided == "bees" for each in after) == 10 and model.decision.temperature == DECISION.temperature
+    assert [each.predicted for each in after] == [each.predicted for each in before]
+
+
+@pytest.mark.parametrize(
+    "decision", [None, replace(DECISION, positive_class=None, threshold_criterion=None, threshold=None)]
+)
+def test_a_threshold_without_a_positive_class_is_refused(checkpoint, decision):
+    model = Predictor.from_checkpoint(checkpoint, device="cpu")
+    model.description = replace(model.description, classes=["a", "b", "c"], decision=decision)
+    with pytest.raises(UserError, match=r"threshold=0.3: is for a network with two classes .*; this one has 3 classes"):
+        model.set_threshold(0.3)
+
+
 def test_why_it_abstains():
     assert reason_to_abstain(DECISION) == "confidence below 0.600, too low for accuracy 0.95"
     assert reason_to_abstain(replace(DECISION, confidence=None)) == "accuracy 0.95 is promised for no image"

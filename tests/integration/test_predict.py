@@ -297,3 +297,16 @@ def test_a_network_of_16_bit_images_sees_them_as_in_training(in_process, predict
     status, _, err = in_process(train_script, *again, "datamodule.range=[0,100]")
     assert status == 1 and "was trained with the range 0 to 3" in err
     assert "more than 8 bits per channel, the values" in run.model_card.read_text(encoding="utf-8")
+
+
+def test_a_threshold_of_one_s_own_is_that_of_the_column_decided(finished_run, predict, two_colors, tmp_path):
+    table, best = tmp_path / "out.csv", RunFolder(finished_run.folder).best_checkpoint
+    arguments = (f"ckpt={best}", f"images={two_colors / 'val'}", f"out={table}")
+    for threshold, count in (("0", 1.0), ("1", 0.0)):
+        status, _, err = predict(*arguments, f"threshold={threshold}")
+        positive = RunRecord.read(RunFolder(finished_run.folder)).decision.positive_class
+        rows = read_csv(table)
+        assert (status, err) == (0, "") and sum(row["decided"] == positive for row in rows) == count * len(rows)
+    table.unlink()
+    status, _, err = predict(*arguments, "threshold=two")
+    assert status == 1 and err.startswith("ERROR: threshold=two: use a probability from 0 to 1") and not table.exists()
