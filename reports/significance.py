@@ -68,7 +68,8 @@ def answer(group: ResultGroup) -> list[str]:
         before = guess.name
     if guesses:
         has += f"; always predicting {' and '.join(guesses)}"
-    apart = [f"Yet it tells classes apart: {found}."] if best.guesses and (found := best.tells_apart) else []
+    which = best.name if others else "it"
+    apart = [f"Yet {which} tells classes apart: {found}."] if best.guesses and (found := best.tells_apart) else []
     if best.guesses and others:
         return [f"No row is shown to be better than guessing: the first by {by} is {best.name} with {has}.", *apart]
     if not others:

@@ -80,7 +80,7 @@ def curves(title: str, lines: Sequence[Curve], y_label: str, logarithmic: bool =
         axes.set_title(title)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
         if logarithmic:
-            axes.set_yscale("log")
+            axes.set_yscale("log", nonpositive="mask")  # else a rate that ends at 0 falls within an epoch
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if _decades(axes) > 1.5 else (1.0, 2.0, 5.0)))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-")))
             axes.yaxis.set_minor_locator(NullLocator())

@@ -1,9 +1,12 @@
 """metrics.csv of several runs as curves."""
 
+import re
+
 import numpy as np
 
+from reports import svg
 from reports.load_runs import find_records, load_runs
-from reports.training_curves import training_curves
+from reports.training_curves import Curve, training_curves
 from tests.support.fake_runs import make_run
 
 
@@ -15,3 +18,15 @@ def test_curves_are_means_with_gaps_and_nulls(tmp_path):
     assert notes == []
     np.testing.assert_array_equal(curves["val/accuracy"].values, [[0.5, 0.7], [0.9, np.nan]])
     np.testing.assert_array_equal(curves["train/loss"].values, [[0.5, np.nan], [0.7, np.nan]])
+
+
+def test_a_learning_rate_that_ends_at_0_is_drawn_as_far_as_a_logarithm_goes():
+    """A vertical line at the second epoch showed a fall that there was not."""
+
+    def points(rates):
+        drawn = svg.curves("rate", [Curve(np.arange(1, 4), np.array([rates]))], "rate", logarithmic=True)
+        paths = [re.findall(r"[ML] ([\d.]+) ([\d.]+)", path) for path in re.findall(r' d="(M[^"z]*)"', drawn)]
+        return [path for path in paths if len({y for _, y in path}) > 1 and len({x for x, _ in path}) > 1]
+
+    (whole,), (ended,) = points([0.01, 0.004, 0.0004]), points([0.01, 0.004, 0.0])
+    assert (len(whole), len(ended)) == (3, 2) and [x for x, _ in ended] == [x for x, _ in whole[:2]]
