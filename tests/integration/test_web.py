@@ -5,6 +5,7 @@ import copy
 import json
 import shutil
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -457,6 +458,8 @@ def test_a_folder_becomes_the_table_of_predict(page, run, in_process, tmp_path, 
     view.set_input_files("#folder", images)
     view.wait_for_selector("#status:has-text('8 images')")
     assert "not read 2" in view.inner_text("#status") and "1 file skipped" in view.inner_text("#status")
+    counts = Counter(row["predicted"] for row in read_csv(tmp_path / "out.csv") if row["predicted"])
+    assert counts.total() == 6 and all(f"{n} as {name}" in view.inner_text("#status") for name, n in counts.items())
     with view.expect_download() as download:
         view.click("#download")
     assert download.value.suggested_filename == "predictions.csv"

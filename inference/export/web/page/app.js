@@ -494,7 +494,10 @@ function showStatus(skipped = 0, left = 0) {
   const errors = counts.get(undefined) || 0;
   counts.delete(undefined);
   const most = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 6);
-  const parts = [`${plural(rows.length, "image")}: ${most.map(([name, n]) => `${name} ${n}`).join(", ") || "none labeled"}`];
+  const shown = most.map(([name, n]) => `${n} as ${name}`);
+  const others = rows.length - errors - most.reduce((sum, [, n]) => sum + n, 0);
+  if (others) shown.push(`${others} as other classes`);
+  const parts = [`${plural(rows.length, "image")}: ${shown.join(", ") || "none labeled"}`];
   if (model.decision && model.decision.confidence !== null) parts.push(`abstained from ${rows.filter((row) => row.abstained).length}`);
   if (errors) parts.push(`not read ${errors}`);
   if (left) parts.push(`stopped before ${left} more`);
