@@ -132,7 +132,7 @@ def _classes(run: Run) -> str:
     pixels = f" Its input is {size} x {size} pixels{fit}." if size else ""
     if seen.interpolation and seen.mean and seen.std:
         mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (seen.mean, seen.std))
-        pixels += f" Images are resized {seen.interpolation}, and normalized with mean {mean} and std {std}."
+        pixels += f" Images are resized with {seen.interpolation} interpolation, and normalized with mean {mean} and std {std}."
     if run.data.range is not None:
         low, high, _ = run.data.range
         pixels += f" In images with more than 8 bits per channel, the values {low:g} to {high:g} become 0 to 255."
@@ -147,7 +147,7 @@ def _data(run: Run) -> list[str]:
         folder=data.root,
         fingerprint=data.fingerprint,
         labels_from=settings.get("datamodule.table"),
-        seed_of_the_splits=settings.get("datamodule.split_seed"),
+        splits=data.splits_from,  # with its seed if they were drawn
     )
     if run.folder.splits.is_file() and (groups := len(set(run.folder.group_names().values()))):
         lines.append(

@@ -103,6 +103,16 @@ def record(tmp_path_factory):
     return made
 
 
+def test_splits_that_the_data_came_with_have_no_seed(tmp_path):
+    for origin in ("given by the source", "drawn by datamodule.split_seed=7", None):
+        settings = {"datamodule.split_seed": 7, "datamodule.table": None}
+        folder = make_run(tmp_path / str(origin), settings=settings, data={"splits_from": origin})
+        card = model_card(RunRecord.read(folder), "best.ckpt")
+        data = card.partition("## Data")[2].partition("## Training")[0]
+        lines = [line.replace("\\", "") for line in data.splitlines() if "split" in line]
+        assert lines == ([f"- splits: {origin}"] if origin else [])
+
+
 def test_every_number_of_a_made_up_run_is_in_its_record(record):
     card = model_card(record, "checkpoints/best.ckpt")
     assert len(NUMBER.findall(card)) > 90
