@@ -101,17 +101,26 @@ def export_table(group: ResultGroup) -> Table | None:
         Column("#", lambda row: Cell(str(row.rank), row.rank)),
         Column("network", lambda row: Cell(row.name, row.name), is_text=True),
         Column("exported as", _exported_as, is_text=True),
-        Column("accuracy", _accuracy_as_exported),
-        Column("cost", _export_costs),
-        Column("verdict", _export_verdict, is_text=True),
-        Column("balanced cost", _balanced_costs),
-        Column(
-            "largest difference", partial(_over_runs, value_of=_largest_difference, shown=lambda x: f"{x:.1e}", of=max)
-        ),
-        Column("size", partial(_over_runs, value_of=lambda each: each.bytes, shown=file_size)),
-        Column("latency p50", partial(_over_runs, value_of=_reliable_ms, shown=milliseconds)),
+        *file_columns(lambda row: row.files),
+        Column("latency p50", lambda row: _mean_of(row.files, _reliable_ms, milliseconds)),
     ]
     return Table.filled(columns, rows)
+
+
+def file_columns(files_of: Callable[..., list[Deployed]]) -> list[Column]:
+    """Make the columns of what was measured of the files of a row, of one format; of several files the mean."""
+    cells = {
+        "accuracy": _accuracy_as_exported,
+        "cost": _export_costs,
+        "verdict": _export_verdict,
+        "balanced cost": _balanced_costs,
+        "largest difference": _largest_difference,
+        "size": lambda files: _mean_of(files, lambda each: each.bytes, file_size),
+    }
+    return [
+        Column(name, lambda row, fill=fill: fill(files_of(row)), is_text=name == "verdict")
+        for name, fill in cells.items()
+    ]
 
 
 def setting_table(comparison: SettingComparison) -> Table:
@@ -285,16 +294,16 @@ def _exported_as(row: ResultRow) -> Cell:
     return Cell(name, name, some if written else "no file")
 
 
-def _accuracy_as_exported(row: ResultRow) -> Cell:
-    found = [each.val.accuracy for each in row.files if each.val and each.val.accuracy]
+def _accuracy_as_exported(files: list[Deployed]) -> Cell:
+    found = [each.val.accuracy for each in files if each.val and each.val.accuracy]
     if not found:
         return Cell("-", None)
     value = fmean(each.value for each in found)
     return Cell(f"{value:.3f}", value, f"{found[0].low:.3f} to {found[0].high:.3f}" if len(found) == 1 else "")
 
 
-def _export_costs(row: ResultRow) -> Cell:
-    found = _costs_of(row)
+def _export_costs(files: list[Deployed]) -> Cell:
+    found = _costs_of(files)
     if not found:
         return Cell("-", None)
     cost = fmean(each.value for each in found)
@@ -302,48 +311,43 @@ def _export_costs(row: ResultRow) -> Cell:
     return Cell(f"{cost:z.3f}", cost, details)
 
 
-def _balanced_costs(row: ResultRow) -> Cell:
-    found = [each.val.balanced_cost for each in row.files if each.val and each.val.balanced_cost is not None]
-    return Cell(f"{fmean(found):z.3f}", fmean(found)) if found else Cell("-", None)
-
-
-def _export_verdict(row: ResultRow) -> Cell:
-    """Return `within 0.01`; for several runs the number of runs with each verdict."""
-    counts = Counter(clean(each.verdict, LONGEST_ERROR) for each in _costs_of(row))
-    text = ", ".join(f"{n:,} {verdict}" if len(_costs_of(row)) > 1 else verdict for verdict, n in counts.items())
+def _export_verdict(files: list[Deployed]) -> Cell:
+    """Return `within 0.01`; for several files the number of files with each verdict."""
+    verdicts = [clean(each.verdict, LONGEST_ERROR) for each in _costs_of(files)]
+    text = ", ".join(f"{n:,} {each}" if len(verdicts) > 1 else each for each, n in Counter(verdicts).items())
     return Cell(text or "-", text or None)
 
 
+def _costs_of(files: list[Deployed]) -> list[ExportCost]:
+    return [each.val.cost for each in files if each.val and each.val.cost]
+
+
+def _balanced_costs(files: list[Deployed]) -> Cell:
+    return _mean_of(files, lambda each: each.val and each.val.balanced_cost, lambda cost: f"{cost:z.3f}")
+
+
+def _largest_difference(files: list[Deployed]) -> Cell:
+    largest = max((each.largest_difference for file in files for each in file.measured), default=None)
+    return Cell("-" if largest is None else f"{largest:.1e}", largest)
+
+
 def exported_values(row: ResultRow) -> list:
-    """Return format, accuracy, cost, bytes and latency in ms; None for each that is unknown."""
-    size = _over_runs(row, lambda each: each.bytes, str)
-    cells = (
-        _exported_as(row),
-        _accuracy_as_exported(row),
-        _export_costs(row),
-        size,
-        _over_runs(row, _reliable_ms, str),
-    )
+    """Return format, accuracy, costs, bytes and latency in ms; None for each that is unknown."""
+    made = (_accuracy_as_exported, _export_costs, _balanced_costs)
+    cells = [_exported_as(row), *(cell(row.files) for cell in made)]
+    cells += [_mean_of(row.files, value_of, str) for value_of in (lambda each: each.bytes, _reliable_ms)]
     return [cell.value for cell in cells]
-
-
-def _costs_of(row: ResultRow) -> list[ExportCost]:
-    return [each.val.cost for each in row.files if each.val and each.val.cost]
-
-
-def _largest_difference(found: Deployed) -> float | None:
-    return max((each.largest_difference for each in found.measured), default=None)
 
 
 def _reliable_ms(found: Deployed) -> float | None:
     return found.latency.latency_p50_ms if found.latency and found.latency.is_reliable else None
 
 
-def _over_runs(
-    row: ResultRow, value_of: Callable[[Deployed], float | None], shown: Callable[[float], str], of: Callable = fmean
+def _mean_of(
+    files: list[Deployed], value_of: Callable[[Deployed], float | None], shown: Callable[[float], str]
 ) -> Cell:
-    values = [value for each in row.files if (value := value_of(each)) is not None]
-    return Cell(shown(of(values)), of(values)) if values else Cell("-", None)
+    values = [value for each in files if (value := value_of(each)) is not None]
+    return Cell(shown(fmean(values)), fmean(values)) if values else Cell("-", None)
 
 
 def _training_images(rows: Sequence[ResultRow]) -> list[Column]:

@@ -16,7 +16,14 @@ from reports.per_setting import best_note, grid_note
 from reports.report_data import Comparison, ReportData, ResultGroup, ResultRow
 from reports.significance import answer, describe_selection_bias
 
-EXPORTED = ("exported_as", "exported_accuracy", "exported_cost", "exported_bytes", "exported_latency_p50_ms")
+EXPORTED = (
+    "exported_as",
+    "exported_accuracy",
+    "exported_cost",
+    "exported_balanced_cost",
+    "exported_bytes",
+    "exported_latency_p50_ms",
+)
 
 
 def as_text(data: ReportData) -> str:

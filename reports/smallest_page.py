@@ -1,18 +1,17 @@
 """The page of a search for the smallest network that is good enough, and its section in the model card."""
 
 import shlex
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
 
 from common.atomic_io import write_text
-from common.run_record import ExportMetrics
 from common.smallest_record import COSTS, Candidate, Measured, SmallestRecord, Trained
 from common.table import Cell, Column, Table, escape_markdown
-from common.text import SPLIT_NAMES, clean, compact_count, duration, file_size, join_words, plural
+from common.text import SPLIT_NAMES, clean, compact_count, duration, join_words, plural
 from reports import svg
+from reports.columns import file_columns
 from reports.page import environment_and_script
 from reports.smallest_words import (
     COST_NAMES,
@@ -305,36 +304,19 @@ def _exports_table(record: SmallestRecord, ranked: list[int]) -> Table | None:
     candidates = [record.candidates[index] for index in ranked if record.candidates[index].deployed]
     if not candidates:
         return None
-    of_val = {
-        "accuracy": lambda val: Cell(f"{val.accuracy.value:.3f}", val.accuracy.value,
-                                     f"{val.accuracy.low:.3f} to {val.accuracy.high:.3f}"),
-        "cost": lambda val: Cell(f"{val.cost.value:z.3f}", val.cost.value, f"{val.cost.low:z.3f} to {val.cost.high:z.3f}"),
-        "verdict": lambda val: Cell(*[clean(val.cost.verdict)] * 2),
-        "balanced cost": lambda val: Cell(
-            "-" if val.balanced_cost is None else f"{val.balanced_cost:z.3f}", val.balanced_cost
-        ),
-        "largest difference": lambda val: Cell(f"{val.largest_difference:.1e}", val.largest_difference),
-        "called differently": lambda val: Cell(f"{val.changed:,} of {val.n:,}", val.changed),
-    }  # fmt: skip
-
-    def cell(each: Candidate, make: Callable[[ExportMetrics], Cell]) -> Cell:
-        return make(val) if (val := each.deployed.val) and val.cost and val.accuracy else Cell("-", None)
-
-    return Table.filled(
-        [
-            *_network_columns(record, ranked),
-            *(Column(name, partial(cell, make=make), is_text=name == "verdict") for name, make in of_val.items()),
-            Column("size", _exported_size),
-            Column("latency p50, with preprocessing", _exported_latency),
-            Column("file", _exported_file, is_text=True),
-        ],
-        candidates,
-    )
+    columns = [
+        *_network_columns(record, ranked),
+        *file_columns(lambda each: [each.deployed]),
+        Column("called differently", _called_differently),
+        Column("latency p50, with preprocessing", _exported_latency),
+        Column("file", _exported_file, is_text=True),
+    ]
+    return Table.filled(columns, candidates)
 
 
-def _exported_size(candidate: Candidate) -> Cell:
-    size = candidate.deployed.bytes
-    return Cell("-" if size is None else file_size(size), size)
+def _called_differently(candidate: Candidate) -> Cell:
+    val = candidate.deployed.val
+    return Cell(f"{val.changed:,} of {val.n:,}", val.changed) if val else Cell("-", None)
 
 
 def _exported_latency(candidate: Candidate) -> Cell:
