@@ -27,6 +27,7 @@ from inference.predictor import Prediction, Predictor
 log = logging.getLogger(__name__)
 
 FIRST = 5  # rows on the screen
+MOST_COUNTED = 12  # classes, in the network's order; if it has more, the most frequent ones
 WIDEST = 48  # characters of a path on the screen
 OTHER_TABLES = {*TABLES, ".json", ".txt", ".xlsx"} - {".csv"}  # suffixes that users ask for, but that are not written
 TRUTH = {True: "true", False: "false", None: ""}
@@ -255,7 +256,8 @@ class PredictionSummary:
         lines = [*self._first_rows().as_text(), ""]
         if self.n > len(self.first):
             lines[-1:] = [f"... and {self.n - len(self.first):,} more", ""]
-        shown = self._frequent_classes()
+        frequent = [name for name, _ in self.predicted.most_common(MOST_COUNTED)]
+        shown = self.classes if len(self.classes) <= MOST_COUNTED else frequent
         counts = [f"{self.predicted[name]:,} as {short_name(name)}" for name in shown]
         others = self.predicted.total() - sum(self.predicted[name] for name in shown)
         counts += [f"{others:,} as other classes"] if others else []
@@ -314,10 +316,6 @@ class PredictionSummary:
             for name, right, effect in zip(self.classes, of_class, effects.tolist(), strict=True)
             if len(right)
         ]
-
-    def _frequent_classes(self) -> list[str]:
-        """Return all classes in the network's order; if there are many, only the most frequent ones."""
-        return self.classes if len(self.classes) <= 12 else [name for name, _ in self.predicted.most_common(12)]
 
     def _first_rows(self) -> Table:
         titles = ["path", "predicted", "p", *(["decided"] if has_threshold(self.decision) else [])]

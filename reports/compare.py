@@ -127,13 +127,14 @@ def compare(a: Side, b: Side, good_enough: float = 0.02) -> list[str]:
     n = correct.shape[1]
     of_common = f" that both have, of {n_a:,} of A and {n_b:,} of B" if n < max(n_a, n_b) else ""
     groups = groups_of(runs, tables)
+    flatters = " (they also chose the epoch, so accuracies are too good)" if split == "val" else ""
     right_a, right_b = correct[: len(a.runs)], correct[len(a.runs) :]
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     lines = [
         f"A, {a.name}: {_accuracy(right_a, a.seeds, groups)}",
         f"B, {b.name}: {_accuracy(right_b, b.seeds, groups)}",
         *_changed(a, b),
-        f"{plural(n, f'{SPLIT_NAMES[split]} image')}{of_common}{_flatters(split)}{_in_groups(groups)}",
+        f"{plural(n, f'{SPLIT_NAMES[split]} image')}{of_common}{flatters}{_in_groups(groups)}",
         f"only A is right on {only_a:,}, only B on {only_b:,}{f', summed over {len(right_a)} seeds' if several else ''}",
         *_verdicts(right_a, right_b, groups, split, good_enough),
         *([] if several else caveats_of_one_seed((float(right.mean()), right.size) for right in (right_a, right_b))),
@@ -210,10 +211,6 @@ def _verdicts(
             f"with {one} each this is about these trained networks; comparing their settings takes three seeds or more"
         )
     return lines
-
-
-def _flatters(split: str) -> str:
-    return " (they also chose the epoch, so accuracies are too good)" if split == "val" else ""
 
 
 def _in_groups(groups: np.ndarray | None) -> str:
