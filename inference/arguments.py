@@ -54,6 +54,11 @@ def check_predict_arguments(batch_size: int, explain: bool, explain_most: int, t
             raise UserError(f"{quote_override(name, value)}: use a whole number of 1 or more")
     if not isinstance(explain, bool):
         raise UserError(f"{quote_override('explain', explain)}: use true or false")
+    check_threshold(threshold)
+
+
+def check_threshold(threshold: float | None) -> None:
+    """Check the setting `threshold`; raise UserError if it is not a probability."""
     if threshold is not None and (type(threshold) not in (int, float) or not 0 <= threshold <= 1):
         raise UserError(f"{quote_override('threshold', threshold)}: use a probability from 0 to 1")
 

@@ -8,7 +8,7 @@ import importlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -49,6 +49,19 @@ class ModelDescription:
     def pixels(self, image: Image.Image) -> np.ndarray:
         """Return an upright RGB image as the network takes it, (S, S, 3) uint8."""
         return np.array(resize(image, self.image_size, self.fit, self.interpolation))
+
+    def with_threshold(self, threshold: float) -> "ModelDescription":
+        """Return the description with another threshold of the positive class of two.
+
+        Raises:
+            UserError: the network has another number of classes, or its checkpoint has no decision.
+        """
+        if self.decision is None or self.decision.positive_class is None:
+            found = f"{len(self.classes):,} classes" if len(self.classes) != 2 else "no decision in its checkpoint"
+            raise UserError(
+                f"threshold={threshold}: is for a network with two classes and a decision; this one has {found}"
+            )
+        return replace(self, decision=replace(self.decision, threshold=float(threshold)))
 
     def as_metadata(self) -> dict[str, str]:
         """Return each value as JSON, for a file whose metadata are texts."""

@@ -4,7 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
@@ -110,18 +110,8 @@ class Predictor:
         return self.description.decision
 
     def set_threshold(self, threshold: float) -> None:
-        """Decide for the positive class of two from this probability on, instead of from the checkpoint's threshold.
-
-        Raises:
-            UserError: the network has another number of classes, or its checkpoint has no decision.
-        """
-        if self.decision is None or self.decision.positive_class is None:
-            found = f"{len(self.classes):,} classes" if len(self.classes) != 2 else "no decision in its checkpoint"
-            raise UserError(
-                f"threshold={threshold}: is for a network with two classes and a decision; this one has {found}"
-            )
-        decision = replace(self.decision, threshold=float(threshold))
-        self.description = replace(self.description, decision=decision)
+        """Decide for the positive class of two from this probability on; errors as of `ModelDescription.with_threshold`."""
+        self.description = self.description.with_threshold(threshold)
 
     def predict(self, images, batch_size: int = BATCH_SIZE) -> list[Prediction]:
         """Return predictions in the order of the images; also a list for a single image.

@@ -24,7 +24,7 @@ from common.run_record import Latency
 from common.targets import resolve_target
 from common.text import clean, file_size, join_words, typed_override
 from datamodules.decode import DECODER
-from inference.arguments import check_export_arguments, checkpoint_argument, is_read_by_predict
+from inference.arguments import check_export_arguments, check_threshold, checkpoint_argument, is_read_by_predict
 from inference.backends import CheckpointBackend, ModelDescription, import_extra
 from inference.export.file_format import Computes, FileFormat, TrainedModel
 from inference.export.verify import (
@@ -121,6 +121,7 @@ def export(
     root: str | None = None,
     largest_difference: float = 1e-4,
     least_agreement: float = 0.9,
+    threshold: float | None = None,
     register: Sequence[str] = (),
     further: Sequence[str] = (),
     most: int | None = None,
@@ -138,6 +139,7 @@ def export(
         largest_difference: allowed between a probability and the checkpoint's; binds exact formats, and for others the network
             before rounding and the resizing.
         least_agreement: of the probabilities with the checkpoint's (1: equal); binds formats that are not exact.
+        threshold: of two classes, probability from which the file decides on the positive one; None: the checkpoint's.
         register: full names of your own networks and heads that the checkpoint may use.
         further: other splits to compare it on, if they have images.
         most: images per split to compare it on; None: 200 for an exact format, 2,000 for others.
@@ -152,6 +154,7 @@ def export(
         ckpt, suffix=format.suffix, preprocessing=preprocessing, out=out, largest_difference=largest_difference,
         least_agreement=least_agreement, is_folder=format.is_folder,
     )  # fmt: skip
+    check_threshold(threshold)
     if format.is_folder:
         _check_replaceable(path, format)
     progress.set(f"importing {join_words(format.packages, 3)}" if format.packages else "reading the checkpoint")
@@ -159,6 +162,8 @@ def export(
         for package in format.packages:
             import_extra(package, f"format={format.name}", format.extra)
     checkpoint = CheckpointBackend(Path(ckpt), "cpu", register)
+    if threshold is not None:
+        checkpoint.description = checkpoint.description.with_threshold(threshold)
     splits = known_images(Path(ckpt), images, root)
     if images is not None and not any(splits.get(split) for split in (*ORDER, *further)):
         split = clean(min(splits), 40)

@@ -1,5 +1,8 @@
 """What export.py does before a format writes."""
 
+import json
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
@@ -9,7 +12,8 @@ from inference.export.export import _calibration_images, export
 from inference.export.int8 import Int8
 from inference.export.torch_export import TorchExport
 from inference.image_inputs import ImageInputs
-from tests.support.fake_checkpoints import make_checkpoint
+from tests.support.fake_checkpoints import DECISION, make_checkpoint
+from tests.support.fake_format import First, allow_any_agreement
 
 DESCRIPTION = ModelDescription(["a", "b"], 8, [0.5] * 3, [0.5] * 3, decision=None)
 
@@ -35,3 +39,23 @@ def test_test_images_that_are_given_are_refused(tmp_path):
     with pytest.raises(UserError, match="has only images of the split test; give validation images"):
         export(str(checkpoint), format=TorchExport(), images=str(tmp_path / "table.csv"))
     assert export(str(checkpoint), format=TorchExport(), images=str(tmp_path / "table.csv"), further=["test"]).further
+
+
+class Described(First):
+    """A file of what a format gets to write."""
+
+    def write(self, model, path):
+        path.write_text(json.dumps(model.description.as_metadata()))
+
+
+def test_a_file_decides_by_a_threshold_of_one_s_own(tmp_path, monkeypatch):
+    allow_any_agreement(monkeypatch)
+    checkpoint, out = str(make_checkpoint(tmp_path / "best.ckpt")), tmp_path / "out_first.txt"
+    for threshold in (None, 0.125):
+        export(checkpoint, format=Described(), threshold=threshold, out=str(out))
+        written = ModelDescription.from_metadata(json.loads(out.read_text())).decision
+        assert written == (DECISION if threshold is None else replace(DECISION, threshold=threshold))
+    before = out.read_bytes()
+    with pytest.raises(UserError, match="threshold=2: use a probability from 0 to 1"):
+        export(checkpoint, format=Described(), threshold=2, out=str(out))
+    assert out.read_bytes() == before
