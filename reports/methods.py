@@ -71,16 +71,15 @@ def _training(row: ResultRow) -> list[str]:
     run = row.runs[0]
     about, seen, norms = run.record.run, run.data.preprocessing, run.record.batch_norms
     settings = about.settings
-    weights = join_words(list(dict.fromkeys(clean(each.model.weights) for each in row.runs if each.model.weights)))
+    weights = list(dict.fromkeys(clean(each.model.weights) for each in row.runs if each.model.weights))
     size = f" with {row.parameters:,.0f} parameters" if row.parameters else ""
     sentences = [f"The network is {clean(run.model.name or row.name)}{size}."]
-    sentences += [f"Initial weights: {weights}."] if weights else []
+    sentences += [f"Initial weights: {join_words(weights)}."] if weights else []
     if seen and seen.image_size:
         sentences.append(
             f"Images were resized to {seen.image_size} x {seen.image_size} pixels ({seen.interpolation}, {seen.fit})."
         )
-    stages = settings.get("stages")
-    if isinstance(stages, list) and "fit" not in stages:  # the settings are not those of its training
+    if not _was_trained(row):  # the settings are not those of its training
         return [*sentences, "It was not trained in this run."]
     if settings.get("model.freeze") is True:
         sentences.append("Only its head was trained.")
@@ -111,6 +110,12 @@ def _training(row: ResultRow) -> list[str]:
     return sentences
 
 
+def _was_trained(row: ResultRow) -> bool:
+    """Return whether the runs trained their networks, instead of evaluating a checkpoint."""
+    stages = row.runs[0].record.run.settings.get("stages")
+    return not isinstance(stages, list) or "fit" in stages
+
+
 def _number(settings: dict, key: str) -> float | None:
     """Return the value of a setting if it is a number; a record may hold anything."""
     value = settings.get(key)
@@ -128,7 +133,8 @@ def _choice(about: RunInfo, group: str, name: str) -> str | None:
 def _selection(group: ResultGroup) -> list[str]:
     row, split = group.rows[0], "test" if group.selected_on_test else "validation"
     seeds = [str(seed) for seed in row.seeds]
-    sentences = [f"It was trained with {plural(len(seeds), 'seed')} ({join_words(seeds, MOST_SEEDS)})."]
+    trained = f"It was trained with {plural(len(seeds), 'seed')} ({join_words(seeds, MOST_SEEDS)})."
+    sentences = [trained] if _was_trained(row) else []
     late = _number(row.runs[0].record.run.settings, "callbacks.best_checkpoint.select_after_fraction")
     after = f", after the first {late:.0%} of the epochs," if late else ""
     if monitors := {clean(run.record.best.monitor) for run in row.runs if run.record.best and run.record.best.monitor}:
@@ -146,7 +152,10 @@ def _evaluation(group: ResultGroup) -> list[str]:
     row = group.rows[0]
     counts = [run.record.test.test_evaluations or 1 for run in row.runs if run.record.test]
     times = "once" if max(counts, default=0) == 1 else f"up to {max(counts, default=0)} times"
-    sentences = [f"The test images were evaluated {times} for each trained network."]
+    which = (
+        "each trained network" if len(counts) == len(row.runs) else f"{len(counts)} of {len(row.runs)} trained networks"
+    )
+    sentences = [f"The test images were evaluated {times} for {which}."]
     sentences = sentences if counts else ["No test images were evaluated."]
     for split, found in row.accuracies.items():
         if found is None:

@@ -41,8 +41,9 @@ def as_text(data: ReportData) -> str:
 
 
 def _answer(group: ResultGroup) -> str:
-    """Return the answer's sentences as one text; those of smallest.py have no period, so add it."""
-    return " ".join(each if each.endswith((".", "…")) else f"{each}." for each in answer(group))
+    """Return the answer's sentences as one text; those of smallest.py begin small and have no period."""
+    sentences = [each if each.endswith((".", "…")) else f"{each[0].upper()}{each[1:]}." for each in answer(group)]
+    return " ".join(sentences)
 
 
 def _heading(group: ResultGroup) -> list[str]:

@@ -128,6 +128,19 @@ def test_the_figure_is_the_confusion_matrix_of_the_best_row_over_its_seeds(tmp_p
     assert not (costs / "confusion.png").exists() and (costs / "methods.md").is_file()
 
 
+def test_a_checkpoint_that_was_only_evaluated_has_no_training(tmp_path):
+    folder = make_run(tmp_path / "a", settings={**RECIPE, "stages": ["test"]}, choices=CHOICES)
+    change_record(folder, model={"weights": None})
+    text = written(folder)
+    assert "It was not trained in this run." in text and "nitial weights" not in text and "seed" not in text
+
+
+def test_a_test_evaluation_of_some_seeds_is_not_one_of_all(tmp_path):
+    make_run(tmp_path / "1", seed=1, settings=RECIPE)
+    make_run(tmp_path / "2", seed=2, settings=RECIPE, n={"val": 60})
+    assert "The test images were evaluated once for 1 of 2 trained networks." in written(tmp_path)
+
+
 def test_a_record_of_anything_is_text(tmp_path):
     folder = make_run(tmp_path / "a", settings=RECIPE, choices=CHOICES)
     record = json.loads((folder / "result.json").read_text())

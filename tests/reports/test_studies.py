@@ -85,9 +85,10 @@ def test_a_search_of_smallest_keeps_its_own_answer(outputs):
     (of_smallest,) = [g for g in judged_all(outputs).groups if g.study and g.study.folder.name == "runs"]
     assert answer(of_smallest)[:-1] == record.answer.sentences[:-1]
     assert "\x1b" not in answer(of_smallest)[-1]
-    head, costs, *_ = answer_sentences(record)
+    head, costs, proof, *_ = answer_sentences(record)
+    assert proof.startswith("chosen on validation")
     for text in (as_text(judged_all(outputs)), as_markdown(judged_all(outputs), "").replace("\\", "")):
-        assert f"{head}. {costs}. " in text  # as sentences
+        assert f"{head}. {costs}. C{proof[1:]}." in text  # as sentences
     assert use(of_smallest, outputs) is None
 
 
