@@ -56,9 +56,9 @@ class TorchvisionDataset(UnpackedSource):
         if issubclass(self.kind, torchvision.datasets.DatasetFolder):
             files = [path for _, dataset in self._open_splits() for path, _ in dataset.samples]
         else:  # which of the files a data set reads, only torchvision knows
-            folders = os.walk(self.given_root.resolve())
+            cache, folders = f"{self.cache.resolve()}/", os.walk(self.given_root.resolve())
             files = sorted(f"{folder}/{name}" for folder, _, names in folders for name in names)
-            files = [file for file in files if not Path(file).is_relative_to(self.cache.resolve())]
+            files = [file for file in files if not file.startswith(cache)]
         return f"{version} {hashlib.blake2b(versions_of(files), digest_size=8).hexdigest()}"
 
     def records(self) -> Iterator[Record]:
