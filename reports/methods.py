@@ -48,8 +48,8 @@ def as_methods(data: ReportData) -> str:
 
 def _data(row: ResultRow) -> list[str]:
     data, runs = row.data, row.runs
-    names = f" ({join_words([short_name(name) for name in data.classes], MOST_CLASSES)})" if data.classes else ""
-    sentences = [f"The data set {clean(data.name or '', 60)} has {len(data.classes):,} classes{names}."]
+    names = join_words([short_name(name) for name in data.classes], MOST_CLASSES)
+    sentences = [f"The data set {clean(data.name or '', 60)} has {len(data.classes):,} classes ({names})."]
     counts = [
         f"{' to '.join(dict.fromkeys((f'{min(found):,}', f'{max(found):,}')))} {SPLIT_NAMES.get(split, 'training')}"
         for split in ("train", "val", "test")
@@ -64,7 +64,7 @@ def _data(row: ResultRow) -> list[str]:
         if isinstance(found, CorrectnessMatrix) and found.groups is not None:
             sentences.append(f"The {SPLIT_NAMES[split]} images form {len(set(found.groups.tolist())):,} groups.")
     excluded = max(len(run.data.excluded) for run in runs)
-    return [*sentences, f"{plural(excluded, 'image')} were excluded."] if excluded else sentences
+    return [*sentences, f"Excluded: {plural(excluded, 'image')}."] if excluded else sentences
 
 
 def _training(row: ResultRow) -> list[str]:
@@ -97,6 +97,12 @@ def _training(row: ResultRow) -> list[str]:
     if batch := _number(settings, "datamodule.batch_size"):
         devices = about.processes or 1
         sentences.append(f"A batch has {plural(batch, 'image')}{f' on each of {devices} devices' * (devices > 1)}.")
+    if (batches := _number(settings, "trainer.accumulate_grad_batches") or 1) > 1:
+        sentences.append(f"Each step takes the gradients of {batches} batches.")
+    if clip := _number(settings, "trainer.gradient_clip_val"):
+        sentences.append(
+            f"Gradients are clipped at {clip:g} ({settings.get('trainer.gradient_clip_algorithm') or 'norm'})."
+        )
     if settings.get("datamodule.sampler") == "balanced":
         sentences.append("All classes are drawn with equal probability.")
     sentences += [text for group, name in NAMES.items() if (text := _choice(about, group, name))]

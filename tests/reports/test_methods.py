@@ -83,6 +83,8 @@ def test_seeds_settings_and_their_comparison(tmp_path):
     ({"teacher": "big.ckpt"}, "the outputs of the teacher big.ckpt."),
     ({"stages": ["test"]}, "It was not trained in this run."),
     ({"callbacks.progressive_resizing.initial_scale": 0.5}, "began at a share of 0.5 of this size"),
+    ({"trainer.accumulate_grad_batches": 4}, "Each step takes the gradients of 4 batches."),
+    ({"trainer.gradient_clip_val": 0.5}, "Gradients are clipped at 0.5 (norm)."),
     ({"datamodule.sampler": "balanced"}, "All classes are drawn with equal probability."),
 ])  # fmt: skip
 def test_a_change_of_the_recipe_is_stated(tmp_path, settings, words):
