@@ -523,7 +523,7 @@ class SplitMetrics:
 
 @dataclass
 class ExportCost:
-    """What an exported file costs in accuracy: the accuracy of its checkpoint minus its own, on the same images."""
+    """What an exported file costs: the (balanced) accuracy of its checkpoint minus its own, on the same images."""
 
     value: float
     """The difference."""
@@ -551,10 +551,8 @@ class ExportMetrics:
     """Accuracy of the file; null on training images, which would flatter it, and on synthetic ones."""
     cost: ExportCost | None = None
     """Null in the same cases as `accuracy`."""
-    balanced_accuracy: float | None = None
-    """Balanced accuracy of the file, the mean recall of the classes; null in the same cases."""
-    balanced_cost: float | None = None
-    """The checkpoint's minus the file's: with classes of different sizes, `cost` hides what a rare class loses."""
+    balanced_cost: ExportCost | None = None
+    """As `cost`, in balanced accuracy, which shows what a rare class loses; null too if all classes are equally frequent."""
 
     def describe(self) -> str:
         """Return `accuracy 0.861 (0.826 to 0.890) on 400 validation images, costs 0.004 (-0.002 to 0.010): within 0.01`."""
@@ -562,8 +560,9 @@ class ExportMetrics:
         if found and cost:
             cost = f"costs {cost.value:z.3f} ({cost.low:z.3f} to {cost.high:z.3f}): {cost.verdict}"
             parts = [f"accuracy {found.value:.3f} ({found.low:.3f} to {found.high:.3f}) on {self.images}, {cost}"]
-        if self.balanced_accuracy is not None and self.balanced_cost is not None:
-            parts.append(f"balanced accuracy {self.balanced_accuracy:.3f}, costs {self.balanced_cost:z.3f}")
+            if other := self.balanced_cost:
+                cost = f"{other.value:z.3f} ({other.low:z.3f} to {other.high:z.3f}): {other.verdict}"
+                parts.append(f"in balanced accuracy it costs {cost}")
         on = "" if parts else f"{self.images}: "
         return "; ".join([*parts, on + describe_difference(self.largest_difference, self.changed, self.n)])
 

@@ -113,7 +113,7 @@ def file_columns(files_of: Callable[..., list[Deployed]]) -> list[Column]:
         "accuracy": _accuracy_as_exported,
         "cost": _export_costs,
         "verdict": _export_verdict,
-        "balanced cost": _balanced_costs,
+        "balanced cost": partial(_export_costs, balanced=True),
         "largest difference": _largest_difference,
         "size": lambda files: _mean_of(files, lambda each: each.bytes, file_size),
     }
@@ -302,8 +302,8 @@ def _accuracy_as_exported(files: list[Deployed]) -> Cell:
     return Cell(f"{value:.3f}", value, f"{found[0].low:.3f} to {found[0].high:.3f}" if len(found) == 1 else "")
 
 
-def _export_costs(files: list[Deployed]) -> Cell:
-    found = _costs_of(files)
+def _export_costs(files: list[Deployed], balanced: bool = False) -> Cell:
+    found = _costs_of(files, balanced)
     if not found:
         return Cell("-", None)
     cost = fmean(each.value for each in found)
@@ -318,12 +318,9 @@ def _export_verdict(files: list[Deployed]) -> Cell:
     return Cell(text or "-", text or None)
 
 
-def _costs_of(files: list[Deployed]) -> list[ExportCost]:
-    return [each.val.cost for each in files if each.val and each.val.cost]
-
-
-def _balanced_costs(files: list[Deployed]) -> Cell:
-    return _mean_of(files, lambda each: each.val and each.val.balanced_cost, lambda cost: f"{cost:z.3f}")
+def _costs_of(files: list[Deployed], balanced: bool = False) -> list[ExportCost]:
+    costs = [each.val.balanced_cost if balanced else each.val.cost for each in files if each.val]
+    return [each for each in costs if each]
 
 
 def _largest_difference(files: list[Deployed]) -> Cell:
@@ -333,7 +330,7 @@ def _largest_difference(files: list[Deployed]) -> Cell:
 
 def exported_values(row: ResultRow) -> list:
     """Return format, accuracy, costs, bytes and latency in ms; None for each that is unknown."""
-    made = (_accuracy_as_exported, _export_costs, _balanced_costs)
+    made = (_accuracy_as_exported, _export_costs, partial(_export_costs, balanced=True))
     cells = [_exported_as(row), *(cell(row.files) for cell in made)]
     cells += [_mean_of(row.files, value_of, str) for value_of in (lambda each: each.bytes, _reliable_ms)]
     return [cell.value for cell in cells]

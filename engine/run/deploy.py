@@ -149,6 +149,5 @@ def _metrics(found: "Verification") -> ExportMetrics:
     if cost and found.split in MEASURED:
         metrics.accuracy = proportion(found.correct_exported, found.n_labeled, found.effects[1])
         metrics.cost = cost
-        checkpoint, exported = found.balanced
-        metrics.balanced_accuracy, metrics.balanced_cost = exported, checkpoint - exported
+        metrics.balanced_cost = found.balanced_cost
     return metrics

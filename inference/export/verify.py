@@ -58,9 +58,7 @@ class Verification(NamedTuple):
     resizing: float = 0.0  # largest difference of a probability if the file resizes instead of this project
     effects: tuple[float, float] = (1.0, 1.0)  # `design_effect` of images in groups, for the checkpoint and the file
     grouped: tuple[float, float] | None = None  # interval of the cost, if images are in groups
-    balanced: tuple[float, float] | None = (
-        None  # balanced accuracies of the checkpoint and the file, if labels are known
-    )
+    balanced_cost: ExportCost | None = None  # if labels are known and the classes have different numbers of images
 
     def describe(self) -> str:
         """Return `153 validation images: probabilities differ by at most 1.2e-07, 0 of 153 predictions differ`."""
@@ -85,29 +83,26 @@ class Verification(NamedTuple):
             format_accuracy(proportion(correct, self.n_labeled, effect))
             for correct, effect in zip((self.correct_checkpoint, self.correct_exported), self.effects, strict=True)
         )
-        text = f"accuracy of the checkpoint {checkpoint}, of the file {exported}"
-        return text if self.balanced is None else text + "; balanced {:.3f} and {:.3f}".format(*self.balanced)
+        return f"accuracy of the checkpoint {checkpoint}, of the file {exported}"
 
     def cost(self) -> ExportCost | None:
         """Return how much accuracy the file costs; None if no label is known."""
         if not self.n_labeled:
             return None
         cost, low, high = paired_difference(self.only_checkpoint, self.only_exported, self.n_labeled)
-        low, high = self.grouped or (low, high)
-        if high <= MARGIN:
-            verdict = f"within {MARGIN:g}"
-        elif low > MARGIN:  # the difference itself is above it by chance in up to 0.39 of files that cost nothing
-            verdict = f"not within {MARGIN:g}"
-        else:
-            verdict = f"not shown to be within {MARGIN:g} by {plural(self.n_labeled, 'image')}"
-        return ExportCost(cost, low, high, verdict)
+        return _judged(cost, *(self.grouped or (low, high)), self.n_labeled)
 
     def describe_cost(self, name: str) -> str | None:
         """Return `onnx_int8 costs 0.040 (0.020 to 0.066) of the accuracy: not within 0.01`; None if no label is known."""
         found = self.cost()
         if found is None:
             return None
-        return f"{name} costs {found.value:.3f} ({found.low:.3f} to {found.high:.3f}) of the accuracy: {found.verdict}"
+        text = f"{name} costs {found.value:.3f} ({found.low:.3f} to {found.high:.3f}) of the accuracy: {found.verdict}"
+        if (other := self.balanced_cost) is None:
+            return text
+        return (
+            f"{text}; {other.value:.3f} ({other.low:.3f} to {other.high:.3f}) of the balanced accuracy: {other.verdict}"
+        )
 
 
 def known_images(checkpoint: Path, images: str | list[str] | None, root: str | None) -> dict[str, list[ImageInput]]:
@@ -199,7 +194,8 @@ def compare_outputs(
     batch, expected, actual, n = np.stack(first), np.stack(all_expected), np.stack(all_actual), len(all_actual)
     right = np.array(right, bool).reshape(-1, 2)
     before, after = right.T
-    effects, grouped = _in_groups(right, group_numbers(groups))
+    numbers = group_numbers(groups)
+    effects, grouped = _in_groups(right, numbers)
     return Verification(
         n=n,
         images=images.description if n == (len(images.images) or n) else f"{n:,} of {images.description}",
@@ -216,14 +212,28 @@ def compare_outputs(
         resizing=resizing,
         effects=effects,
         grouped=grouped,
-        balanced=_balanced_accuracies(right, labels) if labels else None,
+        balanced_cost=_balanced_cost(right, labels, numbers),
     )
 
 
-def _balanced_accuracies(right: np.ndarray, labels: Sequence[str]) -> tuple[float, float]:
-    """Return the mean recall of the classes of the checkpoint and of the file; `right` is (n, 2) bool."""
-    recalls = [right[np.array(labels) == name].mean(axis=0) for name in sorted(set(labels))]
-    return tuple(np.mean(recalls, axis=0).tolist())
+def _judged(cost: float, low: float, high: float, n: int) -> ExportCost:
+    if high <= MARGIN:
+        verdict = f"within {MARGIN:g}"
+    elif low > MARGIN:  # the difference itself is above it by chance in up to 0.39 of files that cost nothing
+        verdict = f"not within {MARGIN:g}"
+    else:
+        verdict = f"not shown to be within {MARGIN:g} by {plural(n, 'image')}"
+    return ExportCost(cost, low, high, verdict)
+
+
+def _balanced_cost(right: np.ndarray, labels: Sequence[str], groups: np.ndarray | None) -> ExportCost | None:
+    """Return the cost in balanced accuracy, None if it is that in accuracy; `right` (n, 2) is as in `_in_groups`."""
+    classes, sizes = np.unique(labels, return_counts=True)
+    if len(set(sizes.tolist())) < 2:
+        return None
+    checkpoint, exported = right.T
+    pair = compare_pair(checkpoint[None], exported[None], MARGIN, groups, np.searchsorted(classes, labels))
+    return _judged(pair.difference, pair.low, pair.high, len(labels))
 
 
 def _in_groups(right: np.ndarray, groups: np.ndarray | None) -> tuple[tuple[float, float], tuple[float, float] | None]:

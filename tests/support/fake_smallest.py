@@ -35,7 +35,7 @@ def deployed(cost: float, format: str = "onnx_int8", n: int = 444) -> Deployed:
             images=f"{n} validation images", n=n, largest_difference=0.031, changed=3,
             accuracy=Proportion(right / n, 0.902, 0.951, right, n),
             cost=ExportCost(cost, cost - 0.006, cost + 0.006, "within 0.01" if cost < 0.005 else "not within 0.01"),
-            balanced_accuracy=0.9, balanced_cost=0.005,
+            balanced_cost=ExportCost(0.005, -0.004, 0.014, f"not shown to be within 0.01 by {n} images"),
         ),
     )  # fmt: skip
 

@@ -142,8 +142,11 @@ def test_what_a_rare_class_loses_is_seen_in_balanced_accuracy(tmp_path):
     found = compare_outputs(
         Right(), lambda pixels: np.repeat([[1.0, 0.0]], len(pixels), axis=0), VerificationImages(images, "all"), False
     )
-    assert found.balanced == (1.0, 0.5) and found.correct_exported == 5
-    assert found.describe_accuracies().endswith("; balanced 1.000 and 0.500")
+    cost = found.balanced_cost
+    assert found.correct_exported == 5 and cost.value == 0.5 and cost.low <= 0 and cost.high == 1
+    assert found.describe_cost("int8").endswith(
+        "; 0.500 (-1.000 to 1.000) of the balanced accuracy: not shown to be within 0.01 by 6 images"
+    )
 
 
 @pytest.mark.parametrize(("only_checkpoint", "only_exported", "n", "words"), [
