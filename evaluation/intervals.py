@@ -205,15 +205,6 @@ def over_images(
     return StudentT(mean, error, max(1.0, effective_groups(groups) - 1))
 
 
-def by_group(outcomes: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return outcomes of groups (S, G) with the same means as those of images (S, n), and the mean size of a group."""
-    y = np.asarray(outcomes, dtype=np.float64)
-    _, groups = np.unique(groups, return_inverse=True)
-    sizes, mean = np.bincount(groups).astype(np.float64), y.mean()
-    sums = np.stack([np.bincount(groups, weights=line) for line in y])
-    return (sums - mean * sizes) / sizes.mean() + mean, float(sizes.mean())
-
-
 class Columns(NamedTuple):
     """Outcomes of images, or of groups with the same means, and how much a pseudo-image counts beside them."""
 
@@ -252,12 +243,15 @@ def columns_of(outcomes: np.ndarray, groups: np.ndarray | None, alike: float = 0
     y = np.asarray(outcomes, dtype=np.float64)
     if groups is None:
         return Columns(y, np.ones(y.shape[1]), 1.0, 1.0)
-    of_groups, mean_size = by_group(y, groups)
-    sizes = np.unique(groups, return_counts=True)[1].astype(np.float64)
     alike = max(alike, intraclass_correlation(y, groups))
+    _, groups = np.unique(groups, return_inverse=True)
+    sizes, mean = np.bincount(groups).astype(np.float64), y.mean()
+    sums = np.stack([np.bincount(groups, weights=line) for line in y])
+    of_groups = (sums - mean * sizes) / sizes.mean() + mean  # (S, G) with the same means as y
     variances = sizes * (1 + (sizes - 1) * alike)
     together = 1 + (float(sizes @ variances / variances.sum()) - 1) * alike
-    return Columns(of_groups, sizes, min(1.0, together / mean_size), max(1.0, together / mean_size))
+    relative = together / float(sizes.mean())
+    return Columns(of_groups, sizes, min(1.0, relative), max(1.0, relative))
 
 
 def intraclass_correlation(outcomes: np.ndarray, groups: np.ndarray) -> float:

@@ -1,6 +1,7 @@
 """How many images or seeds would decide a comparison, from the variances of a pair's differences."""
 
 import math
+from collections.abc import Callable
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ class Spread(NamedTuple):
     equal: float = 1.0  # ratio of the number of equally large units with as much information to the number of units
     further: float = 0.0  # squares that pseudo-images add to those of all groups
     weight: float = 1.0  # number of images that a pseudo-image of the target counts as
+    below: Callable[[float, float], float] | None = None  # (n, alpha) -> how far below the difference its bound is, too
 
     @classmethod
     def of(
@@ -82,7 +84,10 @@ class Spread(NamedTuple):
         if n_seeds == 1:
             freedom, ratio = (free, 1.0) if self.at_limit is None else (math.inf, self.at_limit)
             critical = float(stdtrit(freedom, alpha)) * math.sqrt(ratio)
-            return NormalDist().cdf((gap - self.less / n) / math.sqrt(variance) + critical)
+            below = self.less / n - critical * math.sqrt(variance)
+            if self.below is not None:
+                below = max(below, self.below(n, alpha))
+            return NormalDist().cdf((gap - below) / math.sqrt(variance))
         generator = np.random.default_rng(0)
         mean = gap + math.sqrt(variance) * generator.standard_normal(DRAWS)
         s, r = n_seeds - 1, (n_seeds - 1) * free

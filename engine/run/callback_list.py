@@ -105,7 +105,7 @@ def configured_callbacks(config: DictConfig) -> dict[str, L.Callback]:
 
 
 def _warn_of_idle(config: DictConfig, configured: dict[str, L.Callback], overrides: Sequence[str]) -> None:
-    """Warn of settings that were typed for a callback that has nothing to do."""
+    """Warn of settings that do nothing: those typed for a callback that has nothing to do, and two others."""
     for typed in overrides:
         key, _, setting = typed.lstrip("+").partition("=")[0].rpartition(".")
         wake = WAKES.get(key, f"{key}.enabled=true")
@@ -114,6 +114,8 @@ def _warn_of_idle(config: DictConfig, configured: dict[str, L.Callback], overrid
             log.warning("%s: has no effect without %s", typed, wake)
     if config.teacher is not None and "callbacks.distillation" not in configured:
         log.warning("teacher=%s: has no effect without callbacks.distillation", config.teacher)
+    if config.trainer.get("sync_batchnorm") and not str(config.trainer.get("strategy")).startswith("ddp"):
+        log.warning("trainer.sync_batchnorm=true: has no effect in one process, without trainer=ddp")
 
 
 def evaluation_callbacks(config: DictConfig, trained_with: Sequence[L.Callback]) -> list[L.Callback]:

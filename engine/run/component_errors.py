@@ -38,6 +38,11 @@ def component_error(error: BaseException, config: DictConfig, next_step: str = "
         made = UserError(
             f"optimizer={config.optimizer._target_}: its step does not call the closure, which computes the gradients"
         )
+    elif "view size is not compatible" in text and config.optimizer._target_ == "torch.optim.LBFGS":
+        made = UserError(
+            "optimizer=torch.optim.LBFGS: cannot flatten the gradients of convolutions, whose weights are in channels-last "
+            "memory; use another optimizer, e.g. optimizer=adam"
+        )
     elif "Expected more than 1 value per channel when training" in text:
         made = UserError(
             f"datamodule.batch_size={config.datamodule.batch_size}: batch norm cannot learn from a single image whose "

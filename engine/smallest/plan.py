@@ -73,6 +73,11 @@ class Plan:
     def __init__(self, folder: Path, budget: Budget):
         self.path, self.budget = folder / FILE, budget
 
+    @property
+    def search(self) -> dict[str, object] | None:
+        """What identifies the search that has begun in this folder, as in `claim`; None where none has."""
+        return self._read().get(SEARCH)
+
     def claim(self, search: dict[str, object]) -> None:
         """Write down what identifies the search of this folder: by key, its settings and what CHANGED lists.
 

@@ -17,7 +17,7 @@ from engine.run.deploy import check_deploy
 from engine.search.settings import check_password
 from engine.search.space import check_composed
 from engine.smallest.candidates import check_limits
-from engine.smallest.plan import RESERVE_S
+from engine.smallest.plan import RESERVE_S, Budget, Plan
 
 OWN = {
     "name", "metric", "good_enough", "target_accuracy", "cost", "limits", "budget", "seeds", "race", "finals", "workers",
@@ -50,6 +50,7 @@ NUMBERS = {
     "race.candidates": 1, "race.min_epochs": 1, "race.reduction_factor": 2, "finals.candidates": 1, "finals.folds": 2,
     "finals.folds_below": 0, "workers": 1,
 }  # fmt: skip
+WEIGHTED = "loss=weighted_cross_entropy"
 # Callbacks that every run turns off, since nobody looks at the figures of a race
 QUIET = ("contact_sheet", "image_logger", "feature_maps")
 
@@ -102,7 +103,7 @@ def read_settings(config: DictConfig, folder: Path, typed: Sequence[str]) -> Sma
         raise UserError(f"storage={values['storage']}: use the URL of a database, or null")
     check_password(OmegaConf.to_container(config, resolve=False)["storage"])
     check_deploy(values["deploy"])
-    overrides, folds = _of_runs(list(typed), config)
+    overrides, folds = _of_runs(list(typed), config, folder)
     return SmallestSettings(
         name=name,
         folder=folder,
@@ -161,7 +162,7 @@ def _question(values: dict) -> Question:
     )  # fmt: skip
 
 
-def _of_runs(typed: list[str], config: DictConfig) -> tuple[list[str], int | None]:
+def _of_runs(typed: list[str], config: DictConfig, folder: Path) -> tuple[list[str], int | None]:
     """Return the arguments that every run gets, typed ones and those of any search; and datamodule.folds."""
     parsed = OverridesParser.create().parse_overrides(typed)
     shared = [each for each in parsed if each.key_or_group.split(".")[0] not in OWN]
@@ -180,5 +181,15 @@ def _of_runs(typed: list[str], config: DictConfig) -> tuple[list[str], int | Non
     texts.append("trainer.enable_progress_bar=false")
     if config.metric == "balanced_accuracy" and "callbacks.best_checkpoint.monitor" not in keys:
         texts.append("callbacks.best_checkpoint.monitor=val/balanced_accuracy")
+    if config.metric == "balanced_accuracy" and _has_usual_loss(config, keys):
+        search = Plan(folder, Budget(None)).search
+        if search is None or "loss" in search:  # a search of an earlier version keeps the plain loss that it began with
+            texts.append(WEIGHTED)
     check_composed([*texts, "model=truncated"], "smallest.py")
     return texts, folds
+
+
+def _has_usual_loss(config: DictConfig, typed: set[str]) -> bool:
+    """Return whether the user has chosen neither a loss nor a sampler, which decide how much each class counts."""
+    chosen = any(key.split(".")[0] == "loss" for key in typed) or config.datamodule.sampler == "balanced"
+    return not chosen and config.loss == {"_target_": "lightning_modules.losses.CrossEntropy", "label_smoothing": 0}

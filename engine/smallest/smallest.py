@@ -50,7 +50,7 @@ from engine.smallest.selection import (
     pick_reference,
     rank_of,
 )
-from engine.smallest.settings import SmallestSettings, read_settings
+from engine.smallest.settings import WEIGHTED, SmallestSettings, read_settings
 from engine.smallest.workers import has_launcher, prepare_worker, run_workers
 from engine.state import STATE, resume_advice
 from engine.sweep.lost_jobs import wait_for_all
@@ -256,6 +256,8 @@ class Smallest:
         if not self._is_answered:
             self._count_start()
         write_configuration(RunFolder(self.folder), OmegaConf.to_yaml(self.config), HydraConfig.instance().cfg)
+        if self.question.metric == "balanced_accuracy" and WEIGHTED in self.settings.overrides:
+            self.note(f"The classes have equal weight in the loss ({WEIGHTED}), as in metric=balanced_accuracy.")
         if self.folds:
             if self.settings.folds is None:
                 self.note(

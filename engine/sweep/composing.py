@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from common.errors import UserError
 from common.progress import Progress
 from common.text import plural
+from engine.config.trainer_flags import debug_reason
 from engine.run.job_state import check_in_sweep
 from engine.sweep.seeds import sweep_overrides
 
@@ -39,14 +40,17 @@ def check_jobs(config: DictConfig) -> None:
             f"hydra.sweep.subdir={subdir}: is the same folder for all jobs, so only the last job would remain; leave it "
             "out, or use a swept key: 'hydra.sweep.subdir=${seed}'"
         )
-    jobs = _jobs_to_check(batch)
+    jobs, debugging = _jobs_to_check(batch), []
     with Progress("checking the settings", log) as progress:
         for number, job in enumerate(jobs, 1):
             progress.set("checking the settings", f"{number:,} of {plural(len(jobs), 'job')}")
             composed = loader.load_sweep_config(config, job)
             check_in_sweep(composed, composed.hydra.runtime.choices.get("debug"))
+            debugging.append(debug_reason(composed.trainer, None))
             if is_here and composed.ckpt_path is None:  # a job with a checkpoint uses its run's settings
                 check_settings(composed)
+    if all(debugging):
+        log.warning("every job is a debug run (%s), which no report ranks: the sweep will have no page", debugging[0])
     Sweeper.validate_batch_is_legal = lambda *_: None
 
 

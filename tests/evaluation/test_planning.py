@@ -168,9 +168,11 @@ def test_the_variances_of_seeds_and_images_by_hand():
     rest = sum((y[s, i] - of_images[i] - of_seeds[s] + y.mean()) ** 2 for s in range(3) for i in range(8)) / (2 * 7)
     at_most = sum((of_seeds - y.mean()) ** 2) / chi2.ppf(0.2, 2)  # the upper end of the one-sided 80% interval
     between = (sum((of_images - y.mean()) ** 2) + 2) / 9  # with two pseudo-images, whose squares are 1
-    assert found == pytest.approx((at_most - rest / 8, between - rest / 3, rest, 3, 1, None, None, 0, 1, 2 * 0.5, 1))
+    assert found == pytest.approx(
+        (at_most - rest / 8, between - rest / 3, rest, 3, 1, None, None, 0, 1, 2 * 0.5, 1, None)
+    )
     one = Spread.of(y[:1])
-    assert one == pytest.approx((0, (sum((y[0] - 0.25) ** 2) + 2) / 9, 0, 1, 1, None, None, 0, 1, 0, 1))
+    assert one == pytest.approx((0, (sum((y[0] - 0.25) ** 2) + 2) / 9, 0, 1, 1, None, None, 0, 1, 0, 1, None))
 
 
 @pytest.mark.parametrize(("sizes", "alike", "together"), [
@@ -250,3 +252,19 @@ def test_the_power_on_groups_of_unequal_sizes_is_as_promised(n_seeds, margin):
     number = round(images_needed(pilot, margin, n_seeds) / 69)
     shown = np.mean([groups_of(number, 100 + seed).margin_p_value < 0.05 for seed in range(800)])
     assert shown >= 0.8 - 2 * sqrt(0.16 / 800)
+
+
+def test_the_images_that_would_decide_a_balanced_accuracy_suffice_where_only_a_rare_class_differs():
+    """A tenth of the images are of the rare class, of which A gets 2% wrong and B none; with all others both are right."""
+    labels = np.arange(3000) < 300
+    worse = np.arange(3000)[None] >= 6
+    spread = compare_pair(worse, np.ones_like(worse), 0.05, labels=labels).spread
+    assert images_needed(spread, 0.9, 1) < 20  # tried numbers may have less than one image of the rare class
+    n = images_needed(spread, 0.05 - 0.01, 1)
+    rare = np.arange(n) < n // 10
+    wrong = np.arange(n // 10 + 1)
+    shown = [
+        compare_pair(np.arange(n)[None] >= k, np.ones((1, n), bool), 0.05, labels=rare).margin_p_value < 0.05
+        for k in wrong
+    ]
+    assert 0.7 < float(binom.pmf(wrong, n // 10, 0.02) @ shown) < 0.95

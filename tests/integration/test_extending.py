@@ -319,6 +319,17 @@ def test_what_does_not_do_its_part_is_refused_before_training(own, cells, train,
     assert not (ran.folder / "checkpoints").exists()
 
 
+def test_lbfgs_which_cannot_train_convolutions_is_refused_in_one_line(own, cells, train):
+    (own / "my_conf" / "optimizer" / "lbfgs.yaml").write_text("_target_: torch.optim.LBFGS\nlr: 0.1\n")
+    ran = train(
+        f"--config-dir={own / 'my_conf'}", "datamodule=cells", "model=simple_cnn", "optimizer=lbfgs", "scheduler=none",
+        root=cells,
+    )  # fmt: skip
+    assert ran.status == 1 and len(ran.err.splitlines()) == 1, ran.err
+    assert "ERROR: optimizer=torch.optim.LBFGS: cannot flatten the gradients of convolutions" in ran.err, ran.err
+    assert not (ran.folder / "checkpoints").exists()
+
+
 def test_a_callback_that_interrupts_ends_the_run_as_ctrl_c_does(own, cells, train):
     path = own / "my_package" / "callbacks.py"
     path.write_text(path.read_text().replace("norm = sum(", "raise KeyboardInterrupt\n        norm = sum(", 1))

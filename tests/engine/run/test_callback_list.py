@@ -40,9 +40,10 @@ def listed(folder: Path, *overrides: str, further=()) -> list:
     (["callbacks.linear_probe.lr=1"], "callbacks.linear_probe.lr=1: has no effect without callbacks.linear_probe.steps=STEPS"),
     (["callbacks.linear_probe.steps=0"], ""),
     (["callbacks.distillation.weight=1"], "callbacks.distillation.weight=1: has no effect without teacher=CHECKPOINT"),
+    (["trainer.sync_batchnorm=true"], "trainer.sync_batchnorm=true: has no effect in one process, without trainer=ddp"),
     (["callbacks.best_checkpoint.monitor=val/loss", "~callbacks.contact_sheet", "optimizer.lr=0.1"], ""),
 ])  # fmt: skip
-def test_what_was_typed_for_a_callback_with_nothing_to_do_is_warned_of(tmp_path, caplog, overrides, warning):
+def test_what_was_typed_without_an_effect_is_warned_of(tmp_path, caplog, overrides, warning):
     listed(tmp_path, *overrides)
     assert [record.getMessage() for record in caplog.records if "no effect" in record.getMessage()] == [warning] * bool(
         warning

@@ -1,5 +1,6 @@
 """Settings of smallest.py: what is refused, and what of the command line goes to each run."""
 
+import json
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -91,6 +92,36 @@ def test_a_recipe_of_the_user_and_a_metric_are_those_of_the_runs():
     assert "recipe=study" in settings.overrides and "recipe=fast" not in settings.overrides
     assert "callbacks.best_checkpoint.monitor=val/balanced_accuracy" in settings.overrides
     assert settings.monitor == "val/balanced_accuracy"
+
+
+@pytest.mark.parametrize(
+    ("typed", "weighted"),
+    [
+        (["metric=balanced_accuracy"], True),
+        (["metric=balanced_accuracy", "loss=weighted_cross_entropy"], True),
+        (["metric=balanced_accuracy", "loss=cross_entropy"], False),
+        (["metric=balanced_accuracy", "loss=focal"], False),
+        (["metric=balanced_accuracy", "loss.label_smoothing=0.1"], False),
+        (["metric=balanced_accuracy", "datamodule.sampler=balanced"], False),
+        ([], False),
+    ],
+)
+def test_a_balanced_metric_weighs_the_classes_in_the_loss_unless_the_user_decides(typed, weighted):
+    losses = [each for each in read(*typed).overrides if each.startswith("loss=")]
+    assert losses.count("loss=weighted_cross_entropy") == weighted and len(losses) <= 1
+
+
+def test_a_search_of_an_earlier_version_keeps_its_plain_loss(tmp_path):
+    """Its plan has no `loss`; one that began with the weighted loss has it."""
+
+    def losses(search: dict) -> list[str]:
+        (tmp_path / "plan.json").write_text(json.dumps({"search": search}))
+        with configuration("metric=balanced_accuracy") as config:
+            overrides = read_settings(config, tmp_path, ["metric=balanced_accuracy"]).overrides
+        return [each for each in overrides if each.startswith("loss")]
+
+    assert losses({"metric": "balanced_accuracy", "recipe": "fast"}) == []
+    assert losses({"metric": "balanced_accuracy", "loss": "weighted_cross_entropy"}) == ["loss=weighted_cross_entropy"]
 
 
 def test_folds_that_are_typed_are_those_of_the_finals():

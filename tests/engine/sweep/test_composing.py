@@ -73,6 +73,13 @@ def test_jobs_that_no_sweep_can_have_are_refused_before_it_starts(check, overrid
         check(*overrides.split(), "seed=1,2")
 
 
+@pytest.mark.parametrize(("values", "warns"), [("0.1,0.2", True), ("null,0.1", False)])
+def test_a_sweep_of_debug_runs_only_is_warned_of_before_it_starts(check, caplog, values, warns):
+    check("model=simple_cnn", f"trainer.limit_train_batches={values}")
+    found = "every job is a debug run (trainer.limit_train_batches=0.1), which no report ranks" in caplog.text
+    assert found == warns
+
+
 @pytest.mark.parametrize("launcher", ["submitit_slurm", "ray"])
 def test_settings_that_another_machine_may_take_are_left_to_the_jobs(check, launcher):
     assert len(check("trainer.devices=1,2", "trainer.accelerator=gpu", launcher=launcher)) == 2
