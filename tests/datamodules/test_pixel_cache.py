@@ -161,6 +161,24 @@ def test_on_windows_caches_are_written_and_extended(files, tmp_path, monkeypatch
     assert not caplog.text and not [each for each in (tmp_path / "cache").iterdir() if ".building-" in each.name]
 
 
+def test_on_windows_a_damaged_or_outdated_cache_is_replaced(files, tmp_path, monkeypatch):
+    keep_open_files(monkeypatch)
+    content, usual = files[1].read_bytes(), decode.formats.kind_of
+
+    def fail(header):
+        if content.startswith(header):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return usual(header)
+
+    monkeypatch.setattr(decode.formats, "kind_of", fail)
+    assert open_pixel_cache(files, Look(32), tmp_path / "cache").stats.errors[1]
+    monkeypatch.setattr(decode.formats, "kind_of", usual)
+    path = open_pixel_cache(files, Look(32), tmp_path / "cache").path
+    assert path is not None
+    path.write_bytes(path.read_bytes()[:-32] + bytes(32))
+    assert open_pixel_cache(files, Look(32), tmp_path / "cache")[5].any(axis=(1, 2)).all()
+
+
 def test_on_windows_no_process_is_asked_whether_it_runs(monkeypatch):
     """There, os.kill(process, 0) sends a Ctrl-C to the console."""
     monkeypatch.setattr(cache_build.sys, "platform", "win32")
