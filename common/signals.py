@@ -1,5 +1,6 @@
 """Handle SIGINT, SIGTERM, SIGHUP of a closed terminal and SLURM's SIGUSR1 outside of training."""
 
+import _thread
 import contextlib
 import logging
 import os
@@ -97,8 +98,10 @@ def repeat_lost_stops() -> Iterator[None]:
     def repeat(lost: "sys.UnraisableHookArgs") -> None:
         if isinstance(lost.exc_value, StopRequested | KeyboardInterrupt):
             number = getattr(lost.exc_value, "number", signal.SIGINT)
-            # Sent to the main thread, to end its waiting
-            again = threading.Timer(AGAIN_S, signal.pthread_kill, [threading.main_thread().ident, number])
+            if hasattr(signal, "pthread_kill"):  # sent to the main thread, to end its waiting
+                again = threading.Timer(AGAIN_S, signal.pthread_kill, [threading.main_thread().ident, number])
+            else:  # on Windows
+                again = threading.Timer(AGAIN_S, _thread.interrupt_main, [number])
             again.daemon = True
             again.start()  # if raised here, it would be lost too
         else:

@@ -4,6 +4,7 @@ import difflib
 import math
 import re
 import shlex
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -11,6 +12,7 @@ NUMERAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")
 CONTROL = dict.fromkeys((*range(32), 127, *range(128, 160), 8232, 8233), " ")
 CONTROL |= dict.fromkeys((*range(8234, 8239), *range(8294, 8298)), "")  # these reverse the order of letters
 PLAIN = re.compile(r"([A-Za-z_/]|\.{1,2}/)[A-Za-z0-9_./-]*")  # needs no quotes on Hydra's command line
+UNQUOTED = re.compile(r"[\w@+=:./\\-]+", re.ASCII)  # needs no quotes in the shells of Windows
 HYDRA_WORDS = {"null", "true", "false", "nan", "inf"}  # not read as text there, in upper or lower case
 MOST_ALLOWED, MOST_BESIDE_GUESS = 60, 20  # names in a message
 BACKBONE = "model.backbone"
@@ -91,7 +93,7 @@ def register_argument(model: Mapping[str, object]) -> str:
         model: as in `own_names`.
     """
     own = own_names(model)
-    return f" {shlex.quote('register=[' + ','.join(own) + ']')}" if own else ""
+    return f" {shell_quote('register=[' + ','.join(own) + ']')}" if own else ""
 
 
 def own_names(model: Mapping[str, object]) -> list[str]:
@@ -181,8 +183,13 @@ def override_value(value) -> str:
     text = str(value)
     if PLAIN.fullmatch(text) and text.lower() not in HYDRA_WORDS:
         return text
-    # In quotes only backslashes before a quote, and before the closing one, are doubled
-    return '"' + re.sub(r'(\\*)("|\Z)', lambda match: 2 * match[1] + match[2].replace('"', r"\""), text) + '"'
+    # On Windows, where the shells know double quotes only, single ones are left for Hydra
+    return _in_quotes(text, "'" if sys.platform == "win32" and "'" not in text else '"')
+
+
+def _in_quotes(text: str, quote: str) -> str:
+    """Return a text in quotes; only backslashes before a quote, and before the closing one, are doubled."""
+    return quote + re.sub(rf"(\\*)({quote}|\Z)", lambda match: 2 * match[1] + (match[2] and f"\\{quote}"), text) + quote
 
 
 def quote_override(key: str, value) -> str:
@@ -192,4 +199,29 @@ def quote_override(key: str, value) -> str:
 
 def typed_override(key: str, value) -> str:
     """Return `KEY=VALUE` to type in a shell, with the quotes that the shell and Hydra need."""
-    return shlex.quote(quote_override(key, value))
+    return shell_quote(quote_override(key, value))
+
+
+def shell_quote(argument: str) -> str:
+    """Return an argument as it is typed in a shell; on Windows in double quotes, which both cmd and PowerShell take."""
+    if sys.platform != "win32":
+        return shlex.quote(argument)
+    return argument if UNQUOTED.fullmatch(argument) else _in_quotes(argument, '"')
+
+
+def shell_join(arguments: Iterable[str]) -> str:
+    """Return a command as it is typed in a shell."""
+    return " ".join(map(shell_quote, arguments))
+
+
+def shell_split(command: str) -> list[str]:
+    """Return the arguments of a command; on Windows, a backslash is a part of a path.
+
+    Raises:
+        ValueError: a quote is not closed.
+    """
+    lexer = shlex.shlex(command, posix=True)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    if sys.platform == "win32":
+        lexer.escape = ""
+    return list(lexer)

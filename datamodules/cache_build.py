@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -89,8 +90,7 @@ def build(
         building.keeps = False
         raise
     finally:
-        for writer in building.writers.values():
-            writer.close()
+        building.close()
         if not building.keeps:
             shutil.rmtree(building.folder, ignore_errors=True)
 
@@ -112,7 +112,7 @@ def _claim(places: Mapping[Look, Path], versions: np.ndarray) -> "_Building | No
 
 
 def _runs(process: int) -> bool:
-    if process == os.getpid():
+    if process == os.getpid() or sys.platform == "win32":  # on Windows, os.kill(process, 0) is a Ctrl-C
         return True
     try:
         os.kill(process, 0)
@@ -256,6 +256,7 @@ class _Building:
         for writer in self.writers.values():
             writer.flush()
         self.stats.save(self.folder / STATS)
+        self.close()
         for look, place in places.items():
             own = self.folder / look.name()
             for name in (STATS, VERSIONS, *([THUMBNAILS] if look.gray_from else [])):
@@ -268,6 +269,12 @@ class _Building:
                 if not place.is_dir():  # if it is there, another process was first, with the same files
                     raise
         self.keeps = False
+
+    def close(self) -> None:
+        """Close the files, since Windows neither renames nor removes a folder with open ones."""
+        for writer in self.writers.values():
+            writer.close()
+        self.stats.thumbnails = self.stats.thumbnails[:0].copy()
 
 
 def scan(
@@ -327,16 +334,18 @@ class _ArrayWriter:
         np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
         self._begin = len(header.getvalue())
         path = folder / PIXELS
-        self._file = path.open("r+b" if path.exists() else "w+b")
+        self._lock = threading.Lock()
+        self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
         self._file.write(header.getvalue())
-        self._file.flush()
         self._file.truncate(self._begin + count * look.image_bytes)
 
     def write(self, row: int, image: Image.Image) -> None:
         self._put(row, self.look.resize(image).tobytes())
 
     def _put(self, row: int, pixels: bytes) -> None:
-        os.pwrite(self._file.fileno(), pixels, self._begin + row * self.look.image_bytes)
+        with self._lock:  # Windows has no os.pwrite
+            self._file.seek(self._begin + row * self.look.image_bytes)
+            self._file.write(pixels)
 
     def take(self, earlier: Earlier, cache) -> None:
         for row, earlier_row in zip(earlier.rows.tolist(), earlier.earlier_rows.tolist(), strict=True):

@@ -127,16 +127,20 @@ def _open(
     """
     if not place.is_dir():
         return None
+    damage = None
     try:
         cache = open_place(place, look, len(files), _known(look, shared))
         if known and _newly_readable(files, look, cache.stats.errors):
+            del cache  # Windows neither renames nor removes a folder with open files
             digest = hashlib.blake2b(place.name.encode(), digest_size=12).hexdigest()
             place.replace(place.with_name(f"{look.name()}-{digest}"))
             return None
     except PermissionError:
         raise
     except (ValueError, OSError) as error:
-        log.warning("pixel cache: %s; building it again", error)
+        damage = str(error)
+    if damage is not None:  # here the error no longer holds the open files
+        log.warning("pixel cache: %s; building it again", damage)
         shutil.rmtree(place, ignore_errors=True)
         return None
     shared.setdefault(look.reading, cache.stats)

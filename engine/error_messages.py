@@ -6,7 +6,6 @@ plain ValueError, is a defect of this project and keeps its traceback.
 
 import errno
 import re
-import shlex
 import traceback
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from omegaconf.errors import (
 )
 
 from common.errors import DISK_ERRORS, ELSEWHERE, UserError
-from common.text import clean, did_you_mean
+from common.text import clean, did_you_mean, shell_quote
 from engine.config.instantiate import OF_SEVERAL
 from engine.config.trainer_flags import refusal
 from engine.flags import config_dir
@@ -150,10 +149,10 @@ def _several_values(text: str) -> str | None:
     key, _, value = argument.partition("=")
     instead = []
     if _script() == "train.py":
-        instead += [f"they make a sweep: add -m: python train.py -m {shlex.quote(argument)}"]
+        instead += [f"they make a sweep: add -m: python train.py -m {shell_quote(argument)}"]
     is_group = (CONF / key.lstrip("+")).is_dir()
     if "(" not in value and (not is_group or key in OF_SEVERAL):
-        instead += [f"as a list: {shlex.quote(f'{key}=[{value}]')}"]
+        instead += [f"as a list: {shell_quote(f'{key}=[{value}]')}"]
     if "(" not in value and not is_group:
         instead += [f"as one text: {quoted(key, value)}"]
     return "; ".join([f"{argument}: several values", *(instead or ["give one"])])

@@ -124,11 +124,12 @@ class LogFileHandler(logging.Handler):
     def undo(self) -> None:
         """Restore the file as it was, and write no more."""
         with contextlib.suppress(OSError):
-            if self._file is not None and self._size_before is None:
-                self.path.unlink()
-            elif self._file is not None:
+            if self._file is not None and self._size_before is not None:
                 self._file.truncate(self._size_before)
         self.close()
+        with contextlib.suppress(OSError):
+            if self._file is not None and self._size_before is None:
+                self.path.unlink()  # Windows removes no open file
         self.path = None
 
     def close(self) -> None:

@@ -1,6 +1,5 @@
 """The state of the command that this process runs."""
 
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.run_folder import shown_script
+from common.text import shell_join
 from engine.processes import Process
 
 
@@ -37,4 +37,4 @@ STATE = CliState()
 
 def resume_advice(command: Sequence[str]) -> str:
     """Return `. Resume with: python train.py ...` for a command as in STATE, to be typed in the same folder."""
-    return f". Resume with: {shlex.join([*command[:1], *map(shown_script, command[1:2]), *command[2:]])}"
+    return f". Resume with: {shell_join([*command[:1], *map(shown_script, command[1:2]), *command[2:]])}"

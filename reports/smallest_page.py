@@ -1,6 +1,5 @@
 """The page of a search for the smallest network that is good enough, and its section in the model card."""
 
-import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from markupsafe import Markup
 from common.atomic_io import write_text
 from common.smallest_record import COSTS, Candidate, Measured, SmallestRecord, Trained
 from common.table import Cell, Column, Table, escape_markdown
-from common.text import SPLIT_NAMES, clean, compact_count, duration, join_words, plural
+from common.text import SPLIT_NAMES, clean, compact_count, duration, join_words, plural, shell_join
 from reports import svg
 from reports.columns import file_columns
 from reports.page import environment_and_script
@@ -72,7 +71,7 @@ def make_page(record: SmallestRecord) -> str:
         commands=record.answer.commands if record.answer else [],
         notes=record.notes,
         facts=_facts(record),
-        again=shlex.join(record.command),
+        again=shell_join(record.command),
         **script,
     )
 
@@ -88,7 +87,7 @@ def card_section(record: SmallestRecord) -> str:
         lines += ["", *_trained_table(record, ranked).as_markdown(), "", escape_markdown(_trained_note(record))]
     if record.answer and record.answer.commands:
         lines += ["", "```", *(clean(command).replace("`", "'") for command in record.answer.commands), "```"]
-    lines += ["", escape_markdown(f"{work(record)}, by {shlex.join(record.command)}")]
+    lines += ["", escape_markdown(f"{work(record)}, by {shell_join(record.command)}")]
     return "\n".join(lines) + "\n"
 
 

@@ -12,7 +12,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from common.errors import UserError
 from common.own_test_images import images_folder
@@ -139,14 +139,14 @@ class FileFinder:
         if not path or "\0" in path:
             return None
         for way, meant in _readings(path):
-            absolute = meant.startswith("/")
+            absolute = meant.startswith("/") or PurePath(meant).is_absolute()  # on Windows, C:\ and C:/
             if is_file(Path(meant) if absolute else self.root / meant):
                 below = self._below(meant) if absolute else meant
                 if way:
                     self.notes[way] += 1
                 if absolute and below != meant:
                     self.notes["absolute path below the root"] += 1
-                return below
+                return below.replace(os.sep, "/")  # as in the catalogs of other systems
         return None
 
     def describe_notes(self) -> str:

@@ -69,7 +69,7 @@ class Chunks(Shards):
     def __init__(self, setting: str, place: str, image: str, label: str, cache: Path):
         self.cache = str(cache)  # for chunks that are not on a disk; litdata removes the oldest ones
         self.key, self.place, self.keys = f"{setting}={place}", place, (image, label)
-        self.is_local = ":" not in place
+        self.is_local = ":" not in os.path.splitdrive(place)[1]  # C: is a drive of Windows
         self.index = self._read_index()
         self.n_images = sum(chunk["chunk_size"] for chunk in self.index["chunks"])
 

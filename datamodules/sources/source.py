@@ -6,7 +6,7 @@ import unicodedata
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -284,7 +284,7 @@ def _find_problem(row, source: Source) -> str | None:
     if not isinstance(row.weight, (int, float, np.integer, np.floating)) or not 0 <= row.weight <= LARGEST_WEIGHT:
         point = " with a decimal point, not a comma" if "," in str(row.weight) else ""
         return f"weight={str(row.weight)[:60]!r}; use a number of 0 or more{point}, up to {LARGEST_WEIGHT:,.0f}"
-    escapes = ".." in path and ".." in PurePosixPath(path).parts
+    escapes = ".." in path and ".." in PurePath(path).parts
     if escapes or "\0" in path or os.path.isabs(path):  # noqa: PTH117 a tenth of the time
         return (
             f"path={path[:200]!r} leaves the folder {source.root}; use paths below it, or set datamodule.root=DIR to a "

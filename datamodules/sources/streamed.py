@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -185,7 +186,8 @@ def _state(shards: Shards) -> str:
 
 def _name_of(place: str) -> str:
     """Return the last part of a folder or pattern that is more than the name of a split."""
-    parts = [re.split(r"[{*?[]", part)[0].removesuffix(".tar").rstrip("-_.0123456789") for part in place.split("/")]
+    folders = place.replace(os.sep, "/").split("/")
+    parts = [re.split(r"[{*?[]", part)[0].removesuffix(".tar").rstrip("-_.0123456789") for part in folders]
     return next((part for part in reversed(parts) if part and ":" not in part and split_of(part) is None), "streamed")
 
 

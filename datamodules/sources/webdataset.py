@@ -133,7 +133,8 @@ class TarShards(Shards):
                 "datamodule=litdata or a mounted folder"
             )
         try:
-            parts = list(braceexpand(pattern))
+            # In a pattern, a backslash would escape the next character; on Windows it separates folders
+            parts = list(braceexpand(pattern.replace(os.sep, "/") if self.is_local else pattern))
         except UnbalancedBracesError as error:
             raise UserError(f"{self.key}: unbalanced braces; write e.g. {{000..146}}") from error
         if not self.is_local:
@@ -141,7 +142,8 @@ class TarShards(Shards):
         found = []
         for part in parts:
             path = Path(part)
-            files = sorted(map(str, path.glob("*.tar"))) if path.is_dir() else sorted(glob.glob(part))  # noqa: PTH207 any folder
+            files = map(str, path.glob("*.tar")) if path.is_dir() else glob.glob(part)  # noqa: PTH207 any folder
+            files = sorted(file.replace(os.sep, "/") for file in files)
             missing = [part] if not files else [file for file in files if not Path(file).is_file()]
             if missing:
                 raise UserError(

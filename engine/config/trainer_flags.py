@@ -281,9 +281,14 @@ def lightning_flags(trainer: Mapping, folder: RunFolder) -> dict:
 
     Lightning's own fast_dev_run would switch off checkpoints and loggers, its overfit_batches would replace the sampler, and
     its limits would take the first batches of val and test, which may have a single class. datamodules/image_datamodule.py
-    implements them instead.
+    implements them instead. Without a CUDA device, auto is the processor: Lightning would train on Apple's GPU, which has no
+    float64 and which nothing here was tried on.
     """
+    import torch
+
     flags = {name: value for name, value in trainer.items() if name not in OWN}
+    if flags.get("accelerator") == "auto" and not torch.cuda.is_available():
+        flags["accelerator"] = "cpu"
     profiler = flags.get("profiler")
     if isinstance(profiler, str):
         profiler = {"_target_": PROFILERS[profiler]}

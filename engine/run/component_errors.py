@@ -128,5 +128,5 @@ def _file_of(key: str) -> str:
     folders = [Path(source.path) / group for source in runtime.config_sources if source.schema == "file"]
     files = [file for folder in folders for name in names if (file := folder / f"{name}.yaml").is_file()]
     if group in OF_SEVERAL:  # several files, and typed settings
-        files = [file for file in files if f"{key.split('.')[1]}:" in file.read_text()]
+        files = [file for file in files if f"{key.split('.')[1]}:" in file.read_text(encoding="utf-8")]
     return f" in {files[0]}" if files else ""

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import shlex
 import signal
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from common.progress import Progress
 from common.run_folder import RunFolder, shown_script
 from common.run_record import RunRecord, SplitMetrics, increment_test_evaluations
 from common.signals import ignore_stops, slurm_requeue, stop_immediately
-from common.text import quote_override
+from common.text import quote_override, shell_join
 from engine import error_messages, log_handlers
 from engine.flags import own_folders
 from engine.process_tuning import collect_garbage
@@ -322,7 +321,7 @@ def _how_to_resume(job: Job, config: DictConfig) -> str:
     launcher = {"": "python", "torchrun": "torchrun ...", "srun": "srun ... python"}[STATE.process.launcher]
     checkpoint = quote_override("ckpt_path", str(job.folder.last_checkpoint))
     command = [shown_script("train.py"), *own_folders(job.command), checkpoint, *again]
-    return f". Resume with: {launcher} {shlex.join(command)}"
+    return f". Resume with: {launcher} {shell_join(command)}"
 
 
 @contextlib.contextmanager

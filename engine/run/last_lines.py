@@ -7,7 +7,7 @@ from pathlib import Path
 from common.predictions_csv import Predictions
 from common.run_folder import RunFolder, shown_path, shown_script
 from common.run_record import RunRecord
-from common.text import SPLIT_NAMES, register_argument, typed_override
+from common.text import SPLIT_NAMES, register_argument, shell_quote, typed_override
 from common.untrusted.saved_config import read_saved_overrides
 from engine.flags import own_folders
 from engine.run.loggers import typed
@@ -53,12 +53,12 @@ def log_next_commands(record: RunRecord, checkpoint: Path, val: Predictions | No
     log.info("Next: label images (a file, a folder or a CSV)%s", then)
     flat = {f"model.{name}": value for name, value in network.items()} | {"model.head.name": head_name(network)}
     register = register_argument(flat)
-    predict, export, smallest = (shlex.quote(shown_script(f"{verb}.py")) for verb in ("predict", "export", "smallest"))
+    predict, export, smallest = (shell_quote(shown_script(f"{verb}.py")) for verb in ("predict", "export", "smallest"))
     log.info("    python %s %s %s%s", predict, ckpt, images, register)
     log.info("    python %s %s%s", export, ckpt, register)
     if not streamed:
         arguments = [*own_folders(shlex.split(record.run.command)), *_data_settings(record, checkpoint)]
-        log.info("    python %s%s", smallest, "".join(f" {shlex.quote(each)}" for each in arguments))
+        log.info("    python %s%s", smallest, "".join(f" {shell_quote(each)}" for each in arguments))
 
 
 def _data_settings(record: RunRecord, checkpoint: Path) -> list[str]:

@@ -3,7 +3,6 @@
 import contextlib
 import inspect
 import logging
-import shlex
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from common.errors import DISK_ERRORS, StopRequested, TrialPruned, UserError
 from common.run_folder import shown_path
 from common.run_record import RunRecord, flatten
 from common.targets import resolve_target
+from common.text import shell_quote
 from common.untrusted.saved_config import read_saved_overrides
 from engine.config.instantiate import instantiate
 from lightning_modules.checkpoint import epochs_done
@@ -205,14 +205,14 @@ def how_to_view(loggers: Loggers) -> list[str]:
     lines = []
     for logger in loggers.values():
         if isinstance(logger, TensorBoardLogger):
-            lines.append(f"TensorBoard: tensorboard --logdir {shlex.quote(str(shown_path(Path(logger.log_dir))))}")
+            lines.append(f"TensorBoard: tensorboard --logdir {shell_quote(str(shown_path(Path(logger.log_dir))))}")
         elif isinstance(logger, MLFlowLogger):
             uri = logger.experiment.tracking_uri
             served = uri.startswith("http")
-            lines.append(f"MLflow: {uri}" if served else f"MLflow: mlflow ui --backend-store-uri {shlex.quote(uri)}")
+            lines.append(f"MLflow: {uri}" if served else f"MLflow: mlflow ui --backend-store-uri {shell_quote(uri)}")
         elif isinstance(logger, WandbLogger):
             run = logger.experiment
-            folder = shlex.quote(str(Path(run.dir).parent))
+            folder = shell_quote(str(Path(run.dir).parent))
             lines.append(f"W&B: wandb sync {folder}" if run.offline else f"W&B: {run.url}")
     return lines
 

@@ -67,6 +67,7 @@ MEMORY = Memory()  # data that the jobs of a sweep in this process share
 KNOWN_WARNINGS = (
     ".*does not have many workers.*",  # no workers are fastest with decoded images: conf/datamodule/base
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # lightning 2.6 with torch 2.14
+    "GPU available but not used.*",  # it was not chosen, or is Apple's: engine/config/trainer_flags.py
     "The `srun` command is available.*",  # Lightning warns wherever SLURM is installed
     "Checkpoint directory .* exists and is not empty.*",  # a run that resumes in its own folder
     # A resumed run that now also saves within an epoch (LastCheckpoint has no state to lose), or no longer stops early

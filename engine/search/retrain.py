@@ -1,7 +1,6 @@
 """The end of a search: retrain the best with several seeds, write pages, and print commands with the best settings."""
 
 import logging
-import shlex
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from common.errors import UserError
 from common.run_folder import RunFolder, shown_script
-from common.text import join_words, plural
+from common.text import join_words, plural, shell_join
 from engine.cli import job_dir_name
 from engine.flags import own_folders
 from engine.search.page_data import STATES, search_record
@@ -108,7 +107,7 @@ def report_search(settings: SearchSettings, study: optuna.Study, folder: Path, *
                 *as_overrides(settings.space, trial.params),
             ]
             lines += [
-                f"    {shlex.join(command)}",
+                f"    {shell_join(command)}",
                 f"        in the search {_values(settings, trial)}: one run, selected for it",
             ]
     print("\n" + "\n".join(lines))

@@ -3,7 +3,6 @@
 import itertools
 import math
 import re
-import shlex
 import warnings
 from collections.abc import Sequence
 from decimal import Decimal
@@ -16,7 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import Trial
 
 from common.errors import UserError
-from common.text import override_value
+from common.text import override_value, shell_split
 from engine.cli import job_dir_name
 from engine.config.data_overrides import expand_home
 from engine.config.trainer_flags import debug_reason
@@ -71,7 +70,7 @@ def read_base_overrides(base_overrides: str | list[str]) -> list[str]:
         UserError: a quote is not closed, or an argument is a flag.
     """
     try:
-        arguments = shlex.split(base_overrides) if isinstance(base_overrides, str) else base_overrides
+        arguments = shell_split(base_overrides) if isinstance(base_overrides, str) else base_overrides
     except ValueError as error:
         message = f"base_overrides={base_overrides!r}: {error}; write them as the arguments of train.py are typed"
         raise UserError(message) from error

@@ -1,6 +1,5 @@
 """The answer of smallest.py: the choice on validation images, the proof on test images, and the files that report them."""
 
-import shlex
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -12,7 +11,7 @@ from common.errors import UserError
 from common.run_folder import RunFolder, shown_path, shown_script
 from common.run_record import write_record
 from common.smallest_record import Answer, Measured, SmallestRecord, Trained
-from common.text import quote_override, register_argument
+from common.text import quote_override, register_argument, shell_join
 from engine.run.deploy import deploy
 from engine.search.trial import completed_record
 from engine.smallest.latency import measure_latencies
@@ -134,7 +133,7 @@ class Answerer:
             ) from error
         register = register_argument(self.runs.record(self.keys[self.chosen][0]).run.settings)
         record.answer.commands = [
-            shlex.join(
+            shell_join(
                 ["python", shown_script(f"{verb}.py"), quote_override("ckpt", str(shown_path(checkpoint))), *more]
             )
             + register

@@ -1,13 +1,12 @@
 """Do what `predict.py explain=true` asks for: a page of the least certain images and, for a run's images, labels to check."""
 
-import shlex
 from pathlib import Path
 
 from common.atomic_io import write_text
 from common.progress import Progress
 from common.run_folder import shown_script
 from common.run_record import RunRecord
-from common.text import SPLIT_NAMES, clean, plural, quote_override
+from common.text import SPLIT_NAMES, clean, plural, quote_override, shell_join
 from inference.explain.explainer import Explainer, FeatureIndex
 from inference.explain.label_review import LABELS_TO_CHECK, LabelReview
 from inference.explain.page import page_items, render
@@ -109,6 +108,6 @@ class Explanations:
         positive = record.decision and record.decision.positive_class
         if positive is not None and positive != max(record.data.classes):  # a table's classes are sorted
             overrides["decision.positive_class"] = positive
-        return shlex.join(
+        return shell_join(
             ["python", shown_script("train.py"), *(quote_override(key, value) for key, value in overrides.items())]
         )

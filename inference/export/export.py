@@ -4,7 +4,6 @@ import contextlib
 import functools
 import importlib.metadata
 import json
-import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from common.progress import Progress, quiet_native
 from common.run_folder import missing_folders, remove_empty, shown_script
 from common.run_record import Latency
 from common.targets import resolve_target
-from common.text import clean, file_size, join_words, typed_override
+from common.text import clean, file_size, join_words, shell_quote, typed_override
 from datamodules.decode import DECODER
 from inference.arguments import check_export_arguments, check_threshold, checkpoint_argument, is_read_by_predict
 from inference.backends import CheckpointBackend, ModelDescription, import_extra
@@ -87,10 +86,10 @@ def run(config: DictConfig, make_format: Callable[[], object]) -> None:
     print(f"{path}: {file_size(exported.size)}, {made.describe(config.preprocessing)}")
     if is_read_by_predict(path):
         print(
-            f"Label images with it: python {shlex.quote(shown_script('predict.py'))} {typed_override('ckpt', path)} images=DIR"
+            f"Label images with it: python {shell_quote(shown_script('predict.py'))} {typed_override('ckpt', path)} images=DIR"
         )
     if (path / "index.html").is_file():  # a browser loads no modules from file://
-        print(f"Open it: python -m http.server --directory {shlex.quote(str(path))}, then http://localhost:8000/")
+        print(f"Open it: python -m http.server --directory {shell_quote(str(path))}, then http://localhost:8000/")
 
 
 def checked_format(name: str, config: DictConfig, make_format: Callable[[], object]) -> FileFormat:

@@ -38,16 +38,20 @@ def test_a_signal_ends_a_command_whatever_error_a_library_makes_of_it():
         pass
 
 
+@pytest.mark.parametrize("has_pthread_kill", [True, False], ids=["POSIX", "Windows"])
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, StopRequested), (signal.SIGINT, KeyboardInterrupt)])
-def test_a_signal_while_an_object_is_removed_ends_a_command_too(capsys, number, error):
+def test_a_signal_while_an_object_is_removed_ends_a_command_too(capsys, monkeypatch, number, error, has_pthread_kill):
     """Python only prints what is raised there; SIGINT is that of a sweep between two jobs."""
+    if not has_pthread_kill:
+        monkeypatch.delattr(signal, "pthread_kill")
     waiting = stop_immediately() if error is StopRequested else contextlib.nullcontext()
     removed, before = Restores(), signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
     link, began = weakref.ref(removed, lambda _: signal.raise_signal(number)), time.monotonic()
     try:
         with pytest.raises(error), repeat_lost_stops(), waiting:
             del removed
-            time.sleep(60)
+            for _ in range(600):
+                time.sleep(60 if has_pthread_kill else 0.1)
     finally:
         signal.signal(signal.SIGINT, before)
     assert link() is None and "Traceback" not in capsys.readouterr().err

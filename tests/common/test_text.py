@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -16,7 +19,10 @@ from common.text import (
     printable,
     quote_override,
     register_argument,
+    shell_join,
+    shell_split,
     short_name,
+    typed_override,
 )
 
 
@@ -28,7 +34,9 @@ from common.text import (
     "1e-3", "-1", "2026-01-01", "x=1,2", "[1]", "{a:1}", "${seed}", "x${a.b}y", "glob(*)",
     [], [1, [2, "a b"]], {}, {"a": [1], "b": {"c": "d,e"}},
 ], ids=repr)  # fmt: skip
-def test_an_override_is_read_back_by_hydra_with_its_type(value):
+@pytest.mark.parametrize("platform", ["linux", "win32"])
+def test_an_override_is_read_back_by_hydra_with_its_type(value, platform, monkeypatch):
+    monkeypatch.setattr(sys, "platform", platform)
     read = OverridesParser.create().parse_override(quote_override("key", value)).value()
     assert read == value and type(read) is type(value)
 
@@ -41,6 +49,22 @@ def test_plain_values_have_no_quotes():
         "list=[1,a,null]",
         "map={a:true}",
     ]
+
+
+def test_on_windows_commands_have_double_quotes_outside(monkeypatch):
+    """There, cmd takes single quotes as letters, and PowerShell drops double quotes inside of single ones."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert typed_override("ckpt", r"C:\runs\a b\best.ckpt") == "\"ckpt='C:\\runs\\a b\\best.ckpt'\""
+    assert typed_override("ckpt", "runs/best.ckpt") == "ckpt=runs/best.ckpt"
+    assert shell_join(["python", r"C:\code\train.py", "a=[1,2]"]) == r'python C:\code\train.py "a=[1,2]"'
+    for argument in ("it's here", 'say "no" now', "a b\\", '\\\\" x'):  # Python quotes texts with spaces
+        assert shell_join([argument]) == subprocess.list2cmdline([argument])
+
+
+def test_on_windows_a_backslash_in_a_command_is_a_part_of_a_path(monkeypatch):
+    assert shell_split(r"a=C:\images 'b=c d'") == ["a=C:images", "b=c d"]
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert shell_split(r"a=C:\images 'b=c d'") == [r"a=C:\images", "b=c d"]
 
 
 def test_untrusted_text_is_one_line_that_steers_nothing():

@@ -20,6 +20,7 @@ from datamodules.deep_pixels import ValueRange
 from datamodules.near_duplicates import compared_look
 from datamodules.pixel_cache import open_pixel_caches
 from tests.support.helpers import PROJECT, make_images, open_pixel_cache
+from tests.support.windows import keep_open_files
 
 
 @pytest.fixture
@@ -138,12 +139,51 @@ def test_without_space_images_are_decoded_each_time_with_a_warning(files, tmp_pa
     def refuse(*_, **__):
         raise OSError(reason, "refused")
 
-    monkeypatch.setattr(cache_build.os, "pwrite", refuse)
+    monkeypatch.setattr(cache_build._ArrayWriter, "_put", refuse)
     cache = open_pixel_cache(files, Look(32), tmp_path / "other")
     assert all(np.array_equal(cache[row], expected[row]) for row in range(len(files)))
     assert cache.stats.fingerprints == expected.stats.fingerprints
     assert np.array_equal(pickle.loads(pickle.dumps(cache))[5], expected[5])
     assert "decoding images in every epoch" in caplog.text and not list((tmp_path / "other").iterdir())
+
+
+@pytest.mark.parametrize("jpeg_quality", [None, 95])
+def test_on_windows_caches_are_written_and_extended(files, tmp_path, monkeypatch, caplog, jpeg_quality):
+    """Windows has no os.pwrite, and neither renames nor removes a folder while a file in it is open."""
+    looks = [Look(32, jpeg_quality=jpeg_quality), compared_look(None)]
+    expected = open_pixel_caches(files, looks, tmp_path / "other")
+    for name in ("pwrite", "posix_fallocate"):
+        monkeypatch.delattr(os, name, raising=False)
+    keep_open_files(monkeypatch)
+    open_pixel_caches(files[:4], looks, tmp_path / "cache")
+    for cache, same in zip(open_pixel_caches(files, looks, tmp_path / "cache"), expected, strict=True):
+        assert all(np.array_equal(cache[row], same[row]) for row in range(len(files)))
+    assert not caplog.text and not [each for each in (tmp_path / "cache").iterdir() if ".building-" in each.name]
+
+
+def test_on_windows_a_damaged_or_outdated_cache_is_replaced(files, tmp_path, monkeypatch):
+    keep_open_files(monkeypatch)
+    content, usual = files[1].read_bytes(), decode.formats.kind_of
+
+    def fail(header):
+        if content.startswith(header):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return usual(header)
+
+    monkeypatch.setattr(decode.formats, "kind_of", fail)
+    assert open_pixel_cache(files, Look(32), tmp_path / "cache").stats.errors[1]
+    monkeypatch.setattr(decode.formats, "kind_of", usual)
+    path = open_pixel_cache(files, Look(32), tmp_path / "cache").path
+    assert path is not None
+    path.write_bytes(path.read_bytes()[:-32] + bytes(32))
+    assert open_pixel_cache(files, Look(32), tmp_path / "cache")[5].any(axis=(1, 2)).all()
+
+
+def test_on_windows_no_process_is_asked_whether_it_runs(monkeypatch):
+    """There, os.kill(process, 0) sends a Ctrl-C to the console."""
+    monkeypatch.setattr(cache_build.sys, "platform", "win32")
+    monkeypatch.setattr(cache_build.os, "kill", lambda *_: pytest.fail("sent a signal"))
+    assert cache_build._runs(os.getpid() + 1)
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="not on this system")

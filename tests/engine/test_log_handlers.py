@@ -15,6 +15,7 @@ from common.run_record import RunRecord
 from engine.log_handlers import LogFileHandler, ProtectedStream, ScreenHandler, protect_screen, undo_log_file
 from tests.support.commands import SMALL_RUN
 from tests.support.helpers import NOT_DRAWN, PROJECT, SIMPLE_CNN, make_images
+from tests.support.windows import keep_open_files
 
 
 def closed_pipe() -> io.TextIOWrapper:
@@ -107,6 +108,13 @@ def test_what_a_command_has_written_is_taken_back(log_to, tmp_path):
         undo_log_file(path)
         handler.handle(logging.makeLogRecord({"msg": "later"}))
         assert (path.read_bytes() if path.exists() else None) == before
+
+
+def test_on_windows_a_log_that_a_command_has_begun_is_removed(log_to, tmp_path, monkeypatch):
+    keep_open_files(monkeypatch)
+    log_to(tmp_path / "train.log").handle(logging.makeLogRecord({"msg": "line"}))
+    undo_log_file(tmp_path / "train.log")
+    assert not list(tmp_path.iterdir())
 
 
 def test_where_matplotlib_keeps_its_fonts_is_no_matter_of_the_user(tmp_path):

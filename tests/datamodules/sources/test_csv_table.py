@@ -1,7 +1,9 @@
 import json
+import ntpath
 import os
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import DataInfo, RunRecord
+from datamodules.sources import csv_table
 from datamodules.sources.csv_table import CsvTable
 from datamodules.sources.image_folder import ImageFolder
 from datamodules.sources.source import read_source
@@ -193,3 +196,23 @@ def test_a_class_folder_named_like_a_missing_value_is_a_class_in_the_table_of_it
     run.splits.rename(tmp_path / "run" / "mine.csv")
     with pytest.raises(UserError, match=r"has no label \(found nan\)"):
         read_source(CsvTable(table=tmp_path / "run" / "mine.csv", root=str(root)))
+
+
+class WindowsFolder(PureWindowsPath):
+    """C:/data, the only folder of an imaginary disk."""
+
+    def absolute(self):
+        return self
+
+    resolve = absolute
+
+
+def test_on_windows_paths_with_drives_and_backslashes_become_those_of_other_systems(monkeypatch):
+    monkeypatch.setattr(csv_table, "Path", PureWindowsPath)
+    monkeypatch.setattr(csv_table, "PurePath", PureWindowsPath)
+    monkeypatch.setattr(csv_table, "os", SimpleNamespace(path=ntpath, sep="\\"))
+    monkeypatch.setattr(csv_table, "is_file", lambda path: path == PureWindowsPath("C:/data/cat/0.png"))
+    finder = csv_table.FileFinder(WindowsFolder("C:/data"))
+    for written in (r"C:\data\cat\0.png", "C:/data/cat/0.png", r"cat\0.png", "cat/0.png"):
+        assert finder.find(written) == "cat/0.png"
+    assert finder.find(r"C:\other\cat\0.png") is None

@@ -1,4 +1,6 @@
 import json
+import ntpath
+import os
 import pickle
 from itertools import islice
 from pathlib import Path
@@ -6,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from datamodules.sources.litdata import LitData
+from datamodules.sources.litdata import Chunks, LitData
 from datamodules.sources.source import read_source
 from datamodules.streams import Share
 from tests.support.shards import files_of, make_folder, write_chunks
@@ -90,6 +92,12 @@ def test_names_and_classes_that_are_found(tmp_path, chunks):
 def test_chunks_of_two_splits_are_refused(tmp_path, chunks):
     with pytest.raises(UserError, match=r"source\.val=.*train also belongs to train; give each split its own shards"):
         read_source(opened(tmp_path, chunks, val=f"{chunks}/val/../train/"))
+
+
+def test_on_windows_a_folder_with_a_drive_is_local(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "path", ntpath)
+    with pytest.raises(UserError, match=r"^datamodule.source.train=C:.birds: no index.json in it"):
+        Chunks("datamodule.source.train", r"C:\birds", "image", "label", tmp_path)
 
 
 def test_another_number_than_that_of_the_index_is_refused(tmp_path, chunks):

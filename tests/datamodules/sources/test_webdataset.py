@@ -1,5 +1,6 @@
 import gzip
 import json
+import os
 import re
 import shutil
 import tarfile
@@ -344,6 +345,14 @@ def test_a_split_without_images_is_named_and_leaves_nothing(tmp_path, tars):
     with pytest.raises(UserError, match=f"^datamodule.source.val={tmp_path}/train: has no images$"):
         read_source(source)
     assert [file.suffix for file in source.cache.iterdir()] == [".json"]  # of the number of training images
+
+
+def test_on_windows_backslashes_separate_the_folders_of_a_pattern(tmp_path, monkeypatch):
+    folder = one_shard(tmp_path, [])
+    monkeypatch.setattr(os, "sep", "\\")
+    for pattern in (folder, f"{folder}/*.tar", f"{folder}/{{0..0}}.tar"):
+        shards = TarShards("datamodule.source.train", pattern.replace("/", "\\"), Members(("png",), None), 10)
+        assert shards.urls == [f"{folder}/0.tar"]
 
 
 def test_a_process_without_images_is_named(tmp_path):

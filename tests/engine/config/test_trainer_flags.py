@@ -4,7 +4,9 @@ import inspect
 
 import lightning
 import pytest
+import torch
 from hydra.errors import ConfigCompositionException
+from lightning.pytorch.accelerators import MPSAccelerator
 
 from common.errors import UserError
 from common.run_folder import RunFolder
@@ -34,6 +36,15 @@ def test_every_flag_of_lightning_is_known():
     kinds = (PASSED_ON, OF_THIS_PROJECT, set(REFUSED))
     known = set(inspect.signature(lightning.Trainer).parameters)
     assert set().union(*kinds) == known and sum(map(len, kinds)) == len(known)
+
+
+@pytest.mark.filterwarnings("ignore:GPU available but not used")  # as in runs
+def test_auto_is_no_apple_gpu(monkeypatch):
+    monkeypatch.setattr(MPSAccelerator, "is_available", staticmethod(lambda: True))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    flags = lightning_flags({"accelerator": "auto"}, RunFolder("run"))
+    assert lightning.Trainer(logger=False, **flags).strategy.root_device.type == "cpu"
+    assert lightning_flags({"accelerator": "mps"}, RunFolder("run"))["accelerator"] == "mps"
 
 
 @pytest.mark.parametrize("flag", sorted(PASSED_ON | OF_THIS_PROJECT))

@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from hydra.errors import MissingConfigException
 
+from common.errors import StopRequested
 from engine import cli, error_messages
 from engine.cli import threads_of_job
 from tests.support.helpers import NOT_DRAWN, PROJECT, SIMPLE_CNN, needs_ray
@@ -175,3 +177,14 @@ def test_an_impossible_number_of_jobs_is_refused_and_leaves_nothing(train, tmp_p
 def test_threads_are_shared_out(monkeypatch):
     monkeypatch.setattr(cli.os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     assert [threads_of_job(jobs) for jobs in (1, 2, 5, 16, 40, -1)] == [16, 8, 3, 1, 1, 1]
+
+
+def test_on_windows_jobs_of_joblib_are_not_ended_before_they_have_saved(monkeypatch):
+    """There, os.kill(process, SIGTERM) ends a process at once, and a Ctrl-C reaches the jobs from the console."""
+    joblib_workers = pytest.importorskip("engine.sweep.joblib_workers", reason="needs the extra joblib")
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(joblib_workers, "usual_launch", lambda *_: signal.raise_signal(signal.SIGTERM) or [])
+    monkeypatch.setattr(joblib_workers.multiprocessing, "active_children", lambda: [SimpleNamespace(pid=os.getpid())])
+    monkeypatch.setattr(joblib_workers.os, "kill", lambda *_: pytest.fail("ended a job"))
+    with pytest.raises(StopRequested, match="SIGTERM"):
+        joblib_workers.launch(None, [], 0)
