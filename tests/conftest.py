@@ -8,10 +8,12 @@ import torch
 from engine.process_tuning import tune_process
 from lightning_modules.networks.registry import build_network
 from tests.support.commands import Ran, run_script, train_in
+from tests.support.composing import remember_files
 from tests.support.fake_runs import judged, make_run
 from tests.support.helpers import FINAL, make_images
 
 tune_process()
+remember_files()
 torch.set_num_threads(1)  # small networks; the cores are for the other test processes
 
 

@@ -8,7 +8,8 @@ from omegaconf import OmegaConf
 
 from engine.config.instantiate import instantiate
 from engine.config.validate import validate
-from tests.support.configs import EXTRA, FILES, composed
+from tests.support.composing import forget_files, remember_files
+from tests.support.configs import EXTRA, FILES, compose_verb, composed
 from tests.support.helpers import SIMPLE_CNN
 
 
@@ -21,6 +22,23 @@ class Stamp(Callback):
     def on_fit_end(self, trainer, pl_module) -> None:
         with Path(trainer.default_root_dir, "stamp.txt").open("a") as file:
             file.write(self.text)
+
+
+def test_what_tests_remember_of_files_is_what_hydra_makes_of_them():
+    commands = [
+        ("train", "optimizer.lr=3"),
+        ("train", "augmentation=none", "optimizer.lr=4", "+trainer.x=1"),
+        ("train", "experiment=plateau", "~callbacks.image_logger"),
+        ("smallest", "optimizer.lr=3"),
+    ]
+    remembered = [compose_verb(*command) for _ in range(2) for command in commands]
+    forget_files()
+    try:
+        of_hydra = [compose_verb(*command) for command in commands]
+    finally:
+        remember_files()
+    assert remembered == of_hydra * 2 and len({id(each) for each in remembered}) == 8
+    assert [each._metadata.flags for each in remembered] == [each._metadata.flags for each in of_hydra * 2]
 
 
 @pytest.mark.parametrize("name", [f.stem for f in FILES if f.parent.name == "augmentation"])
