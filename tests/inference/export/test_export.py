@@ -7,9 +7,9 @@ from common.errors import UserError
 from inference.backends import ModelDescription
 from inference.export.export import _calibration_images, export
 from inference.export.int8 import Int8
-from inference.export.torch_export import TorchExport
 from inference.image_inputs import ImageInputs
 from tests.support.fake_checkpoints import make_checkpoint
+from tests.support.fake_format import First, allow_any_agreement
 
 DESCRIPTION = ModelDescription(["a", "b"], 8, [0.5] * 3, [0.5] * 3, decision=None)
 
@@ -27,11 +27,12 @@ def test_files_that_cannot_be_read_are_skipped_in_calibration_as_in_comparison(t
         _calibration_images(Int8(), splits, str(tmp_path), DESCRIPTION)
 
 
-def test_test_images_that_are_given_are_refused(tmp_path):
+def test_test_images_that_are_given_are_refused(tmp_path, monkeypatch):
     """Made-up images in their place would be no answer to what was asked."""
+    allow_any_agreement(monkeypatch)
     checkpoint = make_checkpoint(tmp_path / "best.ckpt")
     Image.new("RGB", (9, 7)).save(tmp_path / "a.png")
     (tmp_path / "table.csv").write_text("path,split\na.png,test\n")
     with pytest.raises(UserError, match="has only images of the split test; give validation images"):
-        export(str(checkpoint), format=TorchExport(), images=str(tmp_path / "table.csv"))
-    assert export(str(checkpoint), format=TorchExport(), images=str(tmp_path / "table.csv"), further=["test"]).further
+        export(str(checkpoint), format=First(), images=str(tmp_path / "table.csv"))
+    assert export(str(checkpoint), format=First(), images=str(tmp_path / "table.csv"), further=["test"]).further
