@@ -1,5 +1,6 @@
 """Fixtures: made-up images, the command line in this process, one finished run."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tests.support.helpers import FINAL, make_images
 
 tune_process()
 remember_files()
+os.fsync = lambda file: None  # which takes milliseconds, and matters only where the power fails
 torch.set_num_threads(1)  # small networks; the cores are for the other test processes
 
 
