@@ -1,5 +1,6 @@
 """Fixtures: made-up images, the command line in this process, one finished run."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,13 @@ import torch
 from engine.process_tuning import tune_process
 from lightning_modules.networks.registry import build_network
 from tests.support.commands import Ran, run_script, train_in
+from tests.support.composing import remember_files
 from tests.support.fake_runs import judged, make_run
 from tests.support.helpers import FINAL, make_images
 
 tune_process()
+remember_files()
+os.fsync = lambda file: None  # which takes milliseconds, and matters only where the power fails
 torch.set_num_threads(1)  # small networks; the cores are for the other test processes
 
 

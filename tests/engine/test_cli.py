@@ -173,7 +173,7 @@ def test_warnings_of_python_are_one_line_of_the_log(caplog):
 @pytest.mark.parametrize(("argument", "message"), [
     ("augmentation=[study,none]", "augmentation takes one choice; callbacks, logger, metrics take"),
     ("callbacks=[ema,ema]", r"callbacks=\[ema,ema\]: names a file twice"),
-    ("optimizer=null", "optimizer=null: no such choice"),
+    ("optimizer=null", "optimizer=null: no such choice; .*adamw"),
     ("+hydra.sweeper.params.seed=[1,2]", r"^\+hydra.sweeper.params.seed=\[1,2\]: is set by files; type .* -m seed=1,2$"),
     ("-sc", "^-sc: needs the name of a shell: python train.py -sc install=bash$"),
 ])  # fmt: skip

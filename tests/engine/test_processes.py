@@ -211,7 +211,7 @@ def test_the_first_process_says_which_one_was_killed(both, quick_watch, monkeypa
 
 @pytest.mark.parametrize("process", [FIRST, OTHER])
 def test_a_process_that_finds_no_other_one_says_so_once(both, monkeypatch, process):
-    monkeypatch.setattr(processes, "CONNECT_S", 0.5)
+    monkeypatch.setattr(processes, "CONNECT_S", 0.2)
     started = time.monotonic()
     with pytest.raises(UserError, match="the 2 processes of srun cannot connect there") as caught:
         processes.share(process, "folder")
@@ -227,7 +227,7 @@ def test_a_signal_ends_the_search_for_the_others(both, process):
 
     before = signal.signal(signal.SIGALRM, stop)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
         with pytest.raises(StopRequested):
             processes.share(process, "folder")
     finally:

@@ -86,7 +86,10 @@ def test_an_importance_that_is_not_known_has_its_reason_and_a_damaged_record_is_
         assert "The search is not shown: " in page.words() and FILE in page.words()
 
 
-@pytest.mark.parametrize("values", [[1.7e308, -1.7e308], [0, 0], [-5, 1e-320], [2**62, 0.1]], ids=str)
+@pytest.mark.parametrize("values", [
+    [1.7e308, -1.7e308], [0, 0],
+    *(pytest.param(each, marks=pytest.mark.thorough) for each in ([-5, 1e-320], [2**62, 0.1])),
+], ids=str)  # fmt: skip
 def test_odd_numbers_stop_no_page(searched, values):
     trials = [SearchTrial(state="finished", values=[value], name="x" * 5000) for value in values]
     replace(RECORD, trials=trials, importance={"a": 1.7e308, "b": -3.0, "c": 0.5}).write(searched)

@@ -199,7 +199,7 @@ def checked(tmp_path):
 
     def check(overrides: list[str]) -> None:
         cli.complete_overrides([*usual, *overrides])
-        config = compose_verb("train", *overrides, base=tuple(cli.complete_overrides(usual)))
+        config = compose_verb("train", *cli.complete_overrides(usual), *overrides)
         with open_dict(config):
             del config.hydra
         config = validate(config)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 
 from common.run_record import RunRecord
@@ -44,16 +43,6 @@ class Ran:
         return RunRecord.read(self.folder)
 
 
-GET_MODE = Hydra.get_mode
-
-
-def _mode(hydra: Hydra, config_name: str, overrides: list[str]):
-    """Return `hydra.mode`, for which Hydra composes all files once more, a fifth of a short run: only some files set it."""
-    given = (*overrides, *sys.argv[1:])
-    can_be_set = any("experiment=" in each or each.startswith(("-c", "--c")) for each in given)
-    return GET_MODE(hydra, config_name, overrides) if can_be_set or "hydra.mode" in " ".join(given) else None
-
-
 def run_script(script, *arguments: str) -> tuple[int, str, str]:
     """Run `python SCRIPT.py ARGUMENTS` in this process; return status, output, errors."""
     GlobalHydra.instance().clear()
@@ -63,7 +52,6 @@ def run_script(script, *arguments: str) -> tuple[int, str, str]:
     with (
         patch.dict(os.environ, environment, clear=True),
         patch.object(sys, "argv", [str(PROJECT / f"{script.__name__}.py"), *arguments]),
-        patch.object(Hydra, "get_mode", _mode),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):

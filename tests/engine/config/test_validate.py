@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from itertools import zip_longest
 
 import pytest
 import torch
@@ -52,11 +53,19 @@ def refused():
     return refuse
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: f"{f.parent.name}/{f.stem}")
-def test_every_file_passes(file):
-    choice = f"{file.parent.name}={file.stem}"
-    on_cpu = ["trainer.accelerator=cpu"] if choice == "trainer=gpu" else []
-    validate(composed(choice, *EXTRA.get(choice, []), *on_cpu))
+def files_together() -> list[list[str]]:
+    """Return all files: the first of each group, the second of each, and so on; each file that chooses others by itself."""
+    groups = {}
+    for file in FILES:
+        groups.setdefault(file.parent.name, []).append(f"{file.parent.name}={file.stem}")
+    of_others = [[choice] for group in ("debug", "experiment", "recipe") for choice in groups.pop(group)]
+    return of_others + [list(filter(None, choices)) for choices in zip_longest(*groups.values())]
+
+
+@pytest.mark.parametrize("choices", files_together(), ids=",".join)
+def test_every_file_passes(choices):
+    more = [setting for choice in choices for setting in EXTRA.get(choice, [])]
+    validate(composed(*choices, *more, *["trainer.accelerator=cpu"] * ("trainer=gpu" in choices)))
 
 
 @pytest.mark.parametrize(("overrides", "message"), [

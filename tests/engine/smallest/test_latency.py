@@ -24,6 +24,7 @@ from inference.export.onnx_file import output_graphs
 
 TIMED = {"latency_p50_ms": 1.0, "latency_p95_ms": 1.5, "repeats": 5, "warm_up": 3, "flag": None, "threads": 1, "cores": 2,
          "load_1min": 0.5}  # fmt: skip
+GRAPHS = {}
 
 
 def candidate(keep: str, backbone: str = "squeezenet1_1", image_size: int = 32) -> Candidate:
@@ -31,6 +32,19 @@ def candidate(keep: str, backbone: str = "squeezenet1_1", image_size: int = 32) 
     return Candidate(
         backbone=backbone, keep=keep, image_size=image_size, pretrained=False, weights="random", costs=costs
     )
+
+
+@pytest.fixture(autouse=True)
+def graphs(monkeypatch) -> None:
+    """Export the same cuts once: torch's exporter takes the better part of a second."""
+
+    def exported_once(network, size, names):
+        key = (*network.features.cuts, size)
+        if key not in GRAPHS:
+            GRAPHS[key] = list(output_graphs(network, size, names))
+        return GRAPHS[key]
+
+    monkeypatch.setattr("engine.smallest.latency.output_graphs", exported_once)
 
 
 @pytest.fixture
@@ -147,7 +161,7 @@ def test_what_a_busy_machine_gave_is_measured_again_by_the_next_command(tmp_path
     for flag, p50, wanted in (("other processes", 9.0, 9.0), (None, 2.0, 2.0), (None, 3.0, 2.0)):
         found = TIMED | {"flag": flag, "latency_p50_ms": p50}
         monkeypatch.setattr("engine.smallest.latency.time_passes", lambda *_, found=found, **__: found)
-        again = candidate("features.0")
+        again = candidate("features.1")
         measure_latencies([again], 2, tmp_path)
         assert (again.costs.latency_ms, again.costs.latency.flag) == (wanted, flag)
 
@@ -167,8 +181,8 @@ def test_without_the_extra_it_is_named_where_a_setting_asks(tmp_path, monkeypatc
 
 
 def test_a_command_that_resumes_orders_by_the_latencies_that_were_measured_before(timed, tmp_path):
-    first, later, other = candidate("features.0"), candidate("features.0"), candidate("features.7")
-    measure_latencies([first], 3, tmp_path)
-    take_known_latencies([later, other], 3, tmp_path)
+    first, later, other = candidate("features.1"), candidate("features.1"), candidate("features.7")
+    measure_latencies([first], 2, tmp_path)
+    take_known_latencies([later, other], 2, tmp_path)
     assert len(timed) == 1
     assert later.costs.latency_ms == first.costs.latency_ms and other.costs.latency_ms is None

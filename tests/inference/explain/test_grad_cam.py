@@ -52,8 +52,8 @@ def test_it_equals_captum_s_grad_cam_on_the_last_map(network, layer):
     images = torch.randn(2, 3, SIZE, SIZE)
     found = last_feature_map(made, SIZE)
     assert found.layer is made.get_submodule(layer)
-    for k in range(3):
-        classes = torch.tensor([k, (k + 1) % 3])
+    for k in range(2):
+        classes = torch.tensor([k, k + 1])
         mine = grad_cam(made, found.layer, images, classes)
         theirs = LayerGradCam(made, found.layer).attribute(images, classes, relu_attributions=True)[:, 0].detach()
         assert mine.heat.shape == theirs.shape == (2, found.height, found.width)
