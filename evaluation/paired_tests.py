@@ -130,7 +130,7 @@ def below_difference(counts: np.ndarray, level: float) -> float:
 
 
 def _p_value_of_bound(counts: np.ndarray, margin: float) -> float:
-    """Return the level at which `below_difference` reaches from the difference down to -margin."""
+    """Return the level, at most 0.5, at which `below_difference` reaches from the difference down to -margin."""
     above = sum((a - b) / n for a, b, n in counts) / len(counts) + margin
     least, most = 1e-9, 0.5
     if below_difference(counts, most) >= above:
@@ -246,6 +246,10 @@ def compare_pair(
             sign = right_a[0].astype(np.int8) - right_b[0]
             of_class = [sign[labels == each] for each in np.unique(labels)]
             counts = np.array([((each > 0).sum(), (each < 0).sum(), len(each)) for each in of_class])
+            swapped = counts[:, [1, 0, 2]]
+            low = min(low, value - below_difference(counts, 0.025))
+            high = max(high, value + below_difference(swapped, 0.025))
+            p_value = max(p_value, 2 * _p_value_of_bound(counts if value > 0 else swapped, 0.0))
             at_least = min(at_least, value - below_difference(counts, level))
             margin_p = max(margin_p, _p_value_of_bound(counts, margin))
             spread = spread._replace(below=lambda many, alpha: below_difference(counts * (many / n), alpha))

@@ -15,6 +15,7 @@ from evaluation.paired_tests import (
     format_p,
     holm,
     holm_against_best,
+    lower_bound,
     mcnemar,
     paired_difference,
     tango_score,
@@ -140,6 +141,19 @@ def test_p_value_and_interval_of_a_pair_never_disagree():
                 assert (found.at_least > -0.02) == (found.margin_p_value < 0.05)
 
 
+def below_classes(a, b, labels):
+    """Return how far below the difference of two balanced accuracies the bound of both classes is, by its level."""
+    counts = [
+        ((a & ~b)[0, labels == each].sum(), (b & ~a)[0, labels == each].sum(), (labels == each).sum())
+        for each in (0, 1)
+    ]
+    return lambda level: sqrt(sum(((x - y) / n - lower_bound(x, y, n, level)) ** 2 for x, y, n in counts)) / 2
+
+
+def level_of(below, above):
+    return brentq(lambda level: below(level) - above, 1e-9, 0.5) if below(1e-9) > above > below(0.5) else 0.5
+
+
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("balanced", [False, True])
 @pytest.mark.parametrize("n_seeds", [1, 2, 4])
@@ -166,9 +180,15 @@ def test_a_pair_by_t_tests_is_decided_by_the_strictest(n_seeds, balanced, groupe
         value = differences.mean()
         p_value = max(2 * t.sf(abs(mean) / error, freedom) for mean, error, freedom in tests)
         ends = [mean + sign * t.ppf(0.975, freedom) * error for mean, error, freedom in tests for sign in (-1, 1)]
-        ends += [value] if p_value < 0.05 else [value, 0.0]
         at_least = min(mean - t.ppf(0.98, freedom) * error for mean, error, freedom in tests) - less
         margin_p = max(t.sf((mean + 0.05 - less) / error, freedom) for mean, error, freedom in tests)
+        if n_seeds == 1 and balanced and not grouped:
+            sides = [(below_classes(*pair, labels), value * sign) for pair, sign in (((a, b), 1), ((b, a), -1))]
+            ends += [value - sides[0][0](0.025), value + sides[1][0](0.025)]
+            p_value = max(p_value, *(2 * level_of(below, above) for below, above in sides if above > 0))
+            at_least = min(at_least, value - sides[0][0](0.02))
+            margin_p = max(margin_p, level_of(sides[0][0], value + 0.05))
+        ends += [value] if p_value < 0.05 else [value, 0.0]
         ours = (found.difference, found.p_value, found.low, found.high, found.at_least, found.margin_p_value)
         theirs = (value, p_value, max(-1, min(ends)), min(1, max(ends)), max(-1, at_least), margin_p)
         assert ours == pytest.approx(theirs, abs=1e-9)
@@ -316,10 +336,14 @@ def test_the_best_of_equal_runs_is_corrected_by_groups_that_chose_nothing():
 def test_a_margin_of_balanced_accuracies_holds_where_only_a_rare_class_differs(classes, rare, margin):
     """Exact sums over the images of the rare class that only B gets right: with the t test, 0.07 to 0.12 passed at 5%."""
     labels = np.concatenate([np.zeros(450, int), *(np.full(50, each) for each in range(2, classes)), np.full(rare, 1)])
-    shown = []
+    shown, above = [], []
     for wrong in range(rare + 1):
         right = np.arange(len(labels))[None] < len(labels) - wrong
         found = compare_pair(right, np.ones_like(right), margin, labels=labels)
         shown.append(found.margin_p_value < 0.05)
-        assert (found.at_least > -margin) == shown[-1]
-    assert binom.pmf(range(rare + 1), rare, classes * margin) @ shown < 0.05
+        above.append(found.low > -margin)
+        assert (found.at_least > -margin) == shown[-1] and (found.p_value < 0.05) == (found.high < 0)
+        swapped = compare_pair(np.ones_like(right), right, margin, labels=labels)
+        assert (swapped.low, swapped.high, swapped.p_value) == pytest.approx((-found.high, -found.low, found.p_value))
+    chances = binom.pmf(range(rare + 1), rare, classes * margin)
+    assert chances @ shown < 0.05 and chances @ above < 0.025
