@@ -16,9 +16,7 @@ LEAST_REPEATS, MOST_REPEATS = 5, 200
 LONG_ENOUGH_S = 0.5  # seconds of measuring after which LEAST_REPEATS are enough
 LARGEST_RATIO = 3.0  # p95 / p50 above which a time is flagged
 LEAST_SHARE = 0.75  # share of the time during which a process that only computes has a core
-CLOCK_STEP_S = (
-    1 / 64 if sys.platform == "win32" else 0.0
-)  # step of time.process_time, which counts clock ticks on Windows
+CLOCK_STEP_S = 1 / 64 if sys.platform == "win32" else 0.0  # of time.process_time, which counts clock ticks on Windows
 LONGEST_REPEATED_S = 3.0  # a disturbed measurement that took longer is not repeated
 LONGEST_WAIT_S = 60  # seconds to wait for another measurement on this machine
 

@@ -43,9 +43,7 @@ def launch(launcher, job_overrides: Sequence[Sequence[str]], initial_job_idx: in
         if len(received) > 1:
             raise KeyboardInterrupt  # makes joblib kill its processes
         log.warning("%s: waiting for the jobs to save; a second signal ends them at once", StopRequested(number))
-        if (
-            sys.platform == "win32"
-        ):  # there, the console sends a Ctrl-C to all of its processes, and os.kill ends one at once
+        if sys.platform == "win32":  # its console sends a Ctrl-C to every process, and os.kill would end one at once
             return
         for worker in multiprocessing.active_children():
             os.kill(worker.pid, signal.SIGTERM)
