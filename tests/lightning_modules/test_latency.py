@@ -52,6 +52,7 @@ def test_what_counts_as_a_disturbance(measured, words):
     assert found is None if words is None else found.startswith(words)
 
 
+@pytest.mark.thorough  # takes the cores from the other tests
 def test_a_measurement_beside_busy_processes_is_flagged():
     # Of a shell that has ended: what this process starts itself counts as its own
     loop = f"{shlex.quote(sys.executable)} -c 'while True: pass' > /dev/null 2>&1 & echo $!"
