@@ -220,7 +220,8 @@ def test_the_section_of_the_card():
 
 
 @needs_chromium
-@pytest.mark.parametrize("name", ["shown", pytest.param("limited", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["shown", "limited"])
 def test_in_a_browser_it_fits_wide_and_on_a_phone(name, tmp_path):
     file = write_page(ALL[name](), tmp_path)
     for width in (1280, 390):

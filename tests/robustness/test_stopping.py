@@ -99,7 +99,7 @@ def test_stopped_after_its_test_evaluation_it_repeats_that_and_counts_it_once(
     assert ran.status == 0 and outcome(finished_run.folder) == outcome(stopped.folder), ran.err
     assert "evaluated 2 times" not in ran.out + stopped.folder.joinpath("MODEL_CARD.md").read_text()
     again = train("stages=[test]", f"ckpt_path={stopped.folder}/checkpoints/best.ckpt", small=False)
-    assert "evaluated 2 times" in again.out, again.err
+    assert "evaluated 2 times" in again.out and (again.folder / "result.json").is_file(), again.err
 
 
 @pytest.mark.thorough

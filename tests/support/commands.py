@@ -88,7 +88,8 @@ def train_in(place: Path, images: Path) -> Callable[..., Ran]:
             arguments.append(cache)  # of each command, never of the run that it resumes
             if not any(a.startswith("stages=") for a in arguments):
                 arguments.append("stages=[fit,test]")
-        if not any(a.startswith(("hydra.run.dir", "ckpt_path", "-m", "hydra.sweep.dir")) for a in arguments):
+        of_itself = () if "stages=[test]" in arguments else ("ckpt_path",)  # a run that resumes has its folder
+        if not any(a.startswith(("hydra.run.dir", "-m", "hydra.sweep.dir", *of_itself)) for a in arguments):
             arguments.append(f"hydra.run.dir={folder}")
         figure = contextlib.nullcontext() if drawn else patch("engine.run.evaluate._draw_calibration")
         with figure:
