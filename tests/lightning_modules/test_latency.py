@@ -52,7 +52,6 @@ def test_what_counts_as_a_disturbance(measured, words):
     assert found is None if words is None else found.startswith(words)
 
 
-<<<<<<< HEAD
 def test_the_steps_of_windows_clock_are_no_disturbance(monkeypatch):
     """There, the time of a process is a number of ticks of 15.6 ms, and 200 quick passes take a few milliseconds."""
     used = CoreUse(wall_s=0.012, cores=2, own_s=0.0, others_s=None, stolen_s=None)
@@ -62,9 +61,7 @@ def test_the_steps_of_windows_clock_are_no_disturbance(monkeypatch):
     assert "for only 6% of the time" in find_disturbance(1.0, 1, used._replace(wall_s=0.5, own_s=2 / 64))
 
 
-=======
 @pytest.mark.thorough  # takes the cores from the other tests
->>>>>>> t_a2
 def test_a_measurement_beside_busy_processes_is_flagged():
     # Of a shell that has ended: what this process starts itself counts as its own
     loop = f"{shlex.quote(sys.executable)} -c 'while True: pass' > /dev/null 2>&1 & echo $!"
