@@ -129,12 +129,13 @@ def below_difference(counts: np.ndarray, level: float) -> float:
     return math.hypot(*((a - b) / n - lower_bound(a, b, n, level) for a, b, n in counts)) / len(counts)
 
 
-def _p_value_of_bound(counts: np.ndarray, margin: float) -> float:
-    """Return the level, at most 0.5, at which `below_difference` reaches from the difference down to -margin."""
+def _p_value_of_bound(counts: np.ndarray, margin: float, least: float) -> float:
+    """Return the level, from `least` to 0.5, at which `below_difference` reaches from the difference down to -margin."""
     above = sum((a - b) / n for a, b, n in counts) / len(counts) + margin
-    least, most = 1e-9, 0.5
-    if below_difference(counts, most) >= above:
-        return most
+    most = 0.5
+    if least >= most or below_difference(counts, most) >= above:
+        return max(least, most)
+    least = max(least, 1e-9)
     if below_difference(counts, least) <= above:
         return least
     return scipy.optimize.brentq(lambda level: above - below_difference(counts, level), least, most, xtol=1e-12)
@@ -249,9 +250,9 @@ def compare_pair(
             swapped = counts[:, [1, 0, 2]]
             low = min(low, value - below_difference(counts, 0.025))
             high = max(high, value + below_difference(swapped, 0.025))
-            p_value = max(p_value, 2 * _p_value_of_bound(counts if value > 0 else swapped, 0.0))
+            p_value = 2 * _p_value_of_bound(counts if value > 0 else swapped, 0.0, p_value / 2)
             at_least = min(at_least, value - below_difference(counts, level))
-            margin_p = max(margin_p, _p_value_of_bound(counts, margin))
+            margin_p = _p_value_of_bound(counts, margin, margin_p)
             spread = spread._replace(below=lambda many, alpha: below_difference(counts * (many / n), alpha))
     if p_value >= 0.05:  # in 1 to 5% of tables the exact test is stricter; the interval then follows it
         low, high = min(low, 0.0), max(high, 0.0)
