@@ -19,10 +19,11 @@ MOST_WITH_SHARES = 6  # classes; with more, cells have no room for shares
 PLACES: dict[tuple[str, ...], list] = {}  # class names -> positions of the axes of their confusion matrix
 
 
-def confusion_matrix(counts: list[list[int]], classes: list[str]) -> Figure:
+def confusion_matrix(counts: list[list[int]], classes: list[str], images: str = "") -> Figure:
     """Draw (K, K) counts, true classes down and predicted ones across, colored by the share of the true class.
 
-    With up to MOST_WITH_SHARES classes, the share is written below each count; with more there is a color bar.
+    With up to MOST_WITH_SHARES classes, the share is written below each count; with more there is a color bar. The title names
+    the `images`.
     """
     counts = np.asarray(counts)
     k = len(classes)
@@ -32,9 +33,8 @@ def confusion_matrix(counts: list[list[int]], classes: list[str]) -> Figure:
     axes = figure.add_subplot()
     names = [axis_name(name) for name in classes]
     image = draw_confusion(axes, counts, names, with_shares=with_shares, most_written=20, most_named=MOST_NAMED)
-    axes.set_title(
-        f"{counts.trace():,} of {counts.sum():,} right" + "\nshares of the true class" * with_shares, fontsize=10
-    )
+    title = f"{counts.trace():,} of {counts.sum():,} right" + f" ({images})" * bool(images)
+    axes.set_title(title + "\nshares of the true class" * with_shares, fontsize=10)
     if not with_shares:
         figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     _place_as_before(figure, tuple(names))

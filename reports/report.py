@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.image_grid import encode_png
 from common.progress import Progress
 from common.run_folder import RunFolder, missing_folders, remove_empty
-from common.text import clean
+from common.text import SPLIT_NAMES, clean
 from reports.aggregate import aggregate
 from reports.load_runs import EXAMPLE, common_folder, find_records, given_folders, load_runs
 from reports.methods import as_methods
@@ -127,10 +127,12 @@ def _draw_confusion(data: ReportData) -> bytes | None:
     """Draw the confusion matrix of the best row of the first group; None if it has none, or too many classes."""
     from evaluation.figures import MOST_NAMED, confusion_matrix, figure_pixels  # late, as above
 
-    made = confusion(data.groups[0].rows[0].runs) if data.groups else None
+    runs = data.groups[0].rows[0].runs if data.groups else []
+    made = confusion(runs) if runs else None
     if made is None or made.counts is None or len(made.classes) > MOST_NAMED:
         return None
-    return encode_png(figure_pixels(confusion_matrix(made.counts.tolist(), made.classes), DPI))
+    images = f"{SPLIT_NAMES[made.split]} images" + f" of {len(runs):,} runs" * (len(runs) > 1)
+    return encode_png(figure_pixels(confusion_matrix(made.counts.tolist(), made.classes, images), DPI))
 
 
 def _names(out: Path) -> tuple[Path, ...]:

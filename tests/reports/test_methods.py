@@ -123,7 +123,9 @@ def test_the_figure_is_the_confusion_matrix_of_the_best_row_over_its_seeds(tmp_p
             make_run(tmp_path / f"{name}{seed}", seed=seed, choices={"model": name}, accuracy=accuracy)
     write_report(str(tmp_path))
     counts = sum(np.array(RunRecord.read(RunFolder(tmp_path / f"a{seed}")).test.confusion) for seed in (1, 2))
-    expected = encode_png(figure_pixels(confusion_matrix(counts.tolist(), ["cat", "dog"]), 200))
+    expected = encode_png(
+        figure_pixels(confusion_matrix(counts.tolist(), ["cat", "dog"], "test images of 2 runs"), 200)
+    )
     assert (tmp_path / "confusion.png").read_bytes() == expected
     costs = make_run(tmp_path / "costs", n={"val": 0, "test": 0})
     write_report(str(costs))
