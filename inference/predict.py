@@ -205,7 +205,7 @@ class PredictionSummary:
         self.first: list[dict] = []
         self.n = self.errors = self.abstained = 0
         self.first_error = ""
-        self.predicted = Counter()
+        self.predicted, self.decided = Counter(), Counter()
         self.unknown_labels = Counter()
         # Split -> of each labeled image: is it correct, did the model not abstain, is `decided` correct, its group, its class
         self.known: dict[str, tuple[list[bool], list[bool], list[bool], list[str], list[int]]] = {}
@@ -221,6 +221,7 @@ class PredictionSummary:
             self.first_error = self.first_error or prediction.error
             return
         self.predicted[prediction.predicted] += 1
+        self.decided[prediction.decided] += 1
         self.abstained += bool(prediction.abstained)
         if image_input.label in self.classes:
             label = self.classes.index(image_input.label)
@@ -262,6 +263,11 @@ class PredictionSummary:
         others = self.predicted.total() - sum(self.predicted[name] for name in shown)
         counts += [f"{others:,} as other classes"] if others else []
         lines.append(f"{plural(self.n, 'image')}, predicted: {', '.join(counts)}")
+        named = ""  # the threshold
+        if has_threshold(self.decision):
+            named = f"'{short_name(self.decision.positive_class)}' from {format_threshold(self.decision.threshold)} on"
+            counts = [f"{self.decided[name]:,} as {short_name(name)}" for name in self.classes]
+            lines.append(f"`decided` ({named}): {', '.join(counts)}")
         if self.decision:
             which, promise = "abstained:", describe_promise(self.decision, like="those of validation")
             if self.decision.confidence is None:
@@ -283,9 +289,6 @@ class PredictionSummary:
                 lines.append(f"{split.capitalize()} {recall}" if split else f"{recall[:1].upper()}{recall[1:]}")
             if has_threshold(self.decision):
                 recall = describe_recall(self._recalls(decided, labels, groups)).removeprefix("recall: ")
-                named = (
-                    f"'{short_name(self.decision.positive_class)}' from {format_threshold(self.decision.threshold)} on"
-                )
                 lines.append(f"{f'{split} recall'.strip().capitalize()} of `decided` ({named}): {recall}")
             if learned := self.learned[split]:
                 which = f"{learned:,} of these {len(correct):,} images" if len(correct) > 1 else "this image"

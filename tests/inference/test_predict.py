@@ -127,7 +127,8 @@ def test_the_summary_is_counted_by_hand():
     text = "\n".join(summary.lines())
     assert "1.jpg  bees       0.9000  bees     false" in text and "2.jpg  ants       0.5500  bees     true" in text
     assert "... and 2 more" in text
-    assert "7 images, predicted: 4 as ants, 2 as bees\n" in text and "not read: 1" in text
+    assert "7 images, predicted: 4 as ants, 2 as bees\n`decided` ('bees' from 0.400 on): 3 as ants, 3 as bees\n" in text
+    assert "not read: 1" in text
     promise = "accuracy 0.95 with 90% confidence on images like those of validation: confidence >= 0.600"
     assert f"abstained: 1 ({promise})" in text
     assert (
