@@ -156,10 +156,8 @@ def _on_common_images(tables: list[Predictions]) -> list[Predictions]:
         return tables
     found = []
     for table in tables:
-        left, rows = common.copy(), []
-        for row, fingerprint in enumerate(
-            table.fingerprints
-        ):  # images with equal pixels are paired by their occurrence
+        left, rows = common.copy(), []  # of images with equal pixels, as many as all tables have
+        for row, fingerprint in enumerate(table.fingerprints):
             if left[fingerprint] > 0:
                 left[fingerprint] -= 1
                 rows.append(row)
