@@ -73,7 +73,7 @@ def check_everywhere(ran, root, in_process, tmp_path, mean, std):
     assert np.abs(own - np.array([list(each.probabilities.values()) for each in by_file])).max() < 1e-5
     seen = ran.record.data.preprocessing
     assert seen.interpolation == "bicubic" and seen.mean == pytest.approx(mean, abs=1e-6)
-    assert "Images are resized bicubic, and normalized with mean" in run.model_card.read_text()
+    assert "Images are resized with bicubic interpolation, and normalized with mean" in run.model_card.read_text()
 
 
 @pytest.mark.thorough
