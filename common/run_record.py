@@ -534,6 +534,10 @@ class ExportCost:
     verdict: str
     """`within 0.01`, `not within 0.01`, or `not shown to be within 0.01 by 28 images`."""
 
+    def describe(self) -> str:
+        """Return `0.004 (-0.002 to 0.010): within 0.01`."""
+        return f"{self.value:z.3f} ({self.low:z.3f} to {self.high:z.3f}): {self.verdict}"
+
 
 @dataclass(kw_only=True)
 class ExportMetrics:
@@ -556,13 +560,12 @@ class ExportMetrics:
 
     def describe(self) -> str:
         """Return `accuracy 0.861 (0.826 to 0.890) on 400 validation images, costs 0.004 (-0.002 to 0.010): within 0.01`."""
-        found, cost, parts = self.accuracy, self.cost, []
-        if found and cost:
-            cost = f"costs {cost.value:z.3f} ({cost.low:z.3f} to {cost.high:z.3f}): {cost.verdict}"
-            parts = [f"accuracy {found.value:.3f} ({found.low:.3f} to {found.high:.3f}) on {self.images}, {cost}"]
-            if other := self.balanced_cost:
-                cost = f"{other.value:z.3f} ({other.low:z.3f} to {other.high:z.3f}): {other.verdict}"
-                parts.append(f"in balanced accuracy it costs {cost}")
+        found, parts = self.accuracy, []
+        if found and self.cost:
+            accuracy = f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
+            parts = [f"accuracy {accuracy} on {self.images}, costs {self.cost.describe()}"]
+            if self.balanced_cost:
+                parts.append(f"in balanced accuracy it costs {self.balanced_cost.describe()}")
         on = "" if parts else f"{self.images}: "
         return "; ".join([*parts, on + describe_difference(self.largest_difference, self.changed, self.n)])
 

@@ -54,10 +54,10 @@ class HuggingFace(UnpackedSource):
     def version(self) -> str:
         """Return the fingerprints of all splits, which change with their files."""
         splits = self._load()
-        columns = next(iter(splits.values())).features.values()
-        self.known_classes = [name for column in columns for name in getattr(column, "names", None) or ()]
-        info = next(iter(splits.values())).info
-        columns = [name for name in next(iter(splits.values())).column_names if name.strip().casefold() in UNUSED]
+        first = next(iter(splits.values()))
+        self.known_classes = [name for kind in first.features.values() for name in getattr(kind, "names", None) or ()]
+        info = first.info
+        columns = [name for name in first.column_names if name.strip().casefold() in UNUSED]
         if unused := [name for name in columns if len(splits) == 1 or name.strip().casefold() != "split"]:
             log.warning(
                 "datamodule.source.path=%s: these columns are ignored; only a table (datamodule.table) can use them: %s",
