@@ -64,6 +64,33 @@ def test_nothing_is_called_worse_as_a_setting_below_three_seeds(run, summary, se
     assert as_markdown(summary(), "").count("these trained networks are compared, not the settings") == (seeds < 3)
 
 
+def test_a_seed_far_below_the_others_of_its_row_is_named(run, summary):
+    def sentences():
+        return [each for each in answer(summary().groups[0]) if "below its others" in each]
+
+    for seed, wrong in ((1, {0}), (2, {1, 2}), (3, set(range(30, 37)))):
+        run(f"a{seed}", seed=seed, choices={"model": "a"}, wrong={"val": set(), "test": wrong})
+    assert sentences() == []  # 0.0625 below, on seven images: chance
+    for seed, wrong in ((1, {0}), (2, {1, 2}), (7, set(range(20, 44)))):
+        run(f"b{seed}", seed=seed, choices={"model": "b"}, wrong={"val": {1}, "test": wrong})
+    text = (
+        "below its others on test (seed 7). Its training may have failed; few seeds do not show how often that happens."
+    )
+    assert sentences() == [f"One of 3 seeds of model=b is at least {22 / 80:.3f} {text}"]
+    for seed, missed in ((1, 1), (2, 15), (3, 33)):  # they differ, none by itself
+        run(f"c{seed}", seed=seed, choices={"model": "c"}, wrong={"val": {1, 2}, "test": set(range(missed))})
+    assert len(sentences()) == 1 and "seeds of model=b is" in sentences()[0]
+    for seed, missed in ((1, 1), (2, 1), (3, 33)):
+        run(f"d{seed}", seed=seed, choices={"model": "d"}, wrong={"val": {1, 2, 3}, "test": set(range(missed))})
+    assert "One of 3 seeds of model=b (and of 1 other row) is at least 0.275" in sentences()[0]
+
+
+def test_a_seed_far_below_the_others_of_the_only_row_is_named(run, summary):
+    for seed, wrong in ((1, set()), (2, {1}), (3, set(range(20)))):
+        run(f"a{seed}", seed=seed, wrong={"val": set(), "test": wrong})
+    assert "is at least 0.237 below its others on test (seed 3)" in answer(summary().groups[0])[-1]
+
+
 def test_seeds_are_matched(run, summary):
     for seed in (1, 2):
         run(f"a{seed}", seed=seed, choices={"model": "a"}, wrong={"val": set(), "test": {0}})
@@ -306,7 +333,7 @@ def test_the_choice_and_what_is_shown_follow_the_rules_step_by_step(seeds):
         }
         differ = step_down([pair.p_value for pair in on["test"]], count / 2 if seeds > 1 else 1.0)
         assert [row.comparison.p_value for row in others] == pytest.approx(differ)
-        assert [row.comparison.pair for row in others] == on["test"]
+        assert [row.comparison.pair[:-1] for row in others] == [pair[:-1] for pair in on["test"]]
         assert {row.comparison.n_unused_seeds for row in others} == {0}
         real = [i for i, row in enumerate(others) if not row.guesses]
         smaller = [i for i in real if best.macs and others[i].macs and others[i].macs < best.macs]
