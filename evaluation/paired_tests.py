@@ -105,17 +105,17 @@ def paired_difference(only_a: int, only_b: int, n: int) -> Difference:
     return Difference(value, low, high)
 
 
-def lower_bound(only_a: float, only_b: float, n: float, level: float) -> float:
-    """Return the one-sided bound, with confidence 1 - level, on the difference, by `tango_score` with HALF an image less."""
+def lower_bound(only_a: float, only_b: float, n: float, level: float, less: float = HALF) -> float:
+    """Return the one-sided bound, with confidence 1 - level, on the difference, by `tango_score` with `less` images less."""
     z, inner = NormalDist().inv_cdf(1 - level), 1e-12
     value = (only_a - only_b) / n
-    if only_a - only_b + n <= HALF:  # nothing is left after the subtraction
+    if only_a - only_b + n <= max(less, inner):  # nothing is left after the subtraction
         return -1.0
-    return scipy.optimize.brentq(lambda d: tango_score(only_a, only_b, n, d, HALF) - z, inner - 1, value, xtol=1e-12)
+    return scipy.optimize.brentq(lambda d: tango_score(only_a, only_b, n, d, less) - z, inner - 1, value, xtol=1e-12)
 
 
-def below_difference(counts: np.ndarray, level: float) -> float:
-    """Return how far below the difference of two balanced accuracies its one-sided bound is, from the bounds of the classes.
+def below_difference(counts: np.ndarray, level: float, less: float = HALF) -> float:
+    """Return how far below the difference of two (balanced) accuracies its one-sided bound is, from the bounds of the classes.
 
     It is sqrt(sum (d_c - l_c)^2) / K, with `lower_bound` of each of K classes (MOVER: Zou & Donner 2008, Statistics in Medicine
     27:1693-1702). If networks differ on few images of a rare class, all in one direction, the t test at 5% passes networks at
@@ -125,8 +125,25 @@ def below_difference(counts: np.ndarray, level: float) -> float:
     Args:
         counts: (K, 3) images of each class on which only A is right, on which only B is, and all.
         level: of the bound.
+        less: as in `lower_bound`.
     """
-    return math.hypot(*((a - b) / n - lower_bound(a, b, n, level) for a, b, n in counts)) / len(counts)
+    return math.hypot(*((a - b) / n - lower_bound(a, b, n, level, less) for a, b, n in counts)) / len(counts)
+
+
+def effective_counts(differences: np.ndarray) -> tuple[float, float, float]:
+    """Return the images on which only A is right, on which only B is, and all, as one pair of networks would have them.
+
+    The counts are means over S pairs, divided by the ratio of the variances of an image's mean difference and of a single
+    one: 1 if the pairs are the same networks, 1 / S if their differences are independent. Half an image on which all pairs
+    differ is added to both variances, because a few images hardly show the ratio; without them it is 1.
+
+    Args:
+        differences: (S, n) of -1, 0 or 1.
+    """
+    seeds, n = differences.shape
+    ratio = (n * differences.mean(axis=0).var() + HALF) / (n * differences.var() + HALF)
+    only_a, only_b = ((differences == sign).sum() / (seeds * ratio) for sign in (1, -1))
+    return float(only_a), float(only_b), n / float(ratio)
 
 
 def _p_value_of_bound(counts: np.ndarray, margin: float, least: float) -> float:
@@ -205,7 +222,8 @@ def compare_pair(
 
     One seed: McNemar's exact test and Tango's score interval, for these two trained networks. Several seeds:
     `over_seeds_and_images` with one pseudo-image that only A gets right and one that only B does. Images in groups: t tests on
-    the groups. Balanced accuracies: the same t tests, with images weighted by their class; one seed: also `below_difference`.
+    the groups. Balanced accuracies: the same t tests, with images weighted by their class. Several seeds and balanced
+    accuracies, without groups: also `below_difference`.
 
     Args:
         right_a: (S, n) bool.
@@ -243,13 +261,14 @@ def compare_pair(
         p_value = max(each.p_value() for each in found)
         at_least = min(each.interval(1 - 2 * level).low for each in found) - less
         margin_p = max(each.p_above(less - margin) for each in found)
-        if seeds == 1 and groups is None:
-            sign = right_a[0].astype(np.int8) - right_b[0]
-            of_class = [sign[labels == each] for each in np.unique(labels)]
-            counts = np.array([((each > 0).sum(), (each < 0).sum(), len(each)) for each in of_class])
+        if groups is None:
+            sign = right_a.astype(np.int8) - right_b
+            of_class = [sign] if labels is None else [sign[:, labels == each] for each in np.unique(labels)]
+            counts = np.array([effective_counts(each) for each in of_class])
             swapped = counts[:, [1, 0, 2]]
-            low = min(low, value - below_difference(counts, 0.025))
-            high = max(high, value + below_difference(swapped, 0.025))
+            of_end = 0.0 if labels is None else HALF  # 0 as in `paired_difference`
+            low = min(low, value - below_difference(counts, 0.025, of_end))
+            high = max(high, value + below_difference(swapped, 0.025, of_end))
             p_value = 2 * _p_value_of_bound(counts if value > 0 else swapped, 0.0, p_value / 2)
             at_least = min(at_least, value - below_difference(counts, level))
             margin_p = _p_value_of_bound(counts, margin, margin_p)

@@ -102,6 +102,9 @@ class Spread(NamedTuple):
         freedom = combined**2 / (of_seeds**2 / s + of_units**2 / free + rest**2 / r)
         shown = mean > stdtrit(np.maximum(freedom, 1), 1 - alpha) * np.sqrt(np.maximum(combined, 0) / (n_seeds * units))
         shown &= mean > stdtrit(s, 1 - alpha) * np.sqrt(of_seeds / (n_seeds * units))
+        if self.below is not None:
+            here, there = (self.units + self.residual / count for count in (self.n_seeds, n_seeds))
+            shown &= mean > self.below(n * here / there, alpha)
         return float(shown.mean())
 
 

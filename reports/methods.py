@@ -31,7 +31,7 @@ SEEDS = (
     "an interval over seeds and images, both as random effects (Searle, Casella & McCulloch 1992, Variance Components, ch. 4), "
     "with pseudo-images (Agresti & Coull 1998, Am. Stat. 52:119-126)"
 )
-TANGO = "McNemar's exact test and Tango's score interval (Tango 1998, Stat. Med. 17:891-908)"
+SCORE = "Tango's score interval (Tango 1998, Stat. Med. 17:891-908)"
 HOLM = "p-values are corrected by Holm 1979 (Scand. J. Stat. 6:65-70)"
 
 
@@ -181,9 +181,13 @@ def _evaluation(group: ResultGroup) -> list[str]:
     pairs = [each.comparison.pair for each in group.rows if each.comparison and each.comparison.pair]
     if pairs:
         with_seeds = any(pair.n_seeds > 1 for pair in pairs)
-        how = (
-            "seeds and images as random effects" if with_seeds else "t tests on groups of images" if grouped else TANGO
-        )
+        how = "seeds and images as random effects" if with_seeds else "t tests on groups of images"
+        if not grouped:  # as `compare_pair` does
+            how = (
+                f"{how}, and {SCORE} of the mean counts, if wider"
+                if with_seeds
+                else f"McNemar's exact test and {SCORE}"
+            )
         sentences.append(f"Settings were compared on the same {SPLIT_NAMES[group.split]} images ({how}); {HOLM}.")
     return sentences
 

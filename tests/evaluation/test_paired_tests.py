@@ -12,6 +12,7 @@ from evaluation.paired_tests import (
     balance,
     bias_corrected_best,
     compare_pair,
+    effective_counts,
     format_p,
     holm,
     holm_against_best,
@@ -141,17 +142,24 @@ def test_p_value_and_interval_of_a_pair_never_disagree():
                 assert (found.at_least > -0.02) == (found.margin_p_value < 0.05)
 
 
-def below_classes(a, b, labels):
-    """Return how far below the difference of two balanced accuracies the bound of both classes is, by its level."""
-    counts = [
-        ((a & ~b)[0, labels == each].sum(), (b & ~a)[0, labels == each].sum(), (labels == each).sum())
-        for each in (0, 1)
-    ]
-    return lambda level: sqrt(sum(((x - y) / n - lower_bound(x, y, n, level)) ** 2 for x, y, n in counts)) / 2
+def below_classes(a, b, classes):
+    """Return how far below the difference of two accuracies, balanced over classes, their joined bound is, by its level."""
+    counts = []
+    for each in classes:
+        only_a, only_b = (np.flatnonzero((x & ~y)[:, each].ravel()) % each.sum() for x, y in ((a, b), (b, a)))
+        net = (np.bincount(only_a, minlength=each.sum()) - np.bincount(only_b, minlength=each.sum())) / len(a)
+        mean, disagree = net.mean(), (len(only_a) + len(only_b)) / len(a)
+        times = (disagree - each.sum() * mean**2 + 0.5) / (((net - mean) ** 2).sum() + 0.5)  # as many images
+        counts.append([times * count for count in (len(only_a) / len(a), len(only_b) / len(a), each.sum())])
+    return lambda level, less=0.5: (
+        sqrt(sum(((x - y) / n - lower_bound(x, y, n, level, less)) ** 2 for x, y, n in counts)) / len(counts)
+    )
 
 
 def level_of(below, above):
-    return brentq(lambda level: below(level) - above, 1e-9, 0.5) if below(1e-9) > above > below(0.5) else 0.5
+    if below(1e-9) <= above:
+        return 1e-9
+    return brentq(lambda level: below(level) - above, 1e-9, 0.5) if above > below(0.5) else 0.5
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -182,9 +190,11 @@ def test_a_pair_by_t_tests_is_decided_by_the_strictest(n_seeds, balanced, groupe
         ends = [mean + sign * t.ppf(0.975, freedom) * error for mean, error, freedom in tests for sign in (-1, 1)]
         at_least = min(mean - t.ppf(0.98, freedom) * error for mean, error, freedom in tests) - less
         margin_p = max(t.sf((mean + 0.05 - less) / error, freedom) for mean, error, freedom in tests)
-        if n_seeds == 1 and balanced and not grouped:
-            sides = [(below_classes(*pair, labels), value * sign) for pair, sign in (((a, b), 1), ((b, a), -1))]
-            ends += [value - sides[0][0](0.025), value + sides[1][0](0.025)]
+        if not grouped:
+            classes = [labels == 0, labels == 1] if balanced else [labels >= 0]
+            sides = [(below_classes(*pair, classes), value * sign) for pair, sign in (((a, b), 1), ((b, a), -1))]
+            of_end = 0.5 if balanced else 0.0
+            ends += [value - sides[0][0](0.025, of_end), value + sides[1][0](0.025, of_end)]
             p_value = max(p_value, *(2 * level_of(below, above) for below, above in sides if above > 0))
             at_least = min(at_least, value - sides[0][0](0.02))
             margin_p = max(margin_p, level_of(sides[0][0], value + 0.05))
@@ -332,13 +342,17 @@ def test_the_best_of_equal_runs_is_corrected_by_groups_that_chose_nothing():
     assert abs(np.mean(grouped)) < 3 * np.std(grouped) / sqrt(150) + 0.005
 
 
+@pytest.mark.parametrize("n_seeds", [1, 3])
 @pytest.mark.parametrize(("classes", "rare", "margin"), [(2, 40, 0.05), (2, 20, 0.1), (3, 40, 0.02), (5, 20, 0.02)])
-def test_a_margin_of_balanced_accuracies_holds_where_only_a_rare_class_differs(classes, rare, margin):
-    """Exact sums over the images of the rare class that only B gets right: with the t test, 0.07 to 0.12 passed at 5%."""
+def test_a_margin_of_balanced_accuracies_holds_where_only_a_rare_class_differs(classes, rare, margin, n_seeds):
+    """Exact sums over the images of the rare class that only B gets right: with the t test, 0.07 to 0.12 passed at 5%.
+
+    The seeds are the same network, such as a frozen one.
+    """
     labels = np.concatenate([np.zeros(450, int), *(np.full(50, each) for each in range(2, classes)), np.full(rare, 1)])
     shown, above = [], []
     for wrong in range(rare + 1):
-        right = np.arange(len(labels))[None] < len(labels) - wrong
+        right = np.repeat(np.arange(len(labels))[None] < len(labels) - wrong, n_seeds, axis=0)
         found = compare_pair(right, np.ones_like(right), margin, labels=labels)
         shown.append(found.margin_p_value < 0.05)
         above.append(found.low > -margin)
@@ -347,3 +361,29 @@ def test_a_margin_of_balanced_accuracies_holds_where_only_a_rare_class_differs(c
         assert (swapped.low, swapped.high, swapped.p_value) == pytest.approx((-found.high, -found.low, found.p_value))
     chances = binom.pmf(range(rare + 1), rare, classes * margin)
     assert chances @ shown < 0.05 and chances @ above < 0.025
+
+
+@pytest.mark.parametrize(("n", "margin"), [(150, 0.1), (450, 0.01), (1000, 0.02), (2000, 0.005), (2000, 0.05)])
+def test_a_margin_holds_where_the_seeds_are_the_same_network(n, margin):
+    """Exact sums over the images that only B gets right: with the t tests, 0.060 to 0.067 passed at 5%."""
+    likely = np.arange(n + 1)[binom.pmf(range(n + 1), n, margin) > 1e-9]
+    shown = []
+    for wrong in likely:
+        right = np.arange(n)[None] >= wrong
+        pairs = [[np.repeat(each, seeds, axis=0) for each in (right, np.ones_like(right))] for seeds in (1, 3)]
+        one, three = (compare_pair(*each, margin) for each in pairs)
+        assert three.margin_p_value >= one.margin_p_value - 1e-9 and three.at_least <= one.at_least + 1e-9
+        assert three.low <= one.low + 1e-9 and three.high >= one.high - 1e-9
+        shown.append(three.margin_p_value < 0.05)
+    assert 0.01 < binom.pmf(likely, n, margin) @ shown < 0.05
+
+
+def test_seeds_with_errors_of_their_own_count_as_more_images():
+    """Each of four pairs disagrees on 20 of 400 images: on the same, or each on others."""
+    same, others = np.zeros((2, 4, 400), int)
+    for seed in range(4):
+        same[seed, :20] = others[seed, 20 * seed : 20 * seed + 20] = [1, -1] * 10
+    assert effective_counts(same) == pytest.approx((10, 10, 400))
+    ratio = (80 / 16 + 0.5) / (20 + 0.5)
+    assert effective_counts(others) == pytest.approx((10 / ratio, 10 / ratio, 400 / ratio))
+    assert effective_counts(np.zeros((4, 400))) == (0, 0, 400)  # nothing shows how the pairs differ

@@ -254,17 +254,30 @@ def test_the_power_on_groups_of_unequal_sizes_is_as_promised(n_seeds, margin):
     assert shown >= 0.8 - 2 * sqrt(0.16 / 800)
 
 
-def test_the_images_that_would_decide_a_balanced_accuracy_suffice_where_only_a_rare_class_differs():
-    """A tenth of the images are of the rare class, of which A gets 2% wrong and B none; with all others both are right."""
+@pytest.mark.parametrize("n_seeds", [1, 3])
+def test_the_images_that_would_decide_a_balanced_accuracy_suffice_where_only_a_rare_class_differs(n_seeds):
+    """A tenth of the images are of the rare class, of which A gets 2% wrong and B none; with all others both are right.
+
+    The seeds are the same network.
+    """
     labels = np.arange(3000) < 300
-    worse = np.arange(3000)[None] >= 6
+    worse = np.repeat(np.arange(3000)[None] >= 6, n_seeds, axis=0)
     spread = compare_pair(worse, np.ones_like(worse), 0.05, labels=labels).spread
-    assert images_needed(spread, 0.9, 1) < 20  # tried numbers may have less than one image of the rare class
-    n = images_needed(spread, 0.05 - 0.01, 1)
+    assert images_needed(spread, 0.9, n_seeds) < 20  # tried numbers may have less than one image of the rare class
+    n = images_needed(spread, 0.05 - 0.01, n_seeds)
     rare = np.arange(n) < n // 10
     wrong = np.arange(n // 10 + 1)
-    shown = [
-        compare_pair(np.arange(n)[None] >= k, np.ones((1, n), bool), 0.05, labels=rare).margin_p_value < 0.05
-        for k in wrong
-    ]
+    rows = [np.repeat(np.arange(n)[None] >= k, n_seeds, axis=0) for k in wrong]
+    shown = [compare_pair(row, np.ones_like(row), 0.05, labels=rare).margin_p_value < 0.05 for row in rows]
     assert 0.7 < float(binom.pmf(wrong, n // 10, 0.02) @ shown) < 0.95
+
+
+@pytest.mark.parametrize(("units", "residual", "times"), [(0.1, 0.0, 1), (0.0, 0.1, 2), (0.05, 0.15, 0.1 / 0.075)])
+def test_more_seeds_count_as_more_images_as_far_as_their_errors_are_their_own(units, residual, times):
+    """For the bound that also has to pass: 10 images below the difference, with six seeds instead of three."""
+    spread = Spread(seeds=0.0, units=units, residual=residual, n_seeds=3, images_per_unit=1)
+    bound = spread._replace(below=lambda n, _: 10 / n)
+    assert bound.power(11 / times / 500, 500, 6) > bound.power(9 / times / 500, 500, 6) > 0
+    reached = [bound.power(gap / times / 500, 500, 6, 0.4999) for gap in (10, 10.1)]
+    sd = sqrt((units + residual / 6) / 500)
+    assert reached == pytest.approx([0.5, norm.cdf(0.1 / times / 500 / sd)], abs=0.03)

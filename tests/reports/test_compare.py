@@ -280,7 +280,7 @@ def test_seeds_that_are_always_right_still_have_an_interval(run, compared, tmp_p
     assert lines[0].startswith(
         f"A, {tmp_path / 'a'}: 1.0000 (mean of seeds 1, 2; standard deviation 0.0000; 95% interval 0.8"
     )
-    assert lines[4] == "A - B: 0.0000 (95% interval -0.069 to 0.069), p = 1 (seeds and images as random effects)"
+    assert lines[4] == "A - B: 0.0000 (95% interval -0.088 to 0.088), p = 1 (seeds and images as random effects)"
     assert lines[-1].startswith("with 2 seeds each this is about these trained networks")
 
 

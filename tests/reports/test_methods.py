@@ -68,7 +68,8 @@ def test_seeds_settings_and_their_comparison(tmp_path):
     low, high = accuracy_interval(row.outcomes["test"].correct)
     assert f"Test accuracy is 0.900 (mean of 3 seeds, {low:.3f} to {high:.3f}, n = 80)." in text
     for part in ("with 3 seeds (1, 2 and 3)", "the best of 2 settings, which differ in model, by validation accuracy",
-                 "Searle", "on the same test images (seeds and images as random effects)", "Holm 1979"):  # fmt: skip
+                 "Searle", "on the same test images (seeds and images as random effects, and Tango's score interval",
+                 "Holm 1979"):  # fmt: skip
         assert part in text, part
     assert "Wilson" not in text and "McNemar" not in text and "Kish" not in text
 
