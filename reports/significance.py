@@ -138,6 +138,9 @@ def _good_enough(group: ResultGroup) -> str:
             f"Chosen on validation, not proved: {size}: {found}. Only test images, which played no part in the choice, could "
             f"show that it is good enough {within}."
         )
+    if not is_of_settings(pair) and row.comparison.n_unused_seeds:  # the row above has the mean of all
+        seeds = [str(seed) for seed in row.outcomes["test"].seeds if seed in best.outcomes["test"].seeds]
+        size += f", trained with {'seed' if len(seeds) == 1 else 'seeds'} {join_words(seeds)}"
     found = evidence(pair, "test", shown, differs=row.comparison.p_value < LEVEL, tests=group.n_tests)
     trained = "" if is_of_settings(pair) else " as trained"
     if shown:
@@ -214,10 +217,14 @@ def _of_networks(group: ResultGroup) -> list[str]:
             f"{len(few)} of {len(pairs)} rows have fewer than {FEWEST_SEEDS} seeds in common with the best; for these rows, "
             "trained networks are compared, not settings."
         ]
-    seeds = "one seed" if min(few) == 1 else "two seeds"
+    seeds, how = ("one seed" if min(few) == 1 else "two seeds"), "use seeds=3 or more"
+    if any(row.comparison.n_unused_seeds for row in group.rows):  # the table shows how many seeds each row has
+        seeds, how = f"{seeds} in common with the best", f"run {FEWEST_SEEDS} or more of the same seeds for each"
+    else:
+        seeds += " per setting"
     return [
-        f"With {seeds} per setting, these trained networks are compared, not the settings: other seeds may reverse the "
-        "order. To compare settings, use seeds=3 or more."
+        f"With {seeds}, these trained networks are compared, not the settings: other seeds may reverse the order. To "
+        f"compare settings, {how}."
     ]
 
 

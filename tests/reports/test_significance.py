@@ -91,6 +91,30 @@ def test_a_seed_far_below_the_others_of_the_only_row_is_named(run, summary):
     assert "is at least 0.237 below its others on test (seed 3)" in answer(summary().groups[0])[-1]
 
 
+@pytest.mark.parametrize(("of_best", "common", "named"), [
+    ((2,), "one seed", "trained with seed 2"), ((2, 4), "two seeds", "trained with seeds 2 and 4"),
+])  # fmt: skip
+def test_the_networks_that_are_compared_are_named_where_seeds_are_missing(run, summary, of_best, common, named):
+    """Of the best row, or of the other, some seeds failed: the table has means over all, the comparison has fewer."""
+    for seed in of_best:
+        run(f"a{seed}", seed=seed, choices={"model": "a"}, wrong={"val": set(), "test": {0}}, **LARGE)
+    for seed in (1, 2, 3, 4):
+        run(
+            f"b{seed}",
+            seed=seed,
+            choices={"model": "b"},
+            wrong={"val": {1}, "test": {seed}},
+            cost=(1e6, 1e5, 9),
+            **LARGE,
+        )
+    sentences = answer(summary().groups[0])
+    assert f"as many as model=a, {named}; chosen on validation, shown on test: " in " ".join(sentences)
+    assert sentences[-1] == (
+        f"With {common} in common with the best, these trained networks are compared, not the settings: other seeds may "
+        "reverse the order. To compare settings, run 3 or more of the same seeds for each."
+    )
+
+
 def test_seeds_are_matched(run, summary):
     for seed in (1, 2):
         run(f"a{seed}", seed=seed, choices={"model": "a"}, wrong={"val": set(), "test": {0}})
