@@ -16,6 +16,8 @@ from evaluation.planning import Spread
 # Images by which a one-sided bound for trained networks is lowered. Without them, Tango's test at 5% passes networks at the
 # margin in up to 5.6% of cases (exact sums, 20 to 2,000 images, margins of 0.005 to 0.3), with them in at most 4.9%.
 HALF = 0.5
+# Mean size of groups up to which bounds of single images are also used; in larger groups they would cost too much power
+ALMOST_SINGLE = 1.5
 
 
 class Difference(NamedTuple):
@@ -130,20 +132,33 @@ def below_difference(counts: np.ndarray, level: float, less: float = HALF) -> fl
     return math.hypot(*((a - b) / n - lower_bound(a, b, n, level, less) for a, b, n in counts)) / len(counts)
 
 
-def effective_counts(differences: np.ndarray) -> tuple[float, float, float]:
+def effective_counts(
+    differences: np.ndarray, groups: np.ndarray | None = None, alike: float = 0.0
+) -> tuple[float, float, float]:
     """Return the images on which only A is right, on which only B is, and all, as one pair of networks would have them.
 
     The counts are means over S pairs, divided by the ratio of the variances of an image's mean difference and of a single
     one: 1 if the pairs are the same networks, 1 / S if their differences are independent. Half an image on which all pairs
     differ is added to both variances, because a few images hardly show the ratio; without them it is 1.
 
+    Images in groups count as fewer (Kish 1965, Survey Sampling, ch. 5).
+
     Args:
         differences: (S, n) of -1, 0 or 1.
+        groups: (n,) group numbers; None: each image is its own.
+        alike: as of `columns_of`.
     """
     seeds, n = differences.shape
     ratio = (n * differences.mean(axis=0).var() + HALF) / (n * differences.var() + HALF)
+    if groups is not None:
+        ratio *= 1 + (mean_group(groups) - 1) * max(alike, intraclass_correlation(differences, groups))
     only_a, only_b = ((differences == sign).sum() / (seeds * ratio) for sign in (1, -1))
     return float(only_a), float(only_b), n / float(ratio)
+
+
+def mean_group(groups: np.ndarray | None) -> float:
+    """Return the mean size of the group that an image is in."""
+    return 1.0 if groups is None else float((np.unique(groups, return_counts=True)[1] ** 2).sum()) / len(groups)
 
 
 def _p_value_of_bound(counts: np.ndarray, margin: float, least: float) -> float:
@@ -222,8 +237,8 @@ def compare_pair(
 
     One seed: McNemar's exact test and Tango's score interval, for these two trained networks. Several seeds:
     `over_seeds_and_images` with one pseudo-image that only A gets right and one that only B does. Images in groups: t tests on
-    the groups. Balanced accuracies: the same t tests, with images weighted by their class. Several seeds and balanced
-    accuracies, without groups: also `below_difference`.
+    the groups. Balanced accuracies: the same t tests, with images weighted by their class. Unless groups have several images,
+    t tests are joined with `below_difference`.
 
     Args:
         right_a: (S, n) bool.
@@ -261,10 +276,12 @@ def compare_pair(
         p_value = max(each.p_value() for each in found)
         at_least = min(each.interval(1 - 2 * level).low for each in found) - less
         margin_p = max(each.p_above(less - margin) for each in found)
-        if groups is None:
+        if mean_group(groups) <= ALMOST_SINGLE:
             sign = right_a.astype(np.int8) - right_b
-            of_class = [sign] if labels is None else [sign[:, labels == each] for each in np.unique(labels)]
-            counts = np.array([effective_counts(each) for each in of_class])
+            of_class = [np.ones(n, bool)] if labels is None else [labels == each for each in np.unique(labels)]
+            counts = np.array(
+                [effective_counts(sign[:, c], None if groups is None else groups[c], alike) for c in of_class]
+            )
             swapped = counts[:, [1, 0, 2]]
             of_end = 0.0 if labels is None else HALF  # 0 as in `paired_difference`
             low = min(low, value - below_difference(counts, 0.025, of_end))

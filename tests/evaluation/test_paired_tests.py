@@ -387,3 +387,34 @@ def test_seeds_with_errors_of_their_own_count_as_more_images():
     ratio = (80 / 16 + 0.5) / (20 + 0.5)
     assert effective_counts(others) == pytest.approx((10 / ratio, 10 / ratio, 400 / ratio))
     assert effective_counts(np.zeros((4, 400))) == (0, 0, 400)  # nothing shows how the pairs differ
+
+
+@pytest.mark.parametrize(("n", "rare", "margin"), [(1000, 0, 0.02), (470, 20, 0.1), (490, 40, 0.05)])
+def test_a_margin_holds_where_few_images_are_in_groups(n, rare, margin):
+    """Two images are of one group; exact sums as above, over the images that only B gets right: by t tests, 0.06 to 0.08."""
+    groups, labels = np.maximum(np.arange(n) - 1, 0), None
+    if rare:
+        labels = (np.arange(n) >= n - rare).astype(int)
+    most, share = (rare, 2 * margin) if rare else (n, margin)
+    likely = np.arange(most + 1)[binom.pmf(range(most + 1), most, share) > 1e-9]
+    shown = []
+    for wrong in likely:
+        right = np.arange(n)[None] < n - wrong
+        grouped = compare_pair(right, np.ones_like(right), margin, groups, labels)
+        single = compare_pair(right, np.ones_like(right), margin, None, labels)
+        assert grouped.at_least <= single.at_least + 0.02 * margin
+        shown.append(grouped.margin_p_value < 0.05)
+    assert binom.pmf(likely, most, share) @ shown < 0.05
+
+
+def test_images_of_groups_count_as_fewer():
+    """200 images in pairs that are right or wrong together count as 100; if pairs differ within, as more."""
+    differences = np.repeat([1, -1, *[0] * 98], 2)[None]
+    only_a, only_b, n = effective_counts(differences, np.repeat(np.arange(100), 2))
+    assert (only_a, only_b) == pytest.approx((1, 1), rel=0.05) and n == pytest.approx(100, rel=0.05)
+    assert effective_counts(differences, np.arange(200)) == (2, 2, 200)
+    assert effective_counts(differences, np.arange(200) // 2, 0.5)[2] == pytest.approx(n)
+    spread_out = np.zeros((1, 200), int)
+    spread_out[0, [0, 50, 100, 150]] = 1
+    assert effective_counts(spread_out, np.repeat(np.arange(100), 2))[2] > 150
+    assert effective_counts(spread_out, np.repeat(np.arange(100), 2), 0.5) == pytest.approx((4 / 1.5, 0, 200 / 1.5))
