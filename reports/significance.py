@@ -1,5 +1,7 @@
 """Which row is the best, how the others compare with it, and the smallest network that is good enough; in sentences."""
 
+from statistics import fmean
+
 import numpy as np
 
 from common.checks import FEWEST_SEEDS
@@ -12,6 +14,7 @@ from reports.wording import LEVEL, evidence, evidence_of_target, is_of_settings
 
 RESAMPLES = 1000
 FAR = 0.05  # accuracy by which a seed is below all others of its row, and 3 times as far as they are apart
+MONITORS = ("balanced_accuracy", "f1", "auroc")  # metrics that can choose epochs in place of accuracy
 MUCH = 0.25  # share of the error rate: seeds with at least this standard deviation have skewed accuracies
 DRAWS = 4_000_000_000  # resamples x images x rows, about a second
 
@@ -84,7 +87,8 @@ def answer(group: ResultGroup) -> list[str]:
             *_far_below(group),
         ]
     first = f"The best by {by} is {best.name}: {has}."
-    return [first, _good_enough(group), *_above_target(group), *_of_networks(group), *_far_below(group)]
+    further = [*_of_networks(group), *_far_below(group), *_by_monitor(group)]
+    return [first, _good_enough(group), *_above_target(group), *further]
 
 
 def describe_accuracy(accuracy: Accuracy | None) -> str:
@@ -252,6 +256,20 @@ def _far_below(group: ResultGroup) -> list[str]:
         f"One of {n_seeds} seeds of {which} is at least {rounded_down(below)} below its others on "
         f"{SPLIT_NAMES[group.split]} (seed {seed}). Its training may have failed; few seeds do not show how often that happens."
     ]
+
+
+def _by_monitor(group: ResultGroup) -> list[str]:
+    """Say that rows are ranked by accuracy if another metric chose their epochs, and which row is the first by that one."""
+    chosen = {row.name: [run.record.best for run in row.runs if run.record.best] for row in group.rows}
+    monitors = {str(each.monitor) for found in chosen.values() for each in found}
+    monitor = monitors.pop() if len(monitors) == 1 else ""
+    if monitor.partition("/")[2] not in MONITORS:
+        return []
+    means = {name: fmean(each.value for each in found) for name, found in chosen.items()
+             if found and all(each.value is not None for each in found)}  # fmt: skip
+    first = max(means, key=means.get, default=None)
+    by = "" if first is None else f" The first by {monitor} is {first} with {means[first]:.3f}, which is not tested."
+    return [f"Epochs were chosen by {monitor}, but rows are ranked and compared by accuracy.{by}"]
 
 
 def _macs(row: ResultRow) -> str:
