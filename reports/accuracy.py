@@ -12,6 +12,7 @@ import numpy as np
 from common.errors import UserError
 from common.predictions_csv import Predictions, correct_matrix, predictions_file, read_predictions
 from common.run_record import Proportion
+from common.text import join_words
 from evaluation.intervals import accuracy_interval, coverage_caveat, group_numbers, mean_over_seeds, proportion, wilson
 from reports.load_runs import Run
 
@@ -107,8 +108,16 @@ def correctness_matrix(
         images.add(pooled[1])
         groups = groups if any(groups) else pooled[2]
     if len(images) > 1:
-        return "its seeds were measured on different images"
+        of_seeds = {seed: {run.fold for run, _ in folds} for seed, folds in seeds.items()}
+        every = set().union(*of_seeds.values())
+        lack = [f"seed {seed} lacks {name_folds(every - found)}" for seed, found in of_seeds.items() if found != every]
+        return f"its seeds were measured on different images{f' ({join_words(lack)})' if lack else ''}"
     return CorrectnessMatrix(list(seeds), np.stack(lines), images.pop(), group_numbers(groups))
+
+
+def name_folds(folds: set[int | None]) -> str:
+    """Return `fold 4`, `folds 3 and 4`."""
+    return f"fold{'s' * (len(folds) > 1)} {join_words([str(fold) for fold in sorted(folds, key=str)])}"
 
 
 def _pool(folds: Sequence[tuple[Run, Predictions]], names: GroupNames) -> tuple[np.ndarray, str, list[str]] | None:

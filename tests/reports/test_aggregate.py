@@ -118,6 +118,30 @@ def test_a_seed_that_lacks_a_fold_is_not_counted_with_the_images_of_the_others(r
     assert table.lines[0][table.titles.index("folds")].text == "3 to 4 of 4"
 
 
+def test_folds_that_failed_are_named_where_rows_cannot_be_compared(run, summary):
+    def fold_of(model, seed, fold):
+        settings, data = {"datamodule.fold": fold, "datamodule.folds": 3}, {"fingerprint": f"fold{fold}", "folds": 3}
+        wrong = {"val": {"a": set(), "b": {0}, "c": {0, 1}}[model]}
+        name = f"{model}{seed}f{fold}"
+        return run(name, seed=seed, settings=settings, choices={"model": model}, n={"val": 20}, wrong=wrong, data=data)
+
+    folders = [fold_of(model, seed, fold) for model in "abc" for seed in (1, 2) for fold in range(3)]
+    lost = {folder.name: folder for folder in folders}
+    for name in ("b1f1", "c2f0", "c2f2"):
+        shutil.rmtree(lost[name])
+    reasons = [row.comparison.reason for row in summary().groups[0].rows[1:]]
+    different = "its seeds were measured on different images"
+    assert reasons == [f"{different} (seed 1 lacks fold 1)", f"{different} (seed 2 lacks folds 0 and 2)"]
+    for name in ("b2f1", "c1f0", "c1f2"):
+        shutil.rmtree(lost[name])
+    reasons = [row.comparison.reason for row in summary().groups[0].rows[1:]]
+    differ = "its validation images or labels differ from those of the best"
+    assert reasons == [f"{differ} (it lacks fold 1)", f"{differ} (it lacks folds 0 and 2)"]
+    for seed in (1, 2):
+        shutil.rmtree(lost[f"a{seed}f2"])
+    assert summary().groups[0].rows[1].comparison.reason == f"{differ} (it lacks fold 1 and the best lacks fold 2)"
+
+
 def test_equal_accuracies_are_ranked_by_macs(run, summary):
     wrong = {"val": {1, 2}, "test": {3}}
     run("large", choices={"model": "large"}, wrong=wrong, cost=(2e9, 1e7, 9))
