@@ -163,8 +163,10 @@ def mean_group(groups: np.ndarray | None) -> float:
 
 def _p_value_of_bound(counts: np.ndarray, margin: float, least: float) -> float:
     """Return the level, from `least` to 0.5, at which `below_difference` reaches from the difference down to -margin."""
-    above = sum((a - b) / n for a, b, n in counts) / len(counts) + margin
     most = 0.5
+    if len(counts) == 1:  # the bound is the difference at which the score has this level
+        return max(least, min(most, NormalDist().cdf(-tango_score(*counts[0], -margin, HALF))))
+    above = sum((a - b) / n for a, b, n in counts) / len(counts) + margin
     if least >= most or below_difference(counts, most) >= above:
         return max(least, most)
     least = max(least, 1e-9)
