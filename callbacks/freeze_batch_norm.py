@@ -76,9 +76,8 @@ class FreezeBatchNorm(L.Callback):
         batches = (
             trainer.strategy.batch_to_device(batch, pl_module.device)["pixels"].to(pl_module.dtype) for batch in loader
         )
-        shift = trainer.strategy.broadcast(
-            statistics_shift(pl_module.network, self.frozen, batches)
-        )  # the same in all processes
+        shift = statistics_shift(pl_module.network, self.frozen, batches)
+        shift = trainer.strategy.broadcast(shift)  # the same in all processes
         kept = shift < self.similar_below
         factor = self.lr_factor if kept else 1.0
         result = f"are kept, and the backbone's learning rate is multiplied by {factor:g}" if kept else "are learned"

@@ -191,12 +191,10 @@ def _odd(catalog: Catalog, stats: ImageStats, rows: np.ndarray) -> Finding | Non
     plain = {mode: mode.removesuffix(FIRST_OF_SEVERAL) for mode in set(stats.modes)}  # pages are a finding of their own
     modes = Counter(plain[stats.modes[row]] for row in rows)
     usual = modes.most_common(1)[0][0]
-    rare = (
-        [int(row) for row in rows if plain[stats.modes[row]] != usual]
-        if len(rows) > modes[usual] >= 0.95 * len(rows)
-        else []
-    )
-    odd = sorted({*small.tolist(), *rare})
+    odd = set(small.tolist())
+    if len(rows) > modes[usual] >= 0.95 * len(rows):
+        odd |= {int(row) for row in rows if plain[stats.modes[row]] != usual}
+    odd = sorted(odd)
     if not odd:
         return None
     shown = ", ".join(

@@ -61,9 +61,8 @@ def user_message(error: BaseException) -> str | None:
             return f"{mark.name}: line {mark.line + 1}: not valid YAML: {link.problem or link.context}"
         if isinstance(link, RuntimeError) and (message := _of_launcher(link) or _lost_process(link)):
             return message
-        if isinstance(link, RuntimeError) and (
-            loop := re.match(r"Symlink loop from '(.*)'$", str(link))
-        ):  # Python < 3.13
+        # Python < 3.13
+        if isinstance(link, RuntimeError) and (loop := re.match(r"Symlink loop from '(.*)'$", str(link))):
             return f"{loop[1]}: {DISK_ERRORS[errno.ELOOP]}".replace(ELSEWHERE, _elsewhere())
         if isinstance(link, OSError) and link.errno in DISK_ERRORS:
             file = f"{link.filename}: " if link.filename else ""  # Python gives no name for a file that is already open
@@ -207,9 +206,8 @@ def _no_such_key(error: ConfigCompositionException) -> str:
         return f"{key}: {advice}"
     groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
     cause = error.__cause__
-    is_own = "." not in (
-        getattr(cause, "full_key", None) or key
-    )  # a key of search.py itself, rather than of its trials, which have that group
+    # Whether it is a key of search.py itself, rather than of its trials, which have that group
+    is_own = "." not in (getattr(cause, "full_key", None) or key)
     if _script() == "search.py" and is_own and key.split(".")[0] in {*groups} - {"hydra", "format", "candidates"}:
         typed = f"{key}={_value_of(key) or 'VALUE'}"
         return f"{key}: is a setting of the trials; pass it to them: 'base_overrides=\"{typed}\"'"

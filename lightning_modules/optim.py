@@ -105,9 +105,7 @@ class Schedule(LRScheduler):
 
     def get_lr(self) -> list[float]:
         done = self.last_epoch if self.time_share is None else max(self.last_epoch, self.time_share() * self.length)
-        factor = self.factor(
-            min(done, self.length), self.length
-        )  # it ends where the training does, and never rises again
+        factor = self.factor(min(done, self.length), self.length)  # ends with the training, and never rises again
         return [lr * factor for lr in self.base_lrs]
 
     def move(self, done: int, length: int | None = None) -> None:
@@ -222,10 +220,8 @@ def restore_group_settings(optimizer: Optimizer, settings: list[dict]) -> None:
     if len(settings) != len(optimizer.param_groups):  # a callback of the user's own has added groups
         return
     for group, given in zip(optimizer.param_groups, settings, strict=True):
-        lr, before = (
-            group["lr"],
-            group.get("initial_lr", given["lr"]),
-        )  # a checkpoint of an older version does not have initial_lr
+        lr = group["lr"]
+        before = group.get("initial_lr", given["lr"])  # a checkpoint of an older version does not have it
         if before != given["lr"]:
             lr = given["lr"] * (lr / before if before else 1.0)
         group.update({**given, "lr": lr})

@@ -196,12 +196,10 @@ def comparison_cell(row: ResultRow) -> Cell:
 
 
 def _p_value(row: ResultRow) -> Cell:
-    found = row.comparison
-    return (
-        Cell("-", None)
-        if found.pair is None
-        else Cell(format_p(found.p_value).removeprefix("p ").removeprefix("= "), found.p_value)
-    )
+    if row.comparison.pair is None:
+        return Cell("-", None)
+    p_value = row.comparison.p_value
+    return Cell(format_p(p_value).removeprefix("p ").removeprefix("= "), p_value)
 
 
 def note(group: ResultGroup) -> str:

@@ -361,11 +361,8 @@ def _what_is_shown(record: SmallestRecord, answer: Answer) -> str | None:
     if answer.verdict != "not_shown" or reference is None:
         return None
     if pair is None:
-        return (
-            "the test images were not evaluated, since validation does not show it either"
-            if record.data.get("n_test")
-            else None
-        )
+        not_evaluated = "the test images were not evaluated, since validation does not show it either"
+        return not_evaluated if record.data.get("n_test") else None
     margin = pair.smallest_margin
     if question.target is None:
         known = margin is not None and margin >= question.good_enough

@@ -74,14 +74,9 @@ class CsvTable(Source):
                 further = {column: row[column] for column in row if column not in own}
                 if further and not self._lines:
                     shown = join_words([clean(column, 40) for column in further], 10)
-                    advice = (
-                        ""
-                        if "group" in row
-                        else "; rename one to group to keep images that share its value in one split"
-                    )
-                    log.info(
-                        "%s=%s: additional columns, kept for reports.subsets: %s%s", self.key, self.table, shown, advice
-                    )
+                    advice = "; rename one to group to keep images that share its value in one split"
+                    log.info("%s=%s: additional columns, kept for reports.subsets: %s%s", self.key, self.table, shown,
+                             "" if "group" in row else advice)  # fmt: skip
                 self._lines.append(line)
                 if "split" not in row and like_splits != set():
                     of_splits = {column for column, value in further.items() if split_of(value)}
