@@ -352,8 +352,7 @@ def sweep_name(arguments: list[str], overrides: list[Override]) -> str:
 def smallest_name(arguments: list[str], values: dict[str, Override]) -> str:
     """Name a search for the smallest network by its data, with a hash of the arguments: the same command, the same search."""
     hashed = sorted(a for a in arguments if not MAY_DIFFER.match(a.lstrip("+")) and not MAY_DIFFER_IN_SMALLEST.match(a))
-    if any(argument.startswith("good_enough=") for argument in arguments):
-        hashed += [argument for argument in arguments if argument.startswith("good_enough=")]
+    hashed += [argument for argument in arguments if argument.startswith("good_enough=")]
     given = {key: values[key].value() for key in ("datamodule.root", "datamodule.table", "datamodule") if key in values}
     data = Path(str(next(iter(given.values()), "elpv"))).stem
     return safe_name(f"{data}-{_short_hash(hashed)}" if hashed else data)

@@ -59,7 +59,7 @@ def user_message(error: BaseException) -> str | None:
         if isinstance(link, yaml.MarkedYAMLError) and link.problem_mark is not None:
             mark = link.problem_mark
             return f"{mark.name}: line {mark.line + 1}: not valid YAML: {link.problem or link.context}"
-        if isinstance(link, RuntimeError) and (message := _of_launcher(link) or _lost_process(link)):
+        if isinstance(link, RuntimeError) and (message := _of_process(link)):
             return message
         # Python < 3.13
         if isinstance(link, RuntimeError) and (loop := re.match(r"Symlink loop from '(.*)'$", str(link))):
@@ -105,7 +105,8 @@ def _cause(error: BaseException) -> BaseException | None:
     return error.__context__ if isinstance(error, InterpolationResolutionError) else error.__cause__
 
 
-def _of_launcher(error: RuntimeError) -> str | None:
+def _of_process(error: RuntimeError) -> str | None:
+    """Return the message for an error of a launcher, of another process of the run, or of the memory."""
     text = str(error)
     if type(error).__name__ == "TerminatedWorkerError":
         return (
@@ -117,13 +118,8 @@ def _of_launcher(error: RuntimeError) -> str | None:
         return f"SLURM rejected the jobs: {' '.join(text.split())[-300:]}; these settings request resources: {settings}"
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
         return f"out of memory: a smaller datamodule.batch_size or model.image_size needs less ({text.splitlines()[0]})"
-    return None
-
-
-def _lost_process(error: RuntimeError) -> str | None:
-    """Return one short message for a lost connection, which torch.distributed's gloo and NCCL report at length."""
-    if re.search(r"Connection (closed|reset) by peer|ncclRemoteError|Broken pipe", str(error)):
-        return LOST
+    if re.search(r"Connection (closed|reset) by peer|ncclRemoteError|Broken pipe", text):
+        return LOST  # torch.distributed's gloo and NCCL report it at length
     return None
 
 
