@@ -1,7 +1,9 @@
 """Freeze the running statistics of pretrained batch norms, always or where the images resemble those of the weights."""
 
+import contextlib
 import logging
 import math
+from dataclasses import fields
 from typing import Literal
 
 import lightning as L
@@ -119,17 +121,11 @@ def statistics_shift(network: nn.Module, names: list[str], batches) -> float:
         of_batch = [x.sum(1), x.square().sum(1), torch.tensor(x.shape[1], device=x.device)]
         sums[name] = [a + b for a, b in zip(sums[name], of_batch, strict=True)] if name in sums else of_batch
 
-    hooks = [
-        norm.register_forward_pre_hook(lambda _, inputs, name=name: add(name, inputs[0]))
-        for name, norm in norms.items()
-    ]
-    try:
-        with evaluating(network):
-            for batch in batches:
-                network(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with contextlib.ExitStack() as hooks, evaluating(network):
+        for name, norm in norms.items():
+            hooks.enter_context(norm.register_forward_pre_hook(lambda _, inputs, name=name: add(name, inputs[0])))
+        for batch in batches:
+            network(batch)
     shifts = []
     for name, (total, squares, n) in sums.items():
         mean = total / n
@@ -147,11 +143,7 @@ def _stays_frozen(trainer: L.Trainer) -> bool:
 
 def _is_choice(choice) -> bool:
     """Return whether a value from a checkpoint, which may hold anything, is the content of a BatchNormChoice."""
-    if (
-        not isinstance(choice, dict)
-        or set(choice) != {"shift", "kept", "lr_factor"}
-        or type(choice["kept"]) is not bool
-    ):
+    if not isinstance(choice, dict) or set(choice) != {each.name for each in fields(BatchNormChoice)}:
         return False
     numbers = [finite_number(choice[name]) for name in ("shift", "lr_factor")]
-    return None not in numbers and 0 < numbers[1] <= 1
+    return type(choice["kept"]) is bool and None not in numbers and 0 < numbers[1] <= 1
