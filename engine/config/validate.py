@@ -389,11 +389,7 @@ def _check_node(key: str, node, given: tuple[str, ...] = (), filled: tuple[str, 
             if isinstance(parameters[name].annotation, type) and parameters[name].annotation not in PLAIN:
                 expected = f"a _target_ and its settings, which make a {expected}; choose a file of conf/: {key}=NAME"
             raise UserError(f"{quote_override(f'{key}.{name}', value)}: expected {expected}")
-        if (
-            parameters[name].annotation is float
-            and type(value) is int
-            and str(node["_target_"]).startswith("torchvision.")
-        ):
+        if type(value) is int and parameters[name].annotation is float and node["_target_"].startswith("torchvision."):
             node[name] = float(value)  # MixUp and CutMix pass it to a distribution, which requires a float
     for place, (name, parameter) in enumerate(parameters.items()):
         # A partial gets its first arguments when it is called; an optimizer or a schedule gets one

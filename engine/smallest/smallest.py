@@ -221,11 +221,8 @@ class Smallest:
         if self.folds:
             rows["val"], counts["train"] = self._predicted, len(self._predicted) - counts["val"]
         self.n_train, self.n_val, self.has_test = counts["train"], counts["val"], counts["test"] > 0
-        labels = {
-            split: Counter(catalog.labels[of_split].tolist())
-            for split, of_split in rows.items()
-            if split != "train" and len(of_split)
-        }
+        measured = {split: rows[split] for split in ("val", "test") if len(rows[split])}
+        labels = {split: Counter(catalog.labels[of_split].tolist()) for split, of_split in measured.items()}
         self.record = SmallestRecord(
             name=self.settings.name,
             command=STATE.command,
@@ -546,11 +543,8 @@ class Smallest:
                 "trained in the time that is left; raise the limit, or add smaller networks and sizes: "
                 "candidates.backbones=[NAME], candidates.image_sizes=[64]"
             )
-        possible = [
-            each
-            for each in self.candidates
-            if not each.excluded and (each.probe is not None or is_raced_unprobed(each))
-        ]
+        left = [each for each in self.candidates if not each.excluded]
+        possible = [each for each in left if each.probe is not None or is_raced_unprobed(each)]
         if not possible:
             return f"candidates: no network was screened. {' '.join(self.record.notes)}"
         fastest_s = min(self.times.of_head(each) if each.pretrained else self.times.of(each) for each in possible)
