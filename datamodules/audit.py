@@ -99,11 +99,8 @@ def _near_duplicates(
     """Find the near duplicates that are not exact ones; report what was not compared."""
     kind, numbers = "near duplicate", pixels.stats.fingerprints.numbers
     copies = _rows_of(pixels.stats, rows, np.flatnonzero(np.isin(numbers[rows], numbers[np.unique(near.pairs)])))
-    pairs = [
-        pair
-        for each in near.pairs.tolist()
-        for pair in _spread(catalog, *(copies.get(int(numbers[row]), []) for row in each))
-    ]
+    of_pairs = ([copies.get(int(numbers[row]), []) for row in each] for each in near.pairs.tolist())
+    pairs = [pair for each in of_pairs for pair in _spread(catalog, *each)]
     findings = _by_split(kind, catalog, connected(pairs), pairs)
     return [*findings, *(Finding(kind, f"{kind}: {note}", []) for note in near.notes)]
 

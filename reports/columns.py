@@ -83,12 +83,8 @@ EXPORT_NOTE = (
 
 def failed_exports(group: ResultGroup) -> list[str]:
     """Return why files were not written: `1. keep=4: no file as onnx_int8: REASON`, each reason of a row once."""
-    found = [
-        f"{row.rank}. {row.name}: no file as {clean(each.format, 40)}: {clean(each.error)}"
-        for row in group.rows
-        for each in row.deployed
-        if each.error
-    ]
+    files = [(row, each) for row in group.rows for each in row.deployed if each.error]
+    found = [f"{row.rank}. {row.name}: no file as {clean(each.format, 40)}: {clean(each.error)}" for row, each in files]
     return list(dict.fromkeys(found))
 
 

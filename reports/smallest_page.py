@@ -417,11 +417,8 @@ def _trained_note(record: SmallestRecord) -> str:
 
 def _question(record: SmallestRecord) -> str:
     question = record.question
-    limits = [
-        f"{COST_NAMES[key]} up to {describe_cost(key, value)}"
-        for key, value in question.limits.items()
-        if value is not None
-    ]
+    given = {key: value for key, value in question.limits.items() if value is not None}
+    limits = [f"{COST_NAMES[key]} up to {describe_cost(key, value)}" for key, value in given.items()]
     costs = join_words([COST_NAMES[key] for key in question.cost])
     return "; ".join([f"the smallest by {costs} with {describe_goal(record)}", *limits])
 
