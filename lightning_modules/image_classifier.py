@@ -342,13 +342,5 @@ class ImageClassifier(L.LightningModule):
     def _finish(self, stage: str, metrics: EpochMetrics) -> None:
         """End an epoch of a stage: store its metrics in `results` and log them to Lightning for callbacks that monitor them."""
         self.results[stage] = metrics.compute_and_reset()
-        for name, value in self.results[stage].items():
-            self.log(
-                f"{stage}/{name}",
-                value,
-                on_step=False,
-                on_epoch=True,
-                logger=False,
-                batch_size=1,
-                sync_dist=True,
-            )
+        named = {f"{stage}/{name}": value for name, value in self.results[stage].items()}
+        self.log_dict(named, on_step=False, on_epoch=True, logger=False, batch_size=1, sync_dist=True)

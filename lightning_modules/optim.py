@@ -47,11 +47,9 @@ def discriminative_adamw(
 
 def _by_decay(group: dict, weight_decay: float) -> list[dict]:
     """Divide a group into parameters that decay and those that do not: vectors (biases and norms)."""
-    matrices = [parameter for parameter in group["params"] if parameter.ndim > 1]
-    vectors = [parameter for parameter in group["params"] if parameter.ndim <= 1]
     halves = [
-        group | {"params": matrices, "weight_decay": weight_decay},
-        group | {"params": vectors, "weight_decay": 0.0},
+        group | {"params": [each for each in group["params"] if each.ndim > 1], "weight_decay": weight_decay},
+        group | {"params": [each for each in group["params"] if each.ndim <= 1], "weight_decay": 0.0},
     ]
     return [half for half in halves if half["params"]]
 
@@ -72,11 +70,8 @@ def plateau(optimizer: Optimizer, *, monitor: Monitored, factor: float, patience
         raise UserError(f"scheduler.patience={patience}: use 0 or more")
     if not 0 < factor < 1:
         raise UserError(f"scheduler.factor={factor}: use a number above 0 and below 1")
-    mode = direction(monitor)
-    return {
-        "scheduler": ReduceLROnPlateau(optimizer, mode=mode, factor=factor, patience=patience),
-        "monitor": monitor,
-    }
+    scheduler = ReduceLROnPlateau(optimizer, mode=direction(monitor), factor=factor, patience=patience)
+    return {"scheduler": scheduler, "monitor": monitor}
 
 
 class Schedule(LRScheduler):

@@ -60,7 +60,9 @@ def validate(config: DictConfig) -> DictConfig:
     if OmegaConf.select(config, "trainer.fast_dev_run"):  # one epoch, set before a schedule refers to it
         config = OmegaConf.merge(config, {"trainer": {"max_epochs": 1}})
     try:
-        _register_own(config)  # first, since the image size may be that of a backbone's weights
+        # First, since the image size may be that of a backbone's weights; the user's configuration names it, no checkpoint
+        for key, name in _own_parts(config) if OmegaConf.is_dict(config.get("model")) else ():
+            register_by_name([name], key)
         config = _with_image_size(config)  # other settings refer to it
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
@@ -103,12 +105,6 @@ def validate(config: DictConfig) -> DictConfig:
     if "fit" in checked.stages:
         _try_optimizer(checked)
     return checked
-
-
-def _register_own(config: DictConfig) -> None:
-    """Register network, head and backbone that are named in full: the user's configuration names them, not a checkpoint."""
-    for key, name in _own_parts(config) if OmegaConf.is_dict(config.get("model")) else ():
-        register_by_name([name], key)
 
 
 def _own_parts(config: DictConfig) -> list[tuple[str, str]]:
