@@ -108,11 +108,8 @@ def one_run(
 
 
 GROUPED = ((20, 5, 0.4), (40, 5, 0.7), (10, 20, 0.3), (44, 10, 0.1))  # groups, images in each, correlation of log odds
-HALF_GROUPED = (
-    (400, 10, 10, 0.6),
-    (200, 20, 10, 0.6),
-    (200, 40, 5, 0.5),
-)  # single images of one class, groups of the other
+# Single images of one class, groups of the other
+HALF_GROUPED = ((400, 10, 10, 0.6), (200, 20, 10, 0.6), (200, 40, 5, 0.5))
 
 
 def grouped_scores() -> list[Case]:

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from PIL import Image
 
@@ -34,11 +33,8 @@ Model = Callable[[np.ndarray], object]
 
 
 def on_runtime(path: Path) -> Model:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda batch: session.run(None, {name: batch})
+    backend = OnnxBackend(path, "cpu", threads=1)
+    return lambda batch: backend.session.run(None, {backend.input.name: batch})
 
 
 def on_torch(network: torch.nn.Module, memory_format: torch.memory_format) -> Model:

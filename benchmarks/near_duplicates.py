@@ -103,10 +103,8 @@ def measure(count: int, cameras: int) -> dict[str, float]:
             found |= {f"{name}, s": time.perf_counter() - started, f"{name}, CPU s": time.process_time() - cpu}
     found["MiB"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     pairs = set(map(tuple, near.pairs.tolist()))
-    groups, planted = (
-        connected(list(pairs)),
-        {row for each in frames.planted.values() for pair in each for row in pair},
-    )
+    groups = connected(list(pairs))
+    planted = {row for each in frames.planted.values() for pair in each for row in pair}
     found |= {f"found, {how}": float(np.mean([pair in pairs for pair in each])) for how, each in frames.planted.items()}
     found["groups without a planted copy"] = sum(planted.isdisjoint(group) for group in groups)
     found["largest group"] = max(map(len, groups), default=0)

@@ -34,6 +34,7 @@ from engine.process_tuning import tune_process
 from engine.search.trial import completed_record
 from engine.smallest.progress import Progress
 from engine.smallest.screen import Pass, Screen
+from inference.export.verify import spread
 from lightning_modules.cut_costs import cut_costs
 
 FOLDER = RESULTS / "screen"
@@ -52,28 +53,15 @@ class Tried(NamedTuple):
 
 def list_candidates(backbones: list[str], sizes: list[int]) -> list[Candidate]:
     """Return all cuts of the backbones, by backbone, size and depth."""
+    unused = dict.fromkeys(("file_kib", "activation_kib", "activation_int8_kib"), 0)
     found = []
     for backbone in backbones:
         costs = cut_costs(backbone, tuple(sizes))
         for index, size in enumerate(costs.sizes):
-            for cost in costs.cuts:
-                of_image = Costs(
-                    parameters=cost.parameters,
-                    macs=cost.macs[index],
-                    file_kib=0,
-                    activation_kib=0,
-                    activation_int8_kib=0,
-                )
-                found.append(
-                    Candidate(
-                        backbone=backbone,
-                        keep=cost.keep,
-                        image_size=size,
-                        pretrained=True,
-                        weights="file",
-                        costs=of_image,
-                    )
-                )
+            for cut in costs.cuts:
+                of_image = Costs(parameters=cut.parameters, macs=cut.macs[index], **unused)
+                network = {"backbone": backbone, "keep": cut.keep, "image_size": size}
+                found.append(Candidate(**network, pretrained=True, weights="file", costs=of_image))
     return found
 
 
@@ -93,13 +81,6 @@ def screen(candidates: list[Candidate], weights: dict[str, str], folder: Path, o
             candidates, weights, folder, folds=None, metric="accuracy", budget_minutes=None, remaining_s=lambda: None,
             overrides=overrides, progress=progress,
         ).run()  # fmt: skip
-
-
-def spread_out(candidates: list[Candidate], wanted: int) -> list[Candidate]:
-    """Return `wanted` of the screened candidates, evenly spaced."""
-    screened = [candidate for candidate in candidates if candidate.probe]
-    places = np.linspace(0, len(screened) - 1, min(wanted, len(screened))).round().astype(int)
-    return [screened[place] for place in places]
 
 
 def fine_tune(candidate: Candidate, folder: Path, overrides: list[str], weights: str, epochs: int, seed: int) -> Tried:
@@ -181,7 +162,7 @@ def main() -> None:
         overrides = [*of_data, "recipe=fast", "logger=none", "trainer=cpu"]
         candidates = list_candidates(list(weights), args.sizes)
         passes = screen(candidates, weights, FOLDER / name, overrides)
-        chosen = spread_out(candidates, args.candidates)
+        chosen = spread([candidate for candidate in candidates if candidate.probe], args.candidates)
         with ThreadPoolExecutor(args.jobs) as pool:
             trainings = [
                 pool.submit(fine_tune, each, FOLDER / name, overrides, weights[each.backbone], args.epochs, args.seed)

@@ -79,9 +79,8 @@ def race(command: list[str], target: float, limit_s: float, images: int, curves:
             if found := LINE.search(line):
                 curve.append((time.perf_counter() - started, float(found[2])))
                 family = [process, *process.children(recursive=True)]
-                memory.append(
-                    total(family, lambda each: each.memory_full_info().pss / 2**20)
-                )  # shared pages counted once
+                # PSS counts shared pages once
+                memory.append(total(family, lambda each: each.memory_full_info().pss / 2**20))
                 if curve[-1][1] >= target or curve[-1][0] > limit_s:
                     break
         if not curve:

@@ -39,11 +39,8 @@ class EpochLogger(L.Callback):
         row = {"epoch": trainer.current_epoch + 1}
         row |= {name: results.get(name) for name in METRIC_COLUMNS[1:-1]}  # no val without validation
         if "val" in pl_module.results:  # set by callbacks/epoch_scores.py; otherwise of an earlier epoch
-            row |= {
-                name: float(trainer.callback_metrics[name])
-                for name in SCORE_COLUMNS
-                if name in trainer.callback_metrics
-            }
+            scores = trainer.callback_metrics
+            row |= {name: float(scores[name]) for name in SCORE_COLUMNS if name in scores}
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         # Replaces the row if an epoch is retrained from a checkpoint that a user's callback wrote within it
         self.rows = [*(each for each in self.rows if each["epoch"] < row["epoch"]), row]
@@ -64,11 +61,8 @@ class EpochLogger(L.Callback):
         shown |= {
             name.replace("val/", f"{split} ").replace("_", " "): row[name] for name in SCORE_COLUMNS if name in row
         }
-        width, done, batches = (
-            len(str(trainer.max_epochs)),
-            trainer.fit_loop.batch_idx + 1,
-            trainer.num_training_batches,
-        )
+        width = len(str(trainer.max_epochs))
+        done, batches = trainer.fit_loop.batch_idx + 1, trainer.num_training_batches
         cut = f", stopped after {done:,} of {batches:,} batches" if done < batches else ""
         speeds = next((each.epochs for each in trainer.callbacks if isinstance(each, Throughput)), [])
         cut += f"; {speeds[-1].flag}" if speeds and speeds[-1].flag else ""
@@ -91,11 +85,8 @@ class EpochLogger(L.Callback):
 
     def load_state_dict(self, state_dict: dict) -> None:
         rows = list(state_dict["rows"])
-        if not all(
-            isinstance(row, dict)
-            and set(row) - set(SCORE_COLUMNS) == set(METRIC_COLUMNS)
-            and finite_number(row["epoch"])
-            for row in rows
-        ):
-            raise UserError("its rows of metrics.csv are malformed")
+        for row in rows:
+            columns = set(row) - set(SCORE_COLUMNS) if isinstance(row, dict) else set()
+            if columns != set(METRIC_COLUMNS) or not finite_number(row["epoch"]):
+                raise UserError("its rows of metrics.csv are malformed")
         self.rows = rows

@@ -1,5 +1,6 @@
 """Draw what a network computes: feature maps of one image, and the channel order after channel shuffle."""
 
+import contextlib
 from functools import cache
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from callbacks.image_logger import save_figure
 from common.image_grid import Titled, encode_png, rows_of_images
-from lightning_modules.networks.surgery import shuffle_order
+from lightning_modules.networks.surgery import evaluating, shuffle_order
 
 SHOWN = 8  # channels per layer
 
@@ -90,18 +91,13 @@ def chosen_layers(network: nn.Module) -> dict[str, nn.Conv2d]:
 @torch.no_grad()
 def capture(network: nn.Module, image: torch.Tensor) -> dict[str, np.ndarray]:
     """Return the output of each chosen layer, floats (C, H', W') by title, for an image (1, 3, H, W)."""
-    captured, handles = {}, []
-    was_training = network.training
-    try:
+    captured = {}
+    with contextlib.ExitStack() as hooks, evaluating(network):
         for title, layer in chosen_layers(network).items():
 
             def keep(_module, _inputs, output, title=title):
                 captured[title] = output[0].float().cpu().numpy()
 
-            handles.append(layer.register_forward_hook(keep))
-        network.eval()(image)
-    finally:
-        for handle in handles:
-            handle.remove()
-        network.train(was_training)
+            hooks.enter_context(layer.register_forward_hook(keep))
+        network(image)
     return captured

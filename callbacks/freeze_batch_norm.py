@@ -1,7 +1,9 @@
 """Freeze the running statistics of pretrained batch norms, always or where the images resemble those of the weights."""
 
+import contextlib
 import logging
 import math
+from dataclasses import fields
 from typing import Literal
 
 import lightning as L
@@ -76,9 +78,8 @@ class FreezeBatchNorm(L.Callback):
         batches = (
             trainer.strategy.batch_to_device(batch, pl_module.device)["pixels"].to(pl_module.dtype) for batch in loader
         )
-        shift = trainer.strategy.broadcast(
-            statistics_shift(pl_module.network, self.frozen, batches)
-        )  # the same in all processes
+        shift = statistics_shift(pl_module.network, self.frozen, batches)
+        shift = trainer.strategy.broadcast(shift)  # the same in all processes
         kept = shift < self.similar_below
         factor = self.lr_factor if kept else 1.0
         result = f"are kept, and the backbone's learning rate is multiplied by {factor:g}" if kept else "are learned"
@@ -120,17 +121,11 @@ def statistics_shift(network: nn.Module, names: list[str], batches) -> float:
         of_batch = [x.sum(1), x.square().sum(1), torch.tensor(x.shape[1], device=x.device)]
         sums[name] = [a + b for a, b in zip(sums[name], of_batch, strict=True)] if name in sums else of_batch
 
-    hooks = [
-        norm.register_forward_pre_hook(lambda _, inputs, name=name: add(name, inputs[0]))
-        for name, norm in norms.items()
-    ]
-    try:
-        with evaluating(network):
-            for batch in batches:
-                network(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with contextlib.ExitStack() as hooks, evaluating(network):
+        for name, norm in norms.items():
+            hooks.enter_context(norm.register_forward_pre_hook(lambda _, inputs, name=name: add(name, inputs[0])))
+        for batch in batches:
+            network(batch)
     shifts = []
     for name, (total, squares, n) in sums.items():
         mean = total / n
@@ -148,11 +143,7 @@ def _stays_frozen(trainer: L.Trainer) -> bool:
 
 def _is_choice(choice) -> bool:
     """Return whether a value from a checkpoint, which may hold anything, is the content of a BatchNormChoice."""
-    if (
-        not isinstance(choice, dict)
-        or set(choice) != {"shift", "kept", "lr_factor"}
-        or type(choice["kept"]) is not bool
-    ):
+    if not isinstance(choice, dict) or set(choice) != {each.name for each in fields(BatchNormChoice)}:
         return False
     numbers = [finite_number(choice[name]) for name in ("shift", "lr_factor")]
-    return None not in numbers and 0 < numbers[1] <= 1
+    return type(choice["kept"]) is bool and None not in numbers and 0 < numbers[1] <= 1

@@ -65,15 +65,14 @@ class LineProgress(L.Callback):
     def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         self._count(trainer, batch_idx)
 
+    on_test_batch_end = on_validation_batch_end
+
     def on_validation_end(self, trainer, pl_module) -> None:
         if self._fits:  # perhaps in the middle of an epoch
             self.on_train_epoch_start(trainer, pl_module)
 
     def on_test_start(self, trainer, pl_module) -> None:
         self._set("evaluation on test", trainer.datamodule.n_used("test"))
-
-    def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
-        self._count(trainer, batch_idx)
 
     def teardown(self, trainer, pl_module, stage: str) -> None:
         self._end()

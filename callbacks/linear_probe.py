@@ -238,14 +238,11 @@ def head_features(trainer, pl_module, head) -> tuple[Tensor, Tensor, Tensor | No
         maps = inputs[0].dim() == 4  # the head pools itself: 2 x 2 positions are enough for a start
         seen.append(nn.functional.adaptive_avg_pool2d(inputs[0], 2) if maps else inputs[0])
 
-    hook = head.register_forward_pre_hook(keep)
     batches = []
-    try:
+    with head.register_forward_pre_hook(keep):
         for batch in unaugmented_batches(trainer, pl_module):
             pl_module.network(batch.pop("pixels"))
             batches.append(batch)
-    finally:
-        hook.remove()
     joined = {
         name: torch.cat([batch[name] for batch in batches]) for name in ("labels", "weights") if name in batches[0]
     }

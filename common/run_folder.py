@@ -158,10 +158,9 @@ class RunFolder:
     def write_splits(self, columns: Mapping[str, Sequence]) -> None:
         """Write splits.csv from columns of one length."""
         with atomic_open(self.splits, "w") as file:
-            writer = csv.writer(
-                file, lineterminator="\n"
-            )  # rows as tuples, since dicts of a million images take three times as long
+            writer = csv.writer(file, lineterminator="\n")
             writer.writerow(columns)
+            # Tuples, since dicts of a million images take three times as long
             writer.writerows(zip(*columns.values(), strict=True))
 
     def iterate_splits(self) -> Iterator[tuple[int, dict[str, str]]]:

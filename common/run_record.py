@@ -942,13 +942,11 @@ def config_digest(settings: dict, choices: dict) -> str:
 
     torch.optim.adam.Adam is torch.optim.Adam: for a class of a library, only the package and the last name count.
     """
-    settings = {
-        key: ".".join(value.split(".")[:: max(1, value.count("."))])
+    short = {
+        key: ".".join(value.split(".")[:: max(1, value.count("."))]) for key, value in settings.items()
         if key.endswith("_target_") and str(value).startswith(("torch.", "torchvision.", "lightning."))
-        else value
-        for key, value in settings.items()
-    }
-    text = json.dumps([sorted(settings.items()), sorted(choices.items())], default=str, ensure_ascii=False)
+    }  # fmt: skip
+    text = json.dumps([sorted((settings | short).items()), sorted(choices.items())], default=str, ensure_ascii=False)
     return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=8).hexdigest()
 
 

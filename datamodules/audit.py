@@ -99,11 +99,8 @@ def _near_duplicates(
     """Find the near duplicates that are not exact ones; report what was not compared."""
     kind, numbers = "near duplicate", pixels.stats.fingerprints.numbers
     copies = _rows_of(pixels.stats, rows, np.flatnonzero(np.isin(numbers[rows], numbers[np.unique(near.pairs)])))
-    pairs = [
-        pair
-        for each in near.pairs.tolist()
-        for pair in _spread(catalog, *(copies.get(int(numbers[row]), []) for row in each))
-    ]
+    of_pairs = ([copies.get(int(numbers[row]), []) for row in each] for each in near.pairs.tolist())
+    pairs = [pair for each in of_pairs for pair in _spread(catalog, *each)]
     findings = _by_split(kind, catalog, connected(pairs), pairs)
     return [*findings, *(Finding(kind, f"{kind}: {note}", []) for note in near.notes)]
 
@@ -191,12 +188,10 @@ def _odd(catalog: Catalog, stats: ImageStats, rows: np.ndarray) -> Finding | Non
     plain = {mode: mode.removesuffix(FIRST_OF_SEVERAL) for mode in set(stats.modes)}  # pages are a finding of their own
     modes = Counter(plain[stats.modes[row]] for row in rows)
     usual = modes.most_common(1)[0][0]
-    rare = (
-        [int(row) for row in rows if plain[stats.modes[row]] != usual]
-        if len(rows) > modes[usual] >= 0.95 * len(rows)
-        else []
-    )
-    odd = sorted({*small.tolist(), *rare})
+    odd = set(small.tolist())
+    if len(rows) > modes[usual] >= 0.95 * len(rows):
+        odd |= {int(row) for row in rows if plain[stats.modes[row]] != usual}
+    odd = sorted(odd)
     if not odd:
         return None
     shown = ", ".join(

@@ -35,9 +35,8 @@ class Look(NamedTuple):
     fit: str = "squash"  # see `decode.resize`
     value_range: ValueRange | Literal["own"] | None = None  # see `image_stats.scan_image`
     interpolation: Interpolation = "bilinear"  # see `decode.resize`
-    gray_from: int | None = (
-        None  # pixels per side of an intermediate image that is averaged to a gray one of image_size; with thumbnails
-    )
+    # Pixels per side of an intermediate image that is averaged to a gray one of image_size; with thumbnails
+    gray_from: int | None = None
     jpeg_quality: int | None = None  # of images that are cached as JPEGs; None: as uint8
 
     @property

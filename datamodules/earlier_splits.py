@@ -63,7 +63,7 @@ def take_over_splits(
         label, split, reason, line = old
         is_old[row] = True
         if label != catalog.classes[catalog.labels[row]]:
-            renamed.append(row)
+            renamed.append(catalog.paths[row])
         drawn_val = given[row] == "train" and split == "val" and "val" not in source_splits
         if split and given[row] not in (UNASSIGNED, split) and not drawn_val:
             raise UserError(
@@ -79,15 +79,10 @@ def take_over_splits(
             f"{key}: lists none of the {len(catalog):,} images below {catalog.root}; images are matched by path"
         )
     here = set(catalog.paths)
-    if missing := [path for path in listed if path not in here]:
-        log.warning(
-            "%s: %s listed there, but missing here: %s", key, plural(len(missing), "image"), join_words(missing, SHOWN)
-        )
-    if renamed:
-        names = [catalog.paths[row] for row in renamed]
-        log.warning(
-            "%s: %s with a different label here: %s", key, plural(len(renamed), "image"), join_words(names, SHOWN)
-        )
+    missing = [path for path in listed if path not in here]
+    for found, what in ((missing, "listed there, but missing here"), (renamed, "with a different label here")):
+        if found:
+            log.warning("%s: %s %s: %s", key, plural(len(found), "image"), what, join_words(found, SHOWN))
     is_new = present & ~is_old
     _join(catalog, groups, is_new & (given == UNASSIGNED), is_old, key, in_folds)
     shares = TRAIN_VAL_TEST if with_val else TRAIN_TEST
@@ -95,13 +90,9 @@ def take_over_splits(
     if source_splits:
         exclude_without_split(catalog, rows)
         shares = TRAIN_VAL
-        rows = (
-            np.flatnonzero(is_new & (catalog.splits == "train"))
-            if "val" not in source_splits and with_val
-            else rows[:0]
-        )
-        _join(catalog, groups, np.isin(np.arange(len(catalog)), rows), is_old & (given == "train"), key, in_folds)
-        rows = rows[catalog.splits[rows] == "train"]
+        divided = is_new & (catalog.splits == "train") & (with_val and "val" not in source_splits)
+        _join(catalog, groups, divided, is_old & (given == "train"), key, in_folds)
+        rows = np.flatnonzero(divided & (catalog.splits == "train"))
     if len(rows):
         draw_splits(catalog, rows, shares, groups, fingerprints, seed)
     n_old, n_new = int(is_old.sum()), int(is_new.sum())

@@ -280,11 +280,10 @@ class ImageDataModule(L.LightningDataModule):
             [pixels] = self._pixels(look, beside=compared)
         if described := describe_range(self.catalog, stats, self.value_range):
             log.info("%s: %s", self.catalog.name, described)
-        of_values = [few_levels(self.catalog, stats, self.value_range), mixed_depths(self.catalog, stats)]
-        of_values = [finding for finding in of_values if finding is not None]
-        for finding in of_values:
+        of_values = few_levels(self.catalog, stats, self.value_range), mixed_depths(self.catalog, stats)
+        for finding in filter(None, of_values):
             log.warning(finding.text)
-        self.findings = [*findings, *of_values, *([not_compared(self.stream)] if self.stream else [])]
+        self.findings = [*findings, *filter(None, of_values), *([not_compared(self.stream)] if self.stream else [])]
         errors = [
             pixels.stats.errors[row] for row in np.flatnonzero(self.catalog.present()) if pixels.stats.errors[row]
         ]
@@ -458,11 +457,8 @@ class ImageDataModule(L.LightningDataModule):
         if self.stream:
             n = min(MOST_OF_STREAM, self.stream.n_images)
             if n < self.stream.n_images:
-                log.info(
-                    "only the first %s of %s streamed training images are used for this",
-                    f"{n:,}",
-                    f"{self.stream.n_images:,}",
-                )
+                of_all = f"{n:,} of {self.stream.n_images:,}"
+                log.info("only the first %s streamed training images are used for this", of_all)
             return self.sample_of_train_dataloader(n, batch_size=self.batch_size, augmented=False)
         rows = EpochSampler(np.sort(self.rows("train")), shuffle=False, seed=self.seed)
         dataset = ImageDataset(self.catalog, self.pixel_cache, None, self.seed)

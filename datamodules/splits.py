@@ -428,10 +428,10 @@ def _class_counts(catalog: Catalog, groups: np.ndarray, rows: np.ndarray) -> np.
 
 def _groups_of_several(groups: np.ndarray | None, generator: np.random.Generator) -> list[np.ndarray]:
     """Return the rows of each group of several images, the largest first and equal sizes in seeded order."""
-    if groups is None or len(groups) == 0:
+    if groups is None:
         return []
     order = np.argsort(groups, kind="stable")
     borders = np.flatnonzero(np.diff(groups[order])) + 1
     several = [rows for rows in np.split(order, borders) if len(rows) > 1]
-    several = [several[index] for index in generator.permutation(len(several))] if several else []
+    several = [several[index] for index in generator.permutation(len(several))]
     return sorted(several, key=len, reverse=True)

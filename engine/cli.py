@@ -344,16 +344,13 @@ def sweep_name(arguments: list[str], overrides: list[Override]) -> str:
     hashed = sorted(a for a in arguments if a not in of_name and not MAY_DIFFER.match(a.lstrip("+")))
     swept = "_".join(override.key_or_group.split(".")[-1] for override in overrides if override.is_sweep_override())
     name = str(experiment.value()) if experiment else swept or "sweep"
-    if experiment and not hashed:
-        return safe_name(name)
-    return safe_name(f"{name}-{_short_hash(hashed)}")
+    return safe_name(name if experiment and not hashed else f"{name}-{_short_hash(hashed)}")
 
 
 def smallest_name(arguments: list[str], values: dict[str, Override]) -> str:
     """Name a search for the smallest network by its data, with a hash of the arguments: the same command, the same search."""
     hashed = sorted(a for a in arguments if not MAY_DIFFER.match(a.lstrip("+")) and not MAY_DIFFER_IN_SMALLEST.match(a))
-    if any(argument.startswith("good_enough=") for argument in arguments):
-        hashed += [argument for argument in arguments if argument.startswith("good_enough=")]
+    hashed += [argument for argument in arguments if argument.startswith("good_enough=")]
     given = {key: values[key].value() for key in ("datamodule.root", "datamodule.table", "datamodule") if key in values}
     data = Path(str(next(iter(given.values()), "elpv"))).stem
     return safe_name(f"{data}-{_short_hash(hashed)}" if hashed else data)
@@ -374,11 +371,8 @@ def _short_hash(texts: list[str]) -> str:
 
 def job_dir_name(overrides: list[str], same_in_all_jobs: list[str]) -> str:
     """Name a job by its swept values, with the last word of each key: `batch_size-16_lr-0.1`."""
-    parts = []
-    for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        if key not in same_in_all_jobs:
-            parts.append(f"{key.split('.')[-1]}-{value}")
+    given = [override.lstrip("+~").partition("=") for override in overrides]
+    parts = [f"{key.split('.')[-1]}-{value}" for key, _, value in given if key not in same_in_all_jobs]
     return safe_name("_".join(parts) or "job")
 
 
@@ -398,12 +392,10 @@ def _make_run_dir(model: str) -> str:
     for count in range(1, 1000):
         folder = stem if count == 1 else stem.with_name(f"{stem.name}-{count}")
         missing = missing_folders(folder)
-        try:
+        with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)
             STATE.made_folders += missing
             return str(folder)
-        except FileExistsError:
-            continue
     raise UserError(f"{stem}: a thousand runs started in one second; wait a second")
 
 

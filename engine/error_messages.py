@@ -59,11 +59,10 @@ def user_message(error: BaseException) -> str | None:
         if isinstance(link, yaml.MarkedYAMLError) and link.problem_mark is not None:
             mark = link.problem_mark
             return f"{mark.name}: line {mark.line + 1}: not valid YAML: {link.problem or link.context}"
-        if isinstance(link, RuntimeError) and (message := _of_launcher(link) or _lost_process(link)):
+        if isinstance(link, RuntimeError) and (message := _of_process(link)):
             return message
-        if isinstance(link, RuntimeError) and (
-            loop := re.match(r"Symlink loop from '(.*)'$", str(link))
-        ):  # Python < 3.13
+        # Python < 3.13
+        if isinstance(link, RuntimeError) and (loop := re.match(r"Symlink loop from '(.*)'$", str(link))):
             return f"{loop[1]}: {DISK_ERRORS[errno.ELOOP]}".replace(ELSEWHERE, _elsewhere())
         if isinstance(link, OSError) and link.errno in DISK_ERRORS:
             file = f"{link.filename}: " if link.filename else ""  # Python gives no name for a file that is already open
@@ -106,7 +105,8 @@ def _cause(error: BaseException) -> BaseException | None:
     return error.__context__ if isinstance(error, InterpolationResolutionError) else error.__cause__
 
 
-def _of_launcher(error: RuntimeError) -> str | None:
+def _of_process(error: RuntimeError) -> str | None:
+    """Return the message for an error of a launcher, of another process of the run, or of the memory."""
     text = str(error)
     if type(error).__name__ == "TerminatedWorkerError":
         return (
@@ -118,13 +118,8 @@ def _of_launcher(error: RuntimeError) -> str | None:
         return f"SLURM rejected the jobs: {' '.join(text.split())[-300:]}; these settings request resources: {settings}"
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
         return f"out of memory: a smaller datamodule.batch_size or model.image_size needs less ({text.splitlines()[0]})"
-    return None
-
-
-def _lost_process(error: RuntimeError) -> str | None:
-    """Return one short message for a lost connection, which torch.distributed's gloo and NCCL report at length."""
-    if re.search(r"Connection (closed|reset) by peer|ncclRemoteError|Broken pipe", str(error)):
-        return LOST
+    if re.search(r"Connection (closed|reset) by peer|ncclRemoteError|Broken pipe", text):
+        return LOST  # torch.distributed's gloo and NCCL report it at length
     return None
 
 
@@ -207,9 +202,8 @@ def _no_such_key(error: ConfigCompositionException) -> str:
         return f"{key}: {advice}"
     groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
     cause = error.__cause__
-    is_own = "." not in (
-        getattr(cause, "full_key", None) or key
-    )  # a key of search.py itself, rather than of its trials, which have that group
+    # Whether it is a key of search.py itself, rather than of its trials, which have that group
+    is_own = "." not in (getattr(cause, "full_key", None) or key)
     if _script() == "search.py" and is_own and key.split(".")[0] in {*groups} - {"hydra", "format", "candidates"}:
         typed = f"{key}={_value_of(key) or 'VALUE'}"
         return f"{key}: is a setting of the trials; pass it to them: 'base_overrides=\"{typed}\"'"

@@ -104,18 +104,18 @@ def quoted(key: str, value: str) -> str:
 def with_keys(script: str, arguments: Sequence[str]) -> str:
     """Return the command with the probable key added to each argument without `=`."""
     flags, overrides = split_flags(arguments)
-    completed = [each if "=" in each or each.startswith("~") else " ".join(_keyed(script, each)) for each in overrides]
+    completed = [each if "=" in each or each.startswith("~") else _keyed(script, each) for each in overrides]
     return " ".join(["python", script, *flags, *completed])
 
 
-def _keyed(script: str, text: str) -> list[str]:
+def _keyed(script: str, text: str) -> str:
     suffix = Path(text).suffix.lower()
     if script == "predict.py":
-        return [typed_override("ckpt" if suffix in (".ckpt", ".onnx") else "images", text)]
+        return typed_override("ckpt" if suffix in (".ckpt", ".onnx") else "images", text)
     if script in POSITIONAL:
-        return [typed_override(POSITIONAL[script], text)]
+        return typed_override(POSITIONAL[script], text)
     if suffix == ".ckpt":
-        return [typed_override("ckpt_path", text)]
+        return typed_override("ckpt_path", text)
     if re.fullmatch(r"[\w-]+", text) and (files := sorted(CONF.glob(f"*/{text}.yaml"))):
-        return [f"{files[0].parent.name}={text}"]
-    return ["datamodule=image_folder", typed_override("datamodule.root", text)]
+        return f"{files[0].parent.name}={text}"
+    return f"datamodule=image_folder {typed_override('datamodule.root', text)}"

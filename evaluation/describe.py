@@ -142,11 +142,8 @@ def describe_promise(decision: Decision, like: str = "these") -> str:
     """
     target, n = f"accuracy {decision.target_accuracy:g}", decision.fitted_on or 0
     if decision.delta is None:  # from an older version, which took the confidence that just reached the target
-        reached = (
-            "no confidence"
-            if decision.confidence is None
-            else f"confidence >= {format_confidence(decision.confidence)}"
-        )
+        confidence = decision.confidence
+        reached = "no confidence" if confidence is None else f"confidence >= {format_confidence(confidence)}"
         return f"{reached} reached {target} on validation, which promises nothing for other images"
     if decision.confidence is not None:
         sure = f"with {100 * (1 - decision.delta):g}% confidence on images like {like}"

@@ -133,9 +133,8 @@ class MeanSquares(NamedTuple):
         s, n = self.n_seeds - 1, self.n_equal - 1
         parts = [(self.seeds, s), (self.images, n), (self.residual, s * n)]
         combined, largest = self.seeds + self.images - self.residual, max(square for square, _ in parts)
-        if combined <= largest * (
-            1 + 1e-9
-        ):  # a component is estimated as 0; on ties take the fewest degrees of freedom
+        # A component is estimated as 0; on ties take the fewest degrees of freedom
+        if combined <= largest * (1 + 1e-9):
             combined, freedom = largest, min(f for square, f in parts if square >= largest * (1 - 1e-9))
         else:
             freedom = combined**2 / sum(square**2 / f for square, f in parts)

@@ -79,9 +79,7 @@ class Predictor:
         self.backend = backend
         self.description: ModelDescription = backend.description
         self._warned = False
-        self._clipped: list[
-            int
-        ] = []  # images, by number, of which threads noted that much is outside the trained range
+        self._clipped: list[int] = []  # numbers of images of which threads noted that much is outside the trained range
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str = "auto", register: Sequence[str] = ()) -> "Predictor":

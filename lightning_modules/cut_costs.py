@@ -138,17 +138,11 @@ def _track(network: nn.Module, names: list[str], size: int) -> _Pass:
             places.setdefault(name, (output.shape, tracker.number_of(output), len(tracker.operations)))
 
     modules = dict(network.named_modules())
-    hooks = [
-        modules[name].register_forward_hook(lambda _, _inputs, output, name=name: keep_place(output, name))
-        for name in names
-        if name in modules
-    ]
-    try:
-        with tracker:
-            network(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with contextlib.ExitStack() as hooks, tracker:
+        for name in filter(modules.__contains__, names):
+            hook = modules[name].register_forward_hook(lambda _, _inputs, output, name=name: keep_place(output, name))
+            hooks.enter_context(hook)
+        network(image)
     return _Pass(network, tracker, places)
 
 

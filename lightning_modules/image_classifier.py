@@ -250,11 +250,8 @@ class ImageClassifier(L.LightningModule):
             if shape is None or shape != self._shapes.get(name, shape):
                 owner, _, tensor = name.partition(".")
                 whose = f"model.network={self.hparams['network']['network']}" if owner == "network" else owner
-                now = (
-                    f"had the shape {self._shapes.get(name)} before training and has {shape} now"
-                    if shape is not None
-                    else "is not a tensor"
-                )
+                now = f"had the shape {self._shapes.get(name)} before training and has {shape} now"
+                now = "is not a tensor" if shape is None else now
                 raise UserError(
                     f"{whose}: its {tensor} {now}, so its checkpoints could not be loaded; use buffers that keep their "
                     "shape, or persistent=False"
@@ -345,13 +342,5 @@ class ImageClassifier(L.LightningModule):
     def _finish(self, stage: str, metrics: EpochMetrics) -> None:
         """End an epoch of a stage: store its metrics in `results` and log them to Lightning for callbacks that monitor them."""
         self.results[stage] = metrics.compute_and_reset()
-        for name, value in self.results[stage].items():
-            self.log(
-                f"{stage}/{name}",
-                value,
-                on_step=False,
-                on_epoch=True,
-                logger=False,
-                batch_size=1,
-                sync_dist=True,
-            )
+        named = {f"{stage}/{name}": value for name, value in self.results[stage].items()}
+        self.log_dict(named, on_step=False, on_epoch=True, logger=False, batch_size=1, sync_dist=True)

@@ -47,11 +47,9 @@ def discriminative_adamw(
 
 def _by_decay(group: dict, weight_decay: float) -> list[dict]:
     """Divide a group into parameters that decay and those that do not: vectors (biases and norms)."""
-    matrices = [parameter for parameter in group["params"] if parameter.ndim > 1]
-    vectors = [parameter for parameter in group["params"] if parameter.ndim <= 1]
     halves = [
-        group | {"params": matrices, "weight_decay": weight_decay},
-        group | {"params": vectors, "weight_decay": 0.0},
+        group | {"params": [each for each in group["params"] if each.ndim > 1], "weight_decay": weight_decay},
+        group | {"params": [each for each in group["params"] if each.ndim <= 1], "weight_decay": 0.0},
     ]
     return [half for half in halves if half["params"]]
 
@@ -72,11 +70,8 @@ def plateau(optimizer: Optimizer, *, monitor: Monitored, factor: float, patience
         raise UserError(f"scheduler.patience={patience}: use 0 or more")
     if not 0 < factor < 1:
         raise UserError(f"scheduler.factor={factor}: use a number above 0 and below 1")
-    mode = direction(monitor)
-    return {
-        "scheduler": ReduceLROnPlateau(optimizer, mode=mode, factor=factor, patience=patience),
-        "monitor": monitor,
-    }
+    scheduler = ReduceLROnPlateau(optimizer, mode=direction(monitor), factor=factor, patience=patience)
+    return {"scheduler": scheduler, "monitor": monitor}
 
 
 class Schedule(LRScheduler):
@@ -105,9 +100,7 @@ class Schedule(LRScheduler):
 
     def get_lr(self) -> list[float]:
         done = self.last_epoch if self.time_share is None else max(self.last_epoch, self.time_share() * self.length)
-        factor = self.factor(
-            min(done, self.length), self.length
-        )  # it ends where the training does, and never rises again
+        factor = self.factor(min(done, self.length), self.length)  # ends with the training, and never rises again
         return [lr * factor for lr in self.base_lrs]
 
     def move(self, done: int, length: int | None = None) -> None:
@@ -222,10 +215,8 @@ def restore_group_settings(optimizer: Optimizer, settings: list[dict]) -> None:
     if len(settings) != len(optimizer.param_groups):  # a callback of the user's own has added groups
         return
     for group, given in zip(optimizer.param_groups, settings, strict=True):
-        lr, before = (
-            group["lr"],
-            group.get("initial_lr", given["lr"]),
-        )  # a checkpoint of an older version does not have initial_lr
+        lr = group["lr"]
+        before = group.get("initial_lr", given["lr"])  # a checkpoint of an older version does not have it
         if before != given["lr"]:
             lr = given["lr"] * (lr / before if before else 1.0)
         group.update({**given, "lr": lr})

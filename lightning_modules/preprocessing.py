@@ -57,7 +57,7 @@ def decide_preprocessing(model: dict, ckpt_path: str | None = None) -> Preproces
     Raises:
         UserError: a value is not allowed, is unknown (auto), or differs from the checkpoint's.
     """
-    size, interpolation = model["image_size"], model.get("interpolation", "auto")
+    size, interpolation = model.get("image_size"), model.get("interpolation", "auto")
     given = parse_normalization(model.get("normalization", "auto"))
     if not isinstance(interpolation, str) or interpolation not in INTERPOLATIONS:
         raise UserError(
@@ -79,7 +79,8 @@ def decide_preprocessing(model: dict, ckpt_path: str | None = None) -> Preproces
                 "unknown; give a number of pixels, e.g. model.image_size=256"
             )
         size = trained.image_size
-    default = trained or Preprocessing(size, "bilinear", list(IMAGENET_MEAN), list(IMAGENET_STD), _why_unknown(model))
+    why = "for random weights" if model.get("weights") is None else "since no others are known for these weights"
+    default = trained or Preprocessing(size, "bilinear", list(IMAGENET_MEAN), list(IMAGENET_STD), f"ImageNet's, {why}")
     mean, std = {
         "auto": (default.mean, default.std), "imagenet": (list(IMAGENET_MEAN), list(IMAGENET_STD)), "dataset": (None, None),
     }.get(given, given) if isinstance(given, str) else given  # fmt: skip
@@ -230,12 +231,6 @@ def _of_description(described: dict, source: str) -> Preprocessing:
     if interpolation != asked:
         source = f"{source} (with {asked})"
     return Preprocessing(size, interpolation, [float(v) for v in mean], [float(v) for v in std], source)
-
-
-def _why_unknown(model: dict) -> str:
-    if model.get("weights") is None:
-        return "ImageNet's, for random weights"
-    return "ImageNet's, since no others are known for these weights"
 
 
 def _same(left: tuple, right: tuple) -> bool:

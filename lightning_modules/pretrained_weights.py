@@ -204,10 +204,11 @@ def _load_fitting(network: nn.Module, weights: Weights, classes: Sequence[str] |
         )
     for name in own:
         if name in renamed and name not in fitting and name not in of_head:
+            same_kind = renamed[name].is_floating_point() == own[name].is_floating_point()
+            numbers = "" if same_kind else f", and its numbers are {renamed[name].dtype}"
             raise UserError(
                 f"{key}: is from another network: {name} has the shape {tuple(renamed[name].shape)} there and "
-                f"{tuple(own[name].shape)} here{_odd_numbers(renamed[name], own[name])}; choose the model that it was saved "
-                "from, or other weights"
+                f"{tuple(own[name].shape)} here{numbers}; choose the model that it was saved from, or other weights"
             )
     # Leave out whole layers of the head for other classes or features, even if their bias fits
     partly = {_layer(name) for name in own if name in renamed and name not in fitting}
@@ -231,10 +232,6 @@ def _load_fitting(network: nn.Module, weights: Weights, classes: Sequence[str] |
 
 def _layer(name: str) -> str:
     return name.rpartition(".")[0]
-
-
-def _odd_numbers(tensor: torch.Tensor, own: torch.Tensor) -> str:
-    return "" if tensor.is_floating_point() == own.is_floating_point() else f", and its numbers are {tensor.dtype}"
 
 
 def _leave_last_layer(network, weights: Weights, classes: Sequence[str] | None, renamed: dict, fitting: dict) -> None:

@@ -311,14 +311,11 @@ def in_order(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, T
         ValueError: the number of weights or a shape differs.
     """
     here, there = ({n: t for n, t in each.items() if not n.endswith("num_batches_tracked")} for each in (wanted, state))
-    pairs = zip(here.items(), there.values(), strict=True)
-    return {name: _of_shape(tensor, own.shape, name) for (name, own), tensor in pairs}
-
-
-def _of_shape(tensor: Tensor, shape: torch.Size, name: str) -> Tensor:
-    if tensor.shape != shape:
-        raise ValueError(f"{name} has the shape {tuple(shape)}, but the file has {tuple(tensor.shape)} at its place")
-    return tensor
+    for (name, own), tensor in zip(here.items(), there.values(), strict=True):
+        if tensor.shape != own.shape:
+            shapes = f"{tuple(own.shape)}, but the file has {tuple(tensor.shape)} at its place"
+            raise ValueError(f"{name} has the shape {shapes}")
+    return dict(zip(here, there.values(), strict=True))
 
 
 def _from_url(url: str, download_to: Path) -> dict[str, Tensor]:

@@ -83,12 +83,8 @@ EXPORT_NOTE = (
 
 def failed_exports(group: ResultGroup) -> list[str]:
     """Return why files were not written: `1. keep=4: no file as onnx_int8: REASON`, each reason of a row once."""
-    found = [
-        f"{row.rank}. {row.name}: no file as {clean(each.format, 40)}: {clean(each.error)}"
-        for row in group.rows
-        for each in row.deployed
-        if each.error
-    ]
+    files = [(row, each) for row in group.rows for each in row.deployed if each.error]
+    found = [f"{row.rank}. {row.name}: no file as {clean(each.format, 40)}: {clean(each.error)}" for row, each in files]
     return list(dict.fromkeys(found))
 
 
@@ -196,12 +192,10 @@ def comparison_cell(row: ResultRow) -> Cell:
 
 
 def _p_value(row: ResultRow) -> Cell:
-    found = row.comparison
-    return (
-        Cell("-", None)
-        if found.pair is None
-        else Cell(format_p(found.p_value).removeprefix("p ").removeprefix("= "), found.p_value)
-    )
+    if row.comparison.pair is None:
+        return Cell("-", None)
+    p_value = row.comparison.p_value
+    return Cell(format_p(p_value).removeprefix("p ").removeprefix("= "), p_value)
 
 
 def note(group: ResultGroup) -> str:

@@ -22,9 +22,7 @@ class Run(NamedTuple):
     folder: RunFolder
     record: RunRecord
     study: Study | None = None  # the sweep or search that it belongs to, if a page shows several
-    test_folder: RunFolder | None = (
-        None  # folder of the evaluation that its test results come from, if that is another run
-    )
+    test_folder: RunFolder | None = None  # of the evaluation that its test results come from, if that is another run
 
     @property
     def name(self) -> str:

@@ -160,12 +160,9 @@ def _data(run: Run) -> list[str]:
 
 def _training(run: Run) -> list[str]:
     about, best = run.record.run, run.record.best
-    norms = run.record.batch_norms
-    kept = (
-        f"kept from the weights, learning rate of the backbone times {norms.lr_factor:g}"
-        if norms and norms.kept
-        else None
-    )
+    norms, kept = run.record.batch_norms, None
+    if norms and norms.kept:
+        kept = f"kept from the weights, learning rate of the backbone times {norms.lr_factor:g}"
     lines = _facts(initial_weights=run.model.weights, statistics_of_batch_norms=kept)
     if best:
         on = "test" if run.selected_on_test else "validation"

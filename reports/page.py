@@ -211,11 +211,10 @@ def _costs(group: ResultGroup) -> dict:
 
 
 def _point(row: ResultRow, cost: float | None, label: str) -> Point:
-    found = row.ranked_by
-    words = f"{row.rank}. {row.name}: {compact_count(cost)} {label}"
+    found, costs = row.ranked_by, f"{compact_count(cost)} {label}"
     if found is None:
-        return Point(row.rank, 0.0, None, None, cost, row.name, words)
-    words = f"{row.rank}. {row.name}: accuracy {describe_accuracy(found)}, {compact_count(cost)} {label}"
+        return Point(row.rank, 0.0, None, None, cost, row.name, f"{row.rank}. {row.name}: {costs}")
+    words = f"{row.rank}. {row.name}: accuracy {describe_accuracy(found)}, {costs}"
     return Point(row.rank, found.value, found.low, found.high, cost, row.name, words)
 
 

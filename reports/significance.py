@@ -171,11 +171,8 @@ def _above_target(group: ResultGroup) -> list[str]:
             finalist = Finalist(row.macs, val.correct, val.seeds)
             found.append((row, measure(finalist, finalist, rule, groups=val.groups)))
     if not found or group.selected_on_test:
-        why = (
-            "the test images chose the epochs"
-            if group.selected_on_test
-            else "costs or validation predictions are missing"
-        )
+        why = "costs or validation predictions are missing"
+        why = "the test images chose the epochs" if group.selected_on_test else why
         return [f"No network can be chosen for the target of {group.target:g}: {why}."]
     within = [(row, on_val) for row, on_val in found if on_val.shown]
     if within:

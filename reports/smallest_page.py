@@ -221,6 +221,7 @@ def _figure_note(record: SmallestRecord, key: str, floor: float, below: int, bel
 def _legend(record: SmallestRecord, shows_guess: bool) -> list[dict]:
     """Return a symbol and its words for each kind of mark in the figure."""
     ring = '<circle cx="7" cy="7" r="5.5" fill="{}" stroke="{}"/>'
+    square = '<rect x="2" y="2" width="10" height="10" fill="currentColor"/>'
     kinds = {_kind(record, i) for i, each in enumerate(record.candidates) if each.trained and each.trained.val}
     entries = []
     if any(each.probe for each in record.candidates):
@@ -231,11 +232,7 @@ def _legend(record: SmallestRecord, shows_guess: bool) -> list[dict]:
     for kind, shape, words in (
         ("raced", ring.format("none", "currentColor"), "trained in the race, its number in the table"),
         ("final", ring.format("currentColor", "currentColor"), "in the finals"),
-        (
-            "reference",
-            '<rect x="2" y="2" width="10" height="10" fill="currentColor"/>',
-            "the reference, the most accurate in the race",
-        ),
+        ("reference", square, "the reference, the most accurate in the race"),
         ("chosen", ring.format("var(--blue)", "var(--blue)"), "chosen"),
     ):
         if kind in kinds:
@@ -417,11 +414,8 @@ def _trained_note(record: SmallestRecord) -> str:
 
 def _question(record: SmallestRecord) -> str:
     question = record.question
-    limits = [
-        f"{COST_NAMES[key]} up to {describe_cost(key, value)}"
-        for key, value in question.limits.items()
-        if value is not None
-    ]
+    given = {key: value for key, value in question.limits.items() if value is not None}
+    limits = [f"{COST_NAMES[key]} up to {describe_cost(key, value)}" for key, value in given.items()]
     costs = join_words([COST_NAMES[key] for key in question.cost])
     return "; ".join([f"the smallest by {costs} with {describe_goal(record)}", *limits])
 
@@ -439,19 +433,15 @@ def _facts(record: SmallestRecord) -> list[tuple[str, str]]:
     facts.append(("data", "; ".join(filter(None, about))))
     if isinstance(classes := data.get("classes"), list) and classes:
         facts.append(("classes", join_words([clean(name, LONGEST_NAME) for name in classes], MOST_CLASSES)))
-    guesses = [
-        (guess_share(record, split), SPLIT_NAMES[split]) for split in ("val", "test") if data.get(f"n_{split}") != 0
-    ]
-    if shares := [f"{guess:.3f} on {name}" for guess, name in guesses if guess is not None]:
+    guesses = {split: guess_share(record, split) for split in ("val", "test") if data.get(f"n_{split}") != 0}
+    if shares := [f"{guess:.3f} on {SPLIT_NAMES[split]}" for split, guess in guesses.items() if guess is not None]:
         facts.append(("guessing", f"always the largest class: {join_words(shares)}"))
-    by_weights: dict[str, list[str]] = {}
+    by_weights: dict[str, dict[str, None]] = {}  # the backbones in their order, each once
     for each in record.candidates:
-        names = by_weights.setdefault(_weights(each), [])
-        if each.backbone not in names:
-            names.append(each.backbone)
+        by_weights.setdefault(_weights(each), {})[each.backbone] = None
     for weights, names in sorted(by_weights.items(), key=lambda item: item[0] == "random"):
         label = "random weights" if weights == "random" else "pretrained"
-        facts.append((label, clean(join_words(names, 40)) + ("" if weights == "random" else f": {weights}")))
+        facts.append((label, clean(join_words(list(names), 40)) + ("" if weights == "random" else f": {weights}")))
     seeds = question.seeds[:1] if folds else question.seeds  # all folds are trained with the first one
     facts.append(("seeds", join_words(list(map(str, seeds)), 20)))
     where = [clean(machine["processor"])] if machine.get("processor") else []

@@ -231,11 +231,8 @@ def _better_probe(record: SmallestRecord) -> str | None:
     """Warn if a network that was not trained has a probe more accurate than the reference by more than the margin."""
     reference, margin, answer = _reference(record), record.question.good_enough, record.answer
     probed = [each for each in record.candidates if each.probe and not each.trained and not each.excluded]
-    if (
-        (record.question.target is not None and _within(record, answer.test or answer.val))
-        or not probed
-        or not (reference and reference.trained and reference.trained.val)
-    ):
+    reached = record.question.target is not None and _within(record, answer.test or answer.val)
+    if reached or not probed or not (reference and reference.trained and reference.trained.val):
         return None
     best = max(probed, key=lambda each: each.probe.value)
     if best.probe.value <= reference.trained.val.value + margin:
@@ -361,11 +358,8 @@ def _what_is_shown(record: SmallestRecord, answer: Answer) -> str | None:
     if answer.verdict != "not_shown" or reference is None:
         return None
     if pair is None:
-        return (
-            "the test images were not evaluated, since validation does not show it either"
-            if record.data.get("n_test")
-            else None
-        )
+        not_evaluated = "the test images were not evaluated, since validation does not show it either"
+        return not_evaluated if record.data.get("n_test") else None
     margin = pair.smallest_margin
     if question.target is None:
         known = margin is not None and margin >= question.good_enough

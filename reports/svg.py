@@ -102,9 +102,8 @@ class Mark(NamedTuple):
 class Smallest(NamedTuple):
     """What the figure of the smallest network shows; all values are of one metric on one split."""
 
-    probes: Sequence[
-        tuple[str, Sequence[tuple[float, float]]]
-    ]  # kind and (cost, value) of the cuts of a backbone and size
+    # Kind, and (cost, value) of each cut, by backbone and size
+    probes: Sequence[tuple[str, Sequence[tuple[float, float]]]]
     marks: Sequence[Mark]
     band: tuple[float, float] | None  # the margin below the reference
     target: float | None

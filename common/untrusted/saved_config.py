@@ -103,9 +103,8 @@ def read_saved_choices(run: RunFolder) -> dict[str, str]:
         if not re.fullmatch(r"\w[\w-]*", name, re.ASCII):  # Hydra would look for it outside of conf/
             raise UserError(f"{path}: the choice {group}={name[:60]!r} is not the name of a file in conf/{group}")
         found[group] = name
-    if (
-        "logger" not in found and run.config.is_file()
-    ):  # a list that an experiment's file has chosen is not in Hydra's own lists
+    # A list that an experiment's file has chosen is not in Hydra's own lists
+    if "logger" not in found and run.config.is_file():
         names = list(_read_plain_yaml(run.config).get("logger") or {})  # each file is named after its logger
         if names and all(re.fullmatch(r"\w[\w-]*", str(name), re.ASCII) for name in names):
             found["logger"] = f"[{','.join(names)}]"

@@ -74,14 +74,9 @@ class CsvTable(Source):
                 further = {column: row[column] for column in row if column not in own}
                 if further and not self._lines:
                     shown = join_words([clean(column, 40) for column in further], 10)
-                    advice = (
-                        ""
-                        if "group" in row
-                        else "; rename one to group to keep images that share its value in one split"
-                    )
-                    log.info(
-                        "%s=%s: additional columns, kept for reports.subsets: %s%s", self.key, self.table, shown, advice
-                    )
+                    advice = "; rename one to group to keep images that share its value in one split"
+                    log.info("%s=%s: additional columns, kept for reports.subsets: %s%s", self.key, self.table, shown,
+                             "" if "group" in row else advice)  # fmt: skip
                 self._lines.append(line)
                 if "split" not in row and like_splits != set():
                     of_splits = {column for column, value in further.items() if split_of(value)}
@@ -164,9 +159,8 @@ class FileFinder:
             if _same_name(file.name) not in names:
                 continue
             below = file.relative_to(self.root)
-            alike = sum(
-                1 for _ in itertools.takewhile(_are_same, zip(wanted[-2::-1], below.parts[-2::-1], strict=False))
-            )
+            pairs = zip(wanted[-2::-1], below.parts[-2::-1], strict=False)
+            alike = sum(1 for _ in itertools.takewhile(lambda pair: len({*map(_same_name, pair)}) == 1, pairs))
             outside = below.parts[: len(below.parts) - len(wanted)]
             if alike < len(wanted) - 1 or not outside:
                 return f"; there is {below} in {self.root}: write the path like this{relative_to(self.root)}"
@@ -209,10 +203,6 @@ def _readings(path: str) -> Iterator[tuple[str, str]]:
 
 def _same_name(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
-
-
-def _are_same(names: tuple[str, str]) -> bool:
-    return _same_name(names[0]) == _same_name(names[1])
 
 
 def _data_of_run(table: Path) -> DataInfo:

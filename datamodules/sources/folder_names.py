@@ -43,10 +43,8 @@ def split_in(name: str) -> str | None:
     words = _words(name)
     words += [joined[1] for word in words if (joined := JOINED.fullmatch(word))]
     splits = [split for word in words if (split := split_of(word))]
-    if (
-        "test" in splits or not OTHER_TESTS.isdisjoint(words) or "hold out" in " ".join(words)
-    ):  # dev-test is a test split
-        return "test"
+    if "test" in splits or not OTHER_TESTS.isdisjoint(words) or "hold out" in " ".join(words):
+        return "test"  # also for dev-test
     return splits[0] if splits else None
 
 

@@ -84,12 +84,8 @@ class ImageFolder(Source):
             )  # fmt: skip
         if others:
             listed = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(NAMED))
-            log.warning(
-                "datamodule.root=%s: skipped %s (not images of a class): %s",
-                root,
-                plural(others.total(), "file"),
-                listed,
-            )
+            files = plural(others.total(), "file")
+            log.warning("datamodule.root=%s: skipped %s (not images of a class): %s", root, files, listed)
 
 
 def as_label(name: str) -> str:
@@ -148,11 +144,8 @@ def _refuse_names_of_splits(root: Path, folders: list[Path]) -> None:
             "folders; if a table has the classes, or if these folders are the classes: datamodule.table=FILE with "
             "path,label,split"
         )
-    moves = [
-        f"{inner[each].relative_to(root)} to {split}"
-        for each, split in named.items()
-        if each in with_classes and inner[each] != root / split
-    ]
+    moved = [each for each in with_classes if inner[each] != root / named[each]]
+    moves = [f"{inner[each].relative_to(root)} to {named[each]}" for each in moved]
     without = [each.name for each in named if each not in with_classes]
     raise UserError(
         f"datamodule.root={root}: the names {names} mean splits, not classes; rename {join_words(moves, NAMED)} to get "

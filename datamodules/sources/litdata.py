@@ -20,15 +20,10 @@ LARGEST_INDEX = 2**28  # bytes
 AGAIN = "write it again with litdata.optimize"
 IMAGE_FORMATS = ("bytes", "jpeg", "image")  # litdata's formats that hold the content of an image file
 LABEL_FORMATS = ("int", "str", "text")
-PLAIN = {
-    "encryption": None,
-    "item_loader": "PyTreeLoader",
-    "format": None,
-}  # required values in an index; mds, the other format, may hold pickles
-FURTHER_FORMATS = (
-    "bool",
-    "float",
-)  # allowed for other keys; further formats may run code when they are read (pickle), or mean nothing here
+# Required values in an index; mds, the other format, may hold pickles
+PLAIN = {"encryption": None, "item_loader": "PyTreeLoader", "format": None}
+# Allowed for other keys; further formats may run code when they are read (pickle), or mean nothing here
+FURTHER_FORMATS = ("bool", "float")
 
 
 class LitData(StreamedSource):

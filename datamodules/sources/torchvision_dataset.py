@@ -99,9 +99,7 @@ class TorchvisionDataset(UnpackedSource):
     def _open_splits(self) -> Iterator[tuple[str, Dataset]]:
         """Yield the name and the data set of each split; the name is empty if the data set has no splits."""
         accepted = inspect.signature(self.kind).parameters
-        if "train" in accepted or issubclass(
-            self.kind, torchvision.datasets.MNIST
-        ):  # EMNIST's `split` means something else
+        if "train" in accepted or issubclass(self.kind, torchvision.datasets.MNIST):  # EMNIST's `split` is not a split
             yield "train", self._open(train=True)
             yield "test", self._open(train=False)
         elif "split" in accepted and "split" not in self.arguments:

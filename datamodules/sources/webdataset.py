@@ -263,12 +263,7 @@ class TarShards(Shards):
             try:
                 for sample in group_by_keys(files_of(url, self.members)):
                     yield self.members.take(sample, f"{shard}: {sample['__key__']}")
-            except (
-                OSError,
-                tarfile.TarError,
-                ValueError,
-                EOFError,
-            ) as error:  # zlib's error for a damaged .tar.gz is one of these
+            except (OSError, tarfile.TarError, ValueError, EOFError) as error:  # also zlib's, for a damaged .tar.gz
                 reason = " ".join(str(part) for part in error.args if isinstance(part, str)) or type(error).__name__
                 raise UserError(
                     f"{self.key}: {url}: cannot be read ({clean(reason, 300)}); write this shard again, or list only the others"

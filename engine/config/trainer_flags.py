@@ -1,10 +1,10 @@
 """The flags of Lightning's Trainer: what is allowed, what is refused and why, and which flags make a debug run."""
 
+import contextlib
 import math
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import NamedTuple
 
 from common.errors import UserError
 from common.run_folder import RunFolder
@@ -26,64 +26,38 @@ PROFILERS = {
 }
 
 
-class Refused(NamedTuple):
-    """A flag that cannot be used: the values that change nothing, and why no others are allowed."""
-
-    neutral: tuple
-    reason: str
-
-
+# Flags that cannot be used: why, and what to use instead
 REFUSED = {
-    "val_check_interval": Refused(
-        (None, 1.0),
-        "every epoch ends with a validation, which chooses the best epoch; for shorter epochs: datamodule.train_fraction, "
-        "for fewer validations: trainer.check_val_every_n_epoch",
-    ),
-    "enable_checkpointing": Refused(
-        (None, True),
-        "a run measures best.ckpt and resumes from last.ckpt; to measure only the cost: stages=[cost]",
-    ),
-    "barebones": Refused(
-        (None, False),
-        "a run without checkpoints and metrics has no result; to see where its time goes: trainer.profiler=simple",
-    ),
-    "reload_dataloaders_every_n_epochs": Refused(
-        (None, 0),
-        "a run uses the same images in every epoch, each time in another order; for other images, start another run",
-    ),
-    "limit_predict_batches": Refused(
-        (None, 1.0),
-        "training predicts nothing; python predict.py ckpt=FILE images=... takes the images that you name",
-    ),
-    "enable_autolog_hparams": Refused((None, True), "a run logs its settings itself; for no logger: logger=none"),
-    "model_registry": Refused((None,), "checkpoints are kept in the run's folder: hydra.run.dir=DIR"),
-    "num_nodes": Refused(
-        (None, 1), f"the launcher decides it: {on_nodes()}; for several GPUs of this machine: trainer=ddp"
-    ),
-    "num_sanity_val_steps": Refused(
-        (None, 0), "validation comes after each epoch; to check first that a whole run works: debug=fast"
-    ),
-    "enable_model_summary": Refused(
-        (None,), "the stage cost writes it to summary.txt in the run's folder; for nothing else: stages=[cost]"
-    ),
-    "logger": Refused((None,), "loggers have a group: logger=none for none, logger=csv, logger='[tensorboard,csv]'"),
-    "callbacks": Refused((None,), "callbacks have a group: callbacks=early_stopping, +callbacks.NAME._target_=CLASS"),
-    "default_root_dir": Refused((None,), "a run writes everything to one folder: hydra.run.dir=DIR"),
-    "plugins": Refused(
-        (None,),
-        "a run has its own plugins, for its checkpoints; for precision and strategy: trainer.precision, trainer.strategy",
-    ),
-    "use_distributed_sampler": Refused(
-        (None,),
-        "the loader itself divides the images among the processes, each once; for another order: datamodule.sampler",
-    ),
+    "val_check_interval": "every epoch ends with a validation, which chooses the best epoch; for shorter epochs: "
+    "datamodule.train_fraction, for fewer validations: trainer.check_val_every_n_epoch",
+    "enable_checkpointing": "a run measures best.ckpt and resumes from last.ckpt; to measure only the cost: stages=[cost]",
+    "barebones": "a run without checkpoints and metrics has no result; to see where its time goes: trainer.profiler=simple",
+    "reload_dataloaders_every_n_epochs": "a run uses the same images in every epoch, each time in another order; for other "
+    "images, start another run",
+    "limit_predict_batches": "training predicts nothing; python predict.py ckpt=FILE images=... takes the images that you name",
+    "enable_autolog_hparams": "a run logs its settings itself; for no logger: logger=none",
+    "model_registry": "checkpoints are kept in the run's folder: hydra.run.dir=DIR",
+    "num_nodes": f"the launcher decides it: {on_nodes()}; for several GPUs of this machine: trainer=ddp",
+    "num_sanity_val_steps": "validation comes after each epoch; to check first that a whole run works: debug=fast",
+    "enable_model_summary": "the stage cost writes it to summary.txt in the run's folder; for nothing else: stages=[cost]",
+    "logger": "loggers have a group: logger=none for none, logger=csv, logger='[tensorboard,csv]'",
+    "callbacks": "callbacks have a group: callbacks=early_stopping, +callbacks.NAME._target_=CLASS",
+    "default_root_dir": "a run writes everything to one folder: hydra.run.dir=DIR",
+    "plugins": "a run has its own plugins, for its checkpoints; for precision and strategy: trainer.precision, "
+    "trainer.strategy",
+    "use_distributed_sampler": "the loader itself divides the images among the processes, each once; for another order: "
+    "datamodule.sampler",
 }
+NEUTRAL = {  # the value, besides null, with which such a flag changes nothing
+    "val_check_interval": 1.0, "enable_checkpointing": True, "barebones": False, "reload_dataloaders_every_n_epochs": 0,
+    "limit_predict_batches": 1.0, "enable_autolog_hparams": True, "num_nodes": 1, "num_sanity_val_steps": 0,
+}  # fmt: skip
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 
 
 def refusal(name: str) -> str | None:
     """Return why a flag of Lightning cannot be used, and what to use instead; None for any other flag."""
-    return f"cannot be used here: {REFUSED[name].reason}" if name in REFUSED else None
+    return f"cannot be used here: {REFUSED[name]}" if name in REFUSED else None
 
 
 def check_trainer(trainer: dict) -> dict:
@@ -95,11 +69,10 @@ def check_trainer(trainer: dict) -> dict:
     Raises:
         UserError: names flag, value and what is allowed, or what to use instead.
     """
-    for name, flag in REFUSED.items():
-        if name in trainer and (type(trainer[name]), trainer[name]) not in [
-            (type(each), each) for each in flag.neutral
-        ]:
-            raise UserError(f"{quote_override(f'trainer.{name}', trainer[name])}: {refusal(name)}")
+    for name in REFUSED:
+        value, neutral = trainer.get(name), NEUTRAL.get(name)
+        if value is not None and (type(value), value) != (type(neutral), neutral):
+            raise UserError(f"{quote_override(f'trainer.{name}', value)}: {refusal(name)}")
     _check_numbers(trainer)
     _check_limits(trainer)
     _check_time(trainer.get("max_time"))
@@ -175,16 +148,14 @@ def _check_time(duration) -> None:
     """Check trainer.max_time."""
     if duration is None:
         return
-    seconds = None
-    if isinstance(duration, str) and re.fullmatch(r"\d+:\d\d:\d\d:\d\d", duration):
-        days, hours, minutes, rest = map(int, duration.split(":"))
-        seconds = timedelta(days=days, hours=hours, minutes=minutes, seconds=rest).total_seconds()
-    elif isinstance(duration, dict) and all(type(value) in (int, float) for value in duration.values()):
-        try:
+    seconds = 0.0
+    with contextlib.suppress(TypeError, ValueError, OverflowError):  # other words, NaN, too many days
+        if isinstance(duration, str) and re.fullmatch(r"\d+:\d\d:\d\d:\d\d", duration):
+            days, hours, minutes, rest = map(int, duration.split(":"))
+            seconds = timedelta(days=days, hours=hours, minutes=minutes, seconds=rest).total_seconds()
+        elif isinstance(duration, dict) and all(type(value) in (int, float) for value in duration.values()):
             seconds = timedelta(**duration).total_seconds()
-        except TypeError:
-            seconds = None
-    if seconds is None or not seconds > 0:
+    if not seconds > 0:
         raise UserError(
             f"trainer.max_time={duration}: use days:hours:minutes:seconds above 0, e.g. 00:00:30:00 (quoted in a "
             "YAML file), or {minutes: 30}"
@@ -192,7 +163,7 @@ def _check_time(duration) -> None:
 
 
 def _check_profiler(profiler) -> None:
-    if profiler is not None and not isinstance(profiler, dict) and profiler not in PROFILERS:
+    if profiler not in (None, *PROFILERS) and not isinstance(profiler, dict):
         raise UserError(
             f"trainer.profiler={profiler}: use {', '.join(PROFILERS)}, or a _target_ and its settings, e.g. "
             f"{{_target_: {PROFILERS['simple']}, extended: false}}"
@@ -231,7 +202,7 @@ def _check_devices(trainer: dict) -> None:
             f"{quote_override('trainer.devices', devices)}: trainer.strategy={strategy} trains in one process, on one device; "
             "use trainer.devices=1, or add trainer=ddp, which starts a process per device"
         )
-    if trainer.get("sync_batchnorm") and on_processor and str(trainer.get("strategy")).startswith("ddp"):
+    if trainer.get("sync_batchnorm") and on_processor and str(strategy).startswith("ddp"):
         raise UserError("trainer.sync_batchnorm=true: torch supports it only on GPUs; use false")
 
 

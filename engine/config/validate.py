@@ -60,15 +60,19 @@ def validate(config: DictConfig) -> DictConfig:
     if OmegaConf.select(config, "trainer.fast_dev_run"):  # one epoch, set before a schedule refers to it
         config = OmegaConf.merge(config, {"trainer": {"max_epochs": 1}})
     try:
-        _register_own(config)  # first, since the image size may be that of a backbone's weights
+        for key in ("model", *NODES):
+            node = OmegaConf.select(config, key, throw_on_missing=True)
+            if not OmegaConf.is_dict(node) or not node:
+                given = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
+                raise UserError(f"{quote_override(key, given)}: choose a file of conf/{key}: {key}=NAME")
+        # First, since the image size may be that of a backbone's weights; the user's configuration names it, no checkpoint
+        for key, name in _own_parts(config):
+            register_by_name([name], key)
         config = _with_image_size(config)  # other settings refer to it
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} has no value; give it one: {error.full_key}=VALUE") from error
     _check_one_size(values)
-    measured = {each.name for each in fields(SplitMetrics)} | {"average_precision"}
-    if taken := sorted(measured & set(values.get("metrics") or {})):
-        raise UserError(f"metrics.{taken[0]}: every run has a metric with this name; choose another name")
     for group in OF_SEVERAL:
         values[group] = values.get(group) or {}
         if not isinstance(values[group], dict):
@@ -80,10 +84,10 @@ def validate(config: DictConfig) -> DictConfig:
                 f"{group}._target_={values[group]['_target_']}: has no name, and needs one since several can "
                 "be chosen; write in its file: NAME: {_target_: ..., and its settings}"
             )
+    measured = {each.name for each in fields(SplitMetrics)} | {"average_precision"}
+    if taken := sorted(measured & set(values["metrics"])):
+        raise UserError(f"metrics.{taken[0]}: every run has a metric with this name; choose another name")
     values["stages"] = _stages(values)
-    for key in ("model", *NODES):
-        if not isinstance(values.get(key), dict) or not values[key]:
-            raise UserError(f"{quote_override(key, values.get(key))}: choose a file of conf/{key}: {key}=NAME")
     register_by_name(values.get("register") or [], "register")
     _check_run(values)  # first, since other settings refer to these
     values["trainer"] = check_trainer(values["trainer"])
@@ -105,12 +109,6 @@ def validate(config: DictConfig) -> DictConfig:
     return checked
 
 
-def _register_own(config: DictConfig) -> None:
-    """Register network, head and backbone that are named in full: the user's configuration names them, not a checkpoint."""
-    for key, name in _own_parts(config) if OmegaConf.is_dict(config.get("model")) else ():
-        register_by_name([name], key)
-
-
 def _own_parts(config: DictConfig) -> list[tuple[str, str]]:
     """Return the settings of the model that name the user's own code, and the names."""
     named = [(key, OmegaConf.select(config, key)) for key in OWN_KEYS]
@@ -119,7 +117,7 @@ def _own_parts(config: DictConfig) -> list[tuple[str, str]]:
 
 def _with_image_size(config: DictConfig) -> DictConfig:
     """Return a configuration with the image size of the weights or the checkpoint instead of auto."""
-    if not OmegaConf.is_dict(config.get("model")) or type(OmegaConf.select(config, "model.image_size")) is int:
+    if type(OmegaConf.select(config, "model.image_size")) is int:
         return config
     model = OmegaConf.to_container(config.model, resolve=True, throw_on_missing=True)
     size = decide_preprocessing(model, config.ckpt_path).image_size
@@ -128,7 +126,7 @@ def _with_image_size(config: DictConfig) -> DictConfig:
 
 def _check_one_size(values: dict) -> None:
     """Check that the data has the network's image size, which predict and export use."""
-    size, given = values["model"].get("image_size"), (values.get("datamodule") or {}).get("image_size")
+    size, given = values["model"]["image_size"], values["datamodule"].get("image_size")
     if given is not None and given != size:
         raise UserError(
             f"datamodule.image_size={given}: must equal the network's size, model.image_size={size}; set that instead: "
@@ -389,11 +387,7 @@ def _check_node(key: str, node, given: tuple[str, ...] = (), filled: tuple[str, 
             if isinstance(parameters[name].annotation, type) and parameters[name].annotation not in PLAIN:
                 expected = f"a _target_ and its settings, which make a {expected}; choose a file of conf/: {key}=NAME"
             raise UserError(f"{quote_override(f'{key}.{name}', value)}: expected {expected}")
-        if (
-            parameters[name].annotation is float
-            and type(value) is int
-            and str(node["_target_"]).startswith("torchvision.")
-        ):
+        if type(value) is int and parameters[name].annotation is float and node["_target_"].startswith("torchvision."):
             node[name] = float(value)  # MixUp and CutMix pass it to a distribution, which requires a float
     for place, (name, parameter) in enumerate(parameters.items()):
         # A partial gets its first arguments when it is called; an optimizer or a schedule gets one

@@ -53,12 +53,9 @@ def component_error(error: BaseException, config: DictConfig, next_step: str = "
         key, name, where = found
         made = UserError(f"{key}={name}{_file_of(key)}: {text} ({where}). {SHOW_TRACEBACK}{next_step}")
     elif found := _library_class(cause, config):
-        text = " ".join(str(cause).split())
-        made = (
-            missing_package(found, cause)
-            if isinstance(cause, ImportError)
-            else UserError(f"{found}: {text}{next_step}")
-        )
+        made = UserError(f"{found}: {' '.join(str(cause).split())}{next_step}")
+        if isinstance(cause, ImportError):
+            made = missing_package(found, cause)
     else:
         return None
     made.__cause__ = error

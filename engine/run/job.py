@@ -70,8 +70,11 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
         with folder_lock(job.folder, process.rank) as is_free:
             if is_free:
                 return _run_locked(job, config, run, process, warning_list)
-            error = _skip(job)
-            return error and agreed_error(process, error, str(error))
+            if job.in_sweep:
+                log.info("%s: skipped: another process is running this job", job.folder.path.name)
+                return None
+            error = UserError(f"{job.folder.path}: another process is training in this folder; wait for it or stop it")
+            return agreed_error(process, error, str(error))
     finally:
         logging.getLogger().removeHandler(warning_list)
         if job.in_sweep:
@@ -269,14 +272,6 @@ def _collect_warnings(rank: int) -> log_handlers.WarningCollector:
     warning_list = log_handlers.WarningCollector()
     logging.getLogger().addHandler(warning_list)
     return warning_list
-
-
-def _skip(job: Job) -> UserError | None:
-    """Handle a job that another process is running: log it in a sweep, return an error for a single run."""
-    if not job.in_sweep:
-        return UserError(f"{job.folder.path}: another process is training in this folder; wait for it or stop it")
-    log.info("%s: skipped: another process is running this job", job.folder.path.name)
-    return None
 
 
 def _finish(record: RunRecord, ckpt_path: str | None) -> None:

@@ -126,11 +126,8 @@ def _given(key: str, node: DictConfig, record: RunRecord, first_step: int | None
             values["artifact_location"] = str(Path(uri.removeprefix(SQLITE)).parent / "mlartifacts")
     parameters = inspect.signature(kind).parameters
     takes_more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    return {
-        name: value
-        for name, value in values.items()
-        if node.get(name) is None and (name in parameters or (name == "purge_step" and takes_more))
-    }
+    accepted = {*parameters, "purge_step"} if takes_more else {*parameters}
+    return {name: value for name, value in values.items() if node.get(name) is None and name in accepted}
 
 
 def _close(loggers: Loggers, status: str) -> None:

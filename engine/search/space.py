@@ -208,8 +208,9 @@ def check_composed(overrides: list[str], where: str) -> DictConfig:
     """
     try:
         config = compose_train_config(overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{where}: {user_message(error)}") from error
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # the last where a file is named by a number
+        reason = user_message(error) or f"{' '.join(overrides)}: {error}"
+        raise UserError(f"{where}: {reason}") from error
     if swept := OmegaConf.select(config, "hydra.sweeper.params") or (config.seeds is not None and ["seed"]):
         keys = ", ".join(swept)
         raise UserError(f"{where}: {' '.join(overrides)} sweeps {keys} itself; search those keys instead")

@@ -111,11 +111,8 @@ def open_study(
     if SETTINGS not in study.user_attrs:
         study.set_user_attr(SETTINGS, current)
     first = study.user_attrs[SETTINGS]
-    differences = [
-        f"{key}={current.get(key, 'absent')} instead of {first.get(key, 'absent')}"
-        for key in {**first, **current}
-        if first.get(key) != current.get(key)
-    ]
+    changed = [key for key in {**first, **current} if first.get(key) != current.get(key)]
+    differences = [f"{key}={current.get(key, 'absent')} instead of {first.get(key, 'absent')}" for key in changed]
     if differences:
         raise UserError(
             f"name={settings.name}: this study was started with different settings: {join_words(differences, 20)}. "

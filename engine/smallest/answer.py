@@ -51,12 +51,8 @@ class Answerer:
             reference.labels, reference.groups,
         )  # fmt: skip
         self.chosen, nearest = self.reference if choice.index is None else others[choice.index], None
-        if (
-            self.rule.target is None
-            and self.chosen != self.reference
-            and not choice.within
-            and choice.evidence.gap <= 0
-        ):
+        is_smaller = self.rule.target is None and self.chosen != self.reference
+        if is_smaller and not choice.within and choice.evidence.gap <= 0:
             # Do not hand out a network that is outside the margin even on the images that chose it
             self.chosen, nearest = self.reference, self.chosen
         self.n_finalists = max(1, len(others))
@@ -230,11 +226,8 @@ class Answerer:
         costs = self.settings.question.cost
         if len(costs) < 2:
             return []
-        done = [
-            (index, *(cost_of(each, key) for key in costs), each.trained.val.value)
-            for index, each in enumerate(self.record.candidates)
-            if each.trained and each.trained.val
-        ]
+        found = {i: each for i, each in enumerate(self.record.candidates) if each.trained and each.trained.val}
+        done = [(i, *(cost_of(each, key) for key in costs), each.trained.val.value) for i, each in found.items()]
         return [
             index for index, a, b, value in done
             if not any(x <= a and y <= b and v >= value and (x, y, v) != (a, b, value) for _, x, y, v in done)

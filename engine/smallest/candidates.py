@@ -353,11 +353,9 @@ def _costs_of(name: str, sizes: tuple[int, ...], num_classes: int, head: dict, f
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
     path = folder / f"{safe_name(name)}-{key}.json"
     is_own = is_full_name(head.get("name")) or is_own_backbone(name)  # the user's own code may change between commands
-    try:
-        if not is_own:
+    if not is_own:
+        with contextlib.suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError):
             return msgspec.json.decode(path.read_bytes(), type=BackboneCosts)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-        pass
     try:
         with network_errors():
             found = cut_costs(name, sizes, num_classes=num_classes, head=head)

@@ -83,13 +83,9 @@ def measure_latencies(candidates: Sequence[Candidate], num_classes: int, folder:
                 known.take(candidate)
     flagged = [each for group in waiting.values() for each in group if each.costs.latency and each.costs.latency.flag]
     if flagged:
-        log.info(
-            "the machine was busy during %s: %s%s (%s)",
-            plural(len(flagged), "measurement"),
-            "" if len(flagged) == 1 else "the first was ",
-            flagged[0].name,
-            flagged[0].costs.latency.flag,
-        )
+        first, count = flagged[0], plural(len(flagged), "measurement")
+        which = first.name if len(flagged) == 1 else f"the first was {first.name}"
+        log.info("the machine was busy during %s: %s (%s)", count, which, first.costs.latency.flag)
 
 
 def take_known_latencies(

@@ -195,10 +195,9 @@ class Screen:
             return None
         if result.question != question:
             return None
-        had_less = result.budget_minutes is not None and (
-            self.budget_minutes is None or self.budget_minutes > result.budget_minutes
-        )
-        return None if result.done.skipped and (result.budget_minutes is None or had_less) else result
+        had = result.budget_minutes
+        had_less = had is None or self.budget_minutes is None or self.budget_minutes > had
+        return None if result.done.skipped and had_less else result
 
     def _do(self, key: tuple[str, int], question: dict[str, Any]) -> PassResult:
         """Do a pass, or decide to skip it."""

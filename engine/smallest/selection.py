@@ -110,11 +110,8 @@ def pick_race(
         adds = max(TUNING, reference.expected - lead.probe.value)
     frozen = set() if left_s is None else set(_can_freeze(candidates, head_s, RACE_SHARE * left_s))
     best = min(frozen, key=lambda i: (-_probed(candidates[i]), rank_of(candidates[i], cost)), default=reference.index)
-    leads = (
-        with_best
-        and _probed(candidates[best]) > _probed(lead)
-        and rank_of(candidates[best], cost) > rank_of(lead, cost)
-    )
+    is_better = _probed(candidates[best]) > _probed(lead)
+    leads = with_best and is_better and rank_of(candidates[best], cost) > rank_of(lead, cost)
     top = max(rank_of(candidates[i], cost) for i in (reference.index, *([best] if leads else [])))
     cheaper = [
         i for i, each in enumerate(candidates)

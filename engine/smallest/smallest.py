@@ -75,11 +75,9 @@ def run_smallest(config: DictConfig, run: Callable, progress: Progress) -> None:
     Raises:
         UserError: wrong settings, no candidate, or images from which nothing can be learned.
     """
-    hydra = HydraConfig.get()
-    settings = read_settings(config, Path(hydra.run.dir), list(hydra.overrides.task))
     try:
         with stop_immediately():
-            Smallest(settings, config, run, progress).find()
+            Smallest(config, run, progress).find()
     except StopRequested as stopped:
         stopped.next_step = stopped.next_step or resume_advice(STATE.command)
         raise
@@ -90,20 +88,20 @@ def work(config: DictConfig) -> None:
     from train import run  # a worker does not go through the root script, which passes it otherwise
 
     prepare_worker()
-    hydra = HydraConfig.get()
-    settings = read_settings(config, Path(hydra.run.dir), list(hydra.overrides.task))
     with stop_immediately(), Progress() as progress:
-        Smallest(settings, config, run, progress).train()
+        Smallest(config, run, progress).train()
 
 
 class Smallest:
     """Find the smallest network that is good enough; the processes of a search share only its folder."""
 
-    def __init__(self, settings: SmallestSettings, config: DictConfig, run: Callable, progress: Progress):
-        self.settings, self.config, self._run, self.progress = settings, config, run, progress
-        self.question, self.folder = settings.question, settings.folder
+    def __init__(self, config: DictConfig, run: Callable, progress: Progress):
+        hydra = HydraConfig.get()
+        self.settings = read_settings(config, Path(hydra.run.dir), list(hydra.overrides.task))
+        self.config, self._run, self.progress = config, run, progress
+        self.question, self.folder = self.settings.question, self.settings.folder
         spent_s = time.perf_counter() - STATE.started_s
-        self.budget = Budget(settings.question.budget_minutes, config.budget.left_minutes, spent_s)
+        self.budget = Budget(self.question.budget_minutes, config.budget.left_minutes, spent_s)
         self.plan = Plan(self.folder, self.budget)
 
     def find(self) -> None:
@@ -223,11 +221,8 @@ class Smallest:
         if self.folds:
             rows["val"], counts["train"] = self._predicted, len(self._predicted) - counts["val"]
         self.n_train, self.n_val, self.has_test = counts["train"], counts["val"], counts["test"] > 0
-        labels = {
-            split: Counter(catalog.labels[of_split].tolist())
-            for split, of_split in rows.items()
-            if split != "train" and len(of_split)
-        }
+        measured = {split: rows[split] for split in ("val", "test") if len(rows[split])}
+        labels = {split: Counter(catalog.labels[of_split].tolist()) for split, of_split in measured.items()}
         self.record = SmallestRecord(
             name=self.settings.name,
             command=STATE.command,
@@ -300,7 +295,7 @@ class Smallest:
             ).run()  # fmt: skip
         for each in passes:
             if each.skipped:
-                self.note(f"{each.backbone} at {each.image_size} px was not screened: {each.skipped}.")
+                self.note(f"{each.name} was not screened: {each.skipped}.")
         self._save()
         self.times = TrainingTimes(passes, self.n_train, self.n_val, self.config.trainer.max_epochs)
         self.runs = Runs(
@@ -430,9 +425,7 @@ class Smallest:
         one, the first race has hardly tried any candidate that is cheaper still.
         """
         cost, raced = self.question.cost[0], {i for i, each in enumerate(self.candidates) if each.stage == "raced"}
-        values, costs = self._values_and_costs(finished)
-        best = _most_accurate(values, costs)
-        need = self.question.target or values[best] - self.question.good_enough
+        values, costs, best, need = self._compare(finished)
         good = [index for index in finished if values[index] >= need]
         if not good or any(costs[index] < costs[best] for index in good):
             return {"places": [], "frozen": []}
@@ -459,10 +452,16 @@ class Smallest:
             )
         return {"places": places, "frozen": [each.index for each in racers if each.frozen]}
 
-    def _values_and_costs(self, indices: list[int]) -> tuple[dict[int, float], dict[int, tuple[float, int]]]:
-        """Return the validation metric and the cost of candidates that finished the race, both by index."""
+    def _compare(self, indices: list[int]) -> tuple[dict[int, float], dict[int, tuple[float, int]], int, float]:
+        """Compare candidates that finished the race, by their validation metric.
+
+        Return metric and cost by index, the most accurate candidate (the cheapest of equal ones), and the metric that is good
+        enough.
+        """
         values = {index: self.runs.value(self.runs.first(index)) for index in indices}
-        return values, {index: rank_of(self.candidates[index], self.question.cost[0]) for index in indices}
+        costs = {index: rank_of(self.candidates[index], self.question.cost[0]) for index in indices}
+        best = min(values, key=lambda index: (-values[index], costs[index]))
+        return values, costs, best, self.question.target or values[best] - self.question.good_enough
 
     def _note_frozen(self, racers: list[Racer]) -> None:
         """Note which racers are frozen, and the budget that would fine-tune them; note a best probe that cannot race."""
@@ -544,11 +543,8 @@ class Smallest:
                 "trained in the time that is left; raise the limit, or add smaller networks and sizes: "
                 "candidates.backbones=[NAME], candidates.image_sizes=[64]"
             )
-        possible = [
-            each
-            for each in self.candidates
-            if not each.excluded and (each.probe is not None or is_raced_unprobed(each))
-        ]
+        left = [each for each in self.candidates if not each.excluded]
+        possible = [each for each in left if each.probe is not None or is_raced_unprobed(each)]
         if not possible:
             return f"candidates: no network was screened. {' '.join(self.record.notes)}"
         fastest_s = min(self.times.of_head(each) if each.pretrained else self.times.of(each) for each in possible)
@@ -597,9 +593,7 @@ class Smallest:
         return found
 
     def _plan_finals(self, raced: list[int]) -> list[int]:
-        values, costs = self._values_and_costs(raced)
-        reference = _most_accurate(values, costs)
-        need = self.question.target or values[reference] - self.question.good_enough
+        values, costs, reference, need = self._compare(raced)
         return [reference, *pick_finalists(values, costs, need, self.settings.n_finalists, reference)]
 
     def _plan_repeats(self, finals: list[int]) -> int:
@@ -654,11 +648,6 @@ class Smallest:
             self.record.seconds[stage] = round(self.record.seconds.get(stage, 0.0) + time.monotonic() - started_s, 1)
 
 
-def _most_accurate(values: dict[int, float], costs: dict[int, tuple[float, int]]) -> int:
-    """Return the index of the largest value; of equal values, the one with the smallest cost."""
-    return min(values, key=lambda index: (-values[index], costs[index]))
-
-
 def _is_decision(name: str, found: object, candidates: int) -> bool:
     """Return whether a decision of plan.json has the form that its name requires, for this number of candidates."""
     if not isinstance(found, dict) or not isinstance(notes := found.get("notes"), list):
@@ -685,18 +674,19 @@ def search_of(
         own["datamodule.folds"] = settings.folds
     catalog = data.catalog
     lines = sorted(zip(catalog.paths, catalog.groups, strict=True))
-    images = hashlib.blake2b(f"{data.fingerprint()} {lines}".encode(errors="surrogateescape"), digest_size=8)
+    images = f"{data.fingerprint()} {lines}".encode(errors="surrogateescape")
     files = [find_file(str(policy)) for policy in check_candidates(config.candidates)[1].values()]  # None: not a file
-    weights = hashlib.blake2b(b"".join(_digest(file) for file in files if file), digest_size=8)
+    weights = b"".join(_digest(file) for file in files if file)
     composed = OmegaConf.to_container(compose_run([*map("".join, typed), "model=truncated"]))
-    of_files = hashlib.blake2b(json.dumps(composed, sort_keys=True, default=str).encode(), digest_size=8)
     # The code of the user's own may change, and with it which candidate has which place
     layers = [(each.backbone, each.keep, each.image_size, each.costs.parameters, each.costs.macs)
               for each in candidates if is_own_backbone(each.backbone)]  # fmt: skip
-    networks = hashlib.blake2b(json.dumps(layers).encode(), digest_size=8)
-    settings = {key: value for key, _, value in typed}
-    hashes = {IMAGES: images, WEIGHTS: weights, FILES: of_files, NETWORKS: networks}
-    return {**settings, **own, **{key: value.hexdigest() for key, value in hashes.items()}}
+    hashed = {
+        IMAGES: images, WEIGHTS: weights, FILES: json.dumps(composed, sort_keys=True, default=str).encode(),
+        NETWORKS: json.dumps(layers).encode(),
+    }  # fmt: skip
+    hashes = {key: hashlib.blake2b(content, digest_size=8).hexdigest() for key, content in hashed.items()}
+    return {**{key: value for key, _, value in typed}, **own, **hashes}
 
 
 def _digest(path: Path) -> bytes:

@@ -1,5 +1,6 @@
 """Stop jobs that joblib runs side by side: on a signal they save and end, whereas joblib would kill them."""
 
+import contextlib
 import functools
 import logging
 import multiprocessing
@@ -69,10 +70,8 @@ def execute_job(*arguments) -> JobReturn:
     stop_once()
     end_with_command(os.getppid())
     if not was_asked_to_stop():
-        try:
+        with contextlib.suppress(StopRequested):
             return usual_job(*arguments)
-        except StopRequested:
-            pass
     return JobReturn(status=JobStatus.COMPLETED, _return_value=STOPPED)
 
 

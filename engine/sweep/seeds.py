@@ -152,11 +152,8 @@ def _seeds(config: DictConfig) -> list[int]:
     listed = list(value) if isinstance(value, ListConfig) else None
     if listed is None and type(value) is int and 0 < value <= MOST and type(first) is int:
         listed = list(range(first, first + value))
-    if (
-        not listed
-        or not all(type(seed) is int and 0 <= seed < LARGEST for seed in listed)
-        or len(set(listed)) < len(listed)
-    ):
+    valid = {seed for seed in listed or () if type(seed) is int and 0 <= seed < LARGEST}
+    if not listed or len(valid) < len(listed):
         raise UserError(
             f"{quote_override('seeds', value)}: give how many, e.g. seeds=3 for {first} and the next two, or a list without "
             "repetitions, e.g. seeds=[1,2,5]"

@@ -3,6 +3,7 @@
 Grad-CAM: Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2.
 """
 
+import contextlib
 from typing import NamedTuple
 
 import torch
@@ -45,19 +46,12 @@ def last_feature_map(network: nn.Module, image_size: int) -> LastFeatureMap:
         if isinstance(output, Tensor) and output.dim() == 4:
             returned.append((module, output.shape))
 
-    convolving = [
-        module
-        for module in network.modules()
-        if module is not network and any(isinstance(child, nn.Conv2d) for child in module.modules())
-    ]
-    handles = [module.register_forward_hook(record) for module in convolving]
-    try:
-        image = torch.zeros(1, 3, image_size, image_size, device=next(network.parameters()).device)
-        with torch.no_grad():
-            logits = network(image)
-    finally:
-        for handle in handles:
-            handle.remove()
+    image = torch.zeros(1, 3, image_size, image_size, device=next(network.parameters()).device)
+    with contextlib.ExitStack() as hooks, torch.no_grad():
+        for module in network.modules():
+            if module is not network and any(isinstance(child, nn.Conv2d) for child in module.modules()):
+                hooks.enter_context(module.register_forward_hook(record))
+        logits = network(image)
     if not returned:
         raise UserError("explain=true: this network has no convolutional feature map for Grad-CAM; use explain=false")
     returned = [
@@ -75,12 +69,8 @@ def last_feature_map(network: nn.Module, image_size: int) -> LastFeatureMap:
 def _all_goes_through(network: nn.Module, layer: nn.Module, image: Tensor) -> bool:
     """Return whether the logits depend on the image through this layer only: no gradient passes if its output is cut off."""
     image = image.detach().clone().requires_grad_()
-    handle = layer.register_forward_hook(lambda _module, _inputs, output: output.detach())
-    try:
-        with torch.enable_grad():
-            logits = network(image.clone())
-    finally:
-        handle.remove()
+    with layer.register_forward_hook(lambda _module, _inputs, output: output.detach()), torch.enable_grad():
+        logits = network(image.clone())
     return not logits.requires_grad or torch.autograd.grad(logits.sum(), image, allow_unused=True)[0] is None
 
 
@@ -104,16 +94,12 @@ def grad_cam(network: nn.Module, layer: nn.Module, images: Tensor, classes: Tens
         maps[-1].requires_grad_()
         return maps[-1].clone()  # later layers may work in place
 
-    handle = layer.register_forward_hook(keep)
-    try:
-        with torch.no_grad():
-            logits = network(images)
-            chosen = logits.argmax(1) if classes is None else classes
-            # Images do not mix in eval mode: one pass is enough for all
-            total = logits.gather(1, chosen[:, None]).sum()
-            (gradient,) = torch.autograd.grad(total, maps[-1])
-    finally:
-        handle.remove()
+    with layer.register_forward_hook(keep), torch.no_grad():
+        logits = network(images)
+        chosen = logits.argmax(1) if classes is None else classes
+        # Images do not mix in eval mode: one pass is enough for all
+        total = logits.gather(1, chosen[:, None]).sum()
+        (gradient,) = torch.autograd.grad(total, maps[-1])
     features = maps[-1].detach()
     weights = gradient.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
     heat = (weights * features).sum(1).relu()
@@ -124,9 +110,6 @@ def grad_cam(network: nn.Module, layer: nn.Module, images: Tensor, classes: Tens
 def pooled_features(network: nn.Module, layer: nn.Module, images: Tensor) -> Tensor:
     """Return the same features (B, C) as `grad_cam`, without a backward pass."""
     maps: list[Tensor] = []
-    handle = layer.register_forward_hook(lambda _module, _inputs, output: maps.append(output.mean((2, 3))))
-    try:
+    with layer.register_forward_hook(lambda _module, _inputs, output: maps.append(output.mean((2, 3)))):
         network(images)
-    finally:
-        handle.remove()
     return maps[-1]

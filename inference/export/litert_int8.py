@@ -136,11 +136,8 @@ def with_bytes_in(content: bytes) -> bytes:
     code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.QUANTIZE
     model.operatorCodes.append(code)
     operator = schema.OperatorT()
-    operator.opcodeIndex, operator.inputs, operator.outputs = (
-        len(model.operatorCodes) - 1,
-        [len(graph.tensors) - 1],
-        [inner],
-    )
+    operator.opcodeIndex = len(model.operatorCodes) - 1
+    operator.inputs, operator.outputs = [len(graph.tensors) - 1], [inner]
     operator.builtinOptionsType = schema.BuiltinOptions.QuantizeOptions
     operator.builtinOptions = schema.QuantizeOptionsT()
     graph.operators.insert(0, operator)

@@ -271,10 +271,7 @@ def as_map(shape: torch.Size, network: nn.Module) -> tuple[int, ToMap | None] | 
             return shape[1], None
     if len(shape) == 3:
         for prefix_tokens in dict.fromkeys((0, getattr(network, "num_prefix_tokens", 1))):
-            if _is_square(shape[1] - prefix_tokens):
+            patches = shape[1] - prefix_tokens
+            if patches > 1 and math.isqrt(patches) ** 2 == patches:
                 return shape[2], ToMap(prefix_tokens)
     return None
-
-
-def _is_square(count: int) -> bool:
-    return count > 1 and math.isqrt(count) ** 2 == count

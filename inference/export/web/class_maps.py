@@ -60,13 +60,9 @@ def _mean_gradients(network: nn.Module, layer: nn.Module, image: Tensor, noise: 
         maps.append((drawn if noise else output).detach().requires_grad_())
         return maps[-1].clone()  # later layers may work in place
 
-    handle = layer.register_forward_hook(keep)
-    try:
-        with torch.enable_grad():
-            logits = network(image)[0]
-            gradients = [torch.autograd.grad(logit, maps[-1], retain_graph=True)[0].mean((0, 2, 3)) for logit in logits]
-    finally:
-        handle.remove()
+    with layer.register_forward_hook(keep), torch.enable_grad():
+        logits = network(image)[0]
+        gradients = [torch.autograd.grad(logit, maps[-1], retain_graph=True)[0].mean((0, 2, 3)) for logit in logits]
     return torch.stack(gradients)
 
 
@@ -80,11 +76,8 @@ class WithClassMaps(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features: list[Tensor] = []
-        handle = self.layer.register_forward_hook(lambda _module, _inputs, output: features.append(output.clone()))
-        try:
+        with self.layer.register_forward_hook(lambda _module, _inputs, output: features.append(output.clone())):
             logits = self.network(images)
-        finally:
-            handle.remove()
         return logits, torch.einsum("kc,nchw->nkhw", self.weights, features[-1]).relu()
 
 

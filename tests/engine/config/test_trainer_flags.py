@@ -1,6 +1,7 @@
 """The flags of Lightning's Trainer: each one works, is set by the run, or is refused by name; and what makes a debug run."""
 
 import inspect
+import math
 
 import lightning
 import pytest
@@ -100,7 +101,10 @@ def test_a_flag_that_is_refused_says_why_with_a_plus_sign_and_without(flag):
     ("max_time", "00:00:00:00", "days:hours:minutes:seconds"),
     ("max_time", 3600, "quoted in a"),
     ("max_time", {"minuets": 5}, "days:hours:minutes:seconds"),
+    ("max_time", {"minutes": math.nan}, "days:hours:minutes:seconds"),
+    ("max_time", "99999999999:00:00:00", "days:hours:minutes:seconds"),  # more days than Python's timedelta can hold
     ("profiler", "foo", "use simple, advanced, pytorch, or a _target_"),
+    ("profiler", ["simple"], "use simple, advanced, pytorch, or a _target_"),
     ("gradient_clip_val", float("nan"), "use a number above 0"),
     ("gradient_clip_val", float("inf"), "use a number above 0"),
     ("gradient_clip_algorithm", "norms", "use norm, value or null"),

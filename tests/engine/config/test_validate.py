@@ -119,11 +119,24 @@ def test_every_file_passes(choices):
     ("logger=csv +logger.csv.nam=x", "logger.csv.nam: no such setting; did you mean name"),
     ("callbacks=early_stopping callbacks.early_stopping.patience=often", "callbacks.early_stopping.patience=often: expected"),
     ("~loss", "loss=null: choose a file of conf/loss: loss=NAME"),
+    ("~model.image_size", "model.image_size=null: use a whole number of pixels, or auto"),
     ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val=-1: use a number above 0, or null"),
     ("stages=[test]", "stages=[test]: without fit there is nothing to test; add ckpt_path=RUN/checkpoints/best.ckpt"),
 ])  # fmt: skip
 def test_a_mistake_is_named(refused, overrides, message):
     assert refused(*overrides.split(" ")).startswith(message)
+
+
+@pytest.mark.parametrize(("group", "value", "message"), [
+    ("datamodule", "image_folder", "datamodule=image_folder: choose a file of conf/datamodule: datamodule=NAME"),
+    ("model", {}, "model={}: choose a file of conf/model: model=NAME"),
+    ("metrics", True, "metrics='True': choose files of conf/metrics: metrics=NAME or metrics=[A,B]"),
+])  # fmt: skip
+def test_a_group_that_a_file_sets_to_a_value_is_named(group, value, message):
+    config = changed()
+    OmegaConf.update(config, group, value, merge=False)
+    with pytest.raises(UserError, match="^" + re.escape(message)):
+        validate(config)
 
 
 @pytest.mark.parametrize("node", [
