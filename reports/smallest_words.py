@@ -61,7 +61,10 @@ def answer_sentences(record: SmallestRecord) -> list[str]:
     if guessing and answer.verdict in ("shown", "shown_as_trained"):  # the most accurate one is no better
         margin, target = record.question.good_enough, record.question.target
         goal = f"within {margin:g} of the most accurate one" if target is None else f"above {target:g}"
-        head = f"No network is shown to be better than guessing; the smallest that is shown to be {goal}"
+        which = f"the smallest that is shown to be {goal}"
+        if itself and target is None:  # trivially within the margin
+            which, itself = "the most accurate one in the race", ""
+        head = f"No network is shown to be better than guessing; {which}"
     lines = [f"{head}: {clean(chosen.name)}{itself}", _costs(record, chosen), _evidence(record, chosen, answer)]
     lines += [
         *([] if chosen.deployed is None else map(clean, chosen.deployed.describe_lines())),
@@ -277,6 +280,8 @@ def _evidence(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str:
         if each is not chosen and each.trained and each.trained.val and (each.costs.of(key) or 0, each.costs.macs) < rank
     ]  # fmt: skip
     if not smaller:
+        if rank == min((each.costs.of(key) or 0, each.costs.macs) for each in record.candidates):
+            return f"{facts}; it is the smallest of all candidates"
         return f"{facts}; no smaller network was trained to the end, so none was compared with it"
     return f"{facts}; no smaller network was shown to come within {record.question.good_enough:g} of it (on validation)"
 
@@ -349,9 +354,10 @@ def _kind_of_proof(record: SmallestRecord, answer: Answer) -> str | None:
         return "chosen, not proved: there is no test split, and a proof needs images that played no part in the choice"
     if answer.verdict != "shown_as_trained" or not answer.test:
         return None
+    repeats = "folds" if record.data.get("folds") else "seeds"
     return (
         "this holds for these trained networks only: others with the same settings may be worse; comparing settings "
-        f"takes at least {FEWEST_SEEDS} seeds besides that of the race, and the budget for them"
+        f"takes at least {FEWEST_SEEDS} {repeats} besides that of the race, and the budget for them"
     )
 
 

@@ -486,8 +486,8 @@ class Smallest:
         best = max(probed, key=lambda each: each.probe.value, default=None)
         if best and best.probe.value > max(each.probe.value if each.probe else 0.0 for each in listed):
             self.note(
-                f"The network with the best probe is {best.name} ({best.probe.value:.3f}), but the budget is too small even to "
-                "train its head; the reference is another one."
+                f"The network with the best probe, {best.name} ({best.probe.value:.3f}), does not race: besides the networks "
+                "that do, the budget leaves no time even to train its head."
             )
 
     @property

@@ -326,6 +326,34 @@ def test_a_reference_that_is_the_answer_is_not_called_more_than_it_is():
     text = "\n".join(answer_sentences(record))
     assert "the most accurate one that was trained" in text
     assert "no smaller network was trained to the end, so none was compared with it" in text
+    record.data["majority_test"] = record.data["majority_val"] = 0.99
+    assert answer_sentences(record)[0] == (
+        f"No network is shown to be better than guessing; the most accurate one in the race: {chosen.name}"
+    )
     other = next(each for each in record.candidates if each.costs.macs > chosen.costs.macs)
     other.trained = replace(chosen.trained, val=above)  # on fewer images
+    assert "reference itself" not in answer_sentences(record)[0]
+    record.data["majority_test"] = record.data["majority_val"] = 0.5
     assert answer_sentences(record)[0].endswith(", the reference itself")
+
+
+def test_a_reference_below_which_no_candidate_lies_is_called_the_smallest():
+    """One with the same parameters but more multiply-accumulates lies above it."""
+    record = ALL["reference_itself"]()
+    chosen = record.candidates[record.answer.chosen]
+    record.question.cost = ["parameters"]
+    larger = replace(chosen, costs=replace(chosen.costs, macs=2 * chosen.costs.macs), trained=None)
+    cheaper = replace(chosen, costs=replace(chosen.costs, macs=chosen.costs.macs // 2), trained=None)
+    for others, is_smallest in (([larger], True), ([cheaper], False)):
+        record.candidates = [chosen, *others]
+        record.answer.chosen = record.answer.reference = 0
+        text = "\n".join(answer_sentences(record))
+        assert ("; it is the smallest of all candidates" in text) is is_smallest
+        assert ("none was compared with it" in text) is not is_smallest
+
+
+def test_an_answer_from_folds_asks_for_folds():
+    record = fake_smallest.smallest_record(seeds=1)
+    assert "takes at least 3 seeds besides that of the race" in " ".join(answer_sentences(record))
+    record.data["folds"] = 4
+    assert "takes at least 3 folds besides that of the race" in " ".join(answer_sentences(record))

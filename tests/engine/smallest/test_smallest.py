@@ -15,6 +15,7 @@ from common.smallest_record import Candidate, Question, SmallestRecord
 from engine.smallest.latency import measure_latencies
 from engine.smallest.plan import Budget
 from engine.smallest.runs import RunKey
+from engine.smallest.selection import Racer
 from engine.smallest.smallest import Smallest
 from tests.support.fake_smallest import candidates, latency, measured
 
@@ -128,6 +129,23 @@ def test_a_race_without_a_rung_before_its_last_epoch_says_that_it_ends_no_one(mi
     assert len(search._plan_race()["places"]) == n_raced + 1
     noted = f"stops no network early, since race.min_epochs={min_epochs} is not below trainer.max_epochs=4"
     assert any(noted in note for note in search.record.notes) == is_noted
+
+
+def test_a_best_probe_that_does_not_race_is_not_called_too_slow_by_itself():
+    """The heads of the others of the race take a minute each, as its own would."""
+    search, found = object.__new__(Smallest), candidates(("resnet18",), sizes=(96,), cuts=3)
+    for each, probe in zip(found, (0.72, 0.74, 0.73), strict=True):
+        each.probe = measured(probe)
+    search.candidates, search.times = found, SimpleNamespace(of=lambda each: 600.0)
+    search.record = SmallestRecord(question=Question(cost=["macs"], metric="accuracy", good_enough=0.02))
+    search._note_frozen([Racer(2, False, 0.76), Racer(0, False, 0.75)])
+    assert search.record.notes == [
+        f"The network with the best probe, {found[1].name} (0.740), does not race: besides the networks that do, the budget "
+        "leaves no time even to train its head."
+    ]
+    search.record.notes = []
+    search._note_frozen([Racer(2, False, 0.76), Racer(1, False, 0.77)])
+    assert search.record.notes == []
 
 
 @pytest.mark.parametrize("n_below", [0, 1, 3, 40])
