@@ -436,6 +436,8 @@ def _facts(record: SmallestRecord) -> list[tuple[str, str]]:
     about = [clean(data.get("name", ""), LONGEST_NAME), join_words(counts) + " images" if counts else ""]
     if folds := data.get("folds"):
         about.append(f"finals in {folds} folds of train and val")
+    if groups := data.get("n_groups"):
+        about.append(f"{plural(groups, 'group')} of images, which intervals take into account")
     facts.append(("data", "; ".join(filter(None, about))))
     if isinstance(classes := data.get("classes"), list) and classes:
         facts.append(("classes", join_words([clean(name, LONGEST_NAME) for name in classes], MOST_CLASSES)))

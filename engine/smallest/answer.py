@@ -1,7 +1,7 @@
 """The answer of smallest.py: the choice on validation images, the proof on test images, and the files that report them."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 
 from callbacks.run_progress import USED_UP
@@ -202,7 +202,10 @@ class Answerer:
         keys = self.keys.get(index) or [self.runs.first(index)]
         records = [self.runs.record(key) for key in keys]
         done = [key for key, record in zip(keys, records, strict=True) if record is not None]
-        epochs = [len(record.throughput.epochs) for record in records if record and record.throughput]
+        epochs = []
+        for key in done:  # not from the records' throughput, which begins where a run resumed
+            with suppress(UserError):
+                epochs += self.runs.folder(key).read_metrics()
         ended, reason = "finished", None
         if not any(record and record.status == "finished" for record in records):
             found = next((record for record in records if record), None)

@@ -119,6 +119,14 @@ def test_the_answer_comes_first_and_everything_else_follows():
     assert words.index("Smallest network that") < words.index("122k parameters") < words.index("Accuracy and MACs")
 
 
+def test_groups_of_images_are_named_since_they_widen_the_intervals():
+    record = smallest_record()
+    assert "groups" not in Parsed(make_page(record)).words()
+    record.data["n_groups"] = 37
+    words = Parsed(make_page(record)).words()
+    assert "445 test images; 37 groups of images, which intervals take into account" in words
+
+
 def test_hostile_names_are_text():
     found = parsed("limited")
     for name in (

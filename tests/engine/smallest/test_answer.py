@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from common.run_folder import RunFolder
+from common.run_folder import METRIC_COLUMNS, RunFolder
 from common.smallest_record import Candidate, Costs, Measured, Question, SmallestRecord, Trained
 from engine.smallest import answer
 from engine.smallest.answer import Answerer
@@ -154,8 +154,12 @@ def test_what_became_of_the_trainings_of_a_candidate(answerer, tmp_path):
     found = answerer([50, 52], n_seeds=3)
     records, runs, keys = {}, found.runs, found.keys[0]
 
-    def record(status, epochs=0, reason=None):
-        return SimpleNamespace(status=status, reason=reason, throughput=SimpleNamespace(epochs=[None] * epochs))
+    def record(key, status, epochs, reason=None):
+        """The throughput is only of the epoch after the last resume."""
+        folder = runs.folder(key)
+        folder.path.mkdir()
+        folder.write_metrics(dict.fromkeys(METRIC_COLUMNS, 0.5) | {"epoch": epoch + 1} for epoch in range(epochs))
+        records[key] = SimpleNamespace(status=status, reason=reason, throughput=SimpleNamespace(epochs=[None]))
 
     runs.record, runs.failed = records.get, {}
     runs.folder = lambda key: RunFolder(tmp_path / f"run-{key.seed}")
@@ -164,12 +168,13 @@ def test_what_became_of_the_trainings_of_a_candidate(answerer, tmp_path):
     runs.failed = {keys[1]: ValueError("broken")}
     outcome = found._trained(0)
     assert outcome.ended == "failed" and "broken" in outcome.reason
-    records[keys[0]], runs.failed = record("pruned", 2, "behind"), {}
+    record(keys[0], "pruned", 2, "behind")
+    runs.failed = {}
     outcome = found._trained(0)
     assert (outcome.runs, outcome.seeds, outcome.ended, outcome.reason, outcome.epochs) == (
         ["runs/run-1"], [1], "pruned", "behind", 2
     )  # fmt: skip
-    records[keys[2]] = record("finished", 5)
+    record(keys[2], "finished", 5)
     outcome = found._trained(0)
     assert (outcome.runs, outcome.seeds, outcome.ended, outcome.reason, outcome.epochs) == (
         ["runs/run-1", "runs/run-3"], [1, 3], "finished", None, 5
