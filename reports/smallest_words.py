@@ -32,6 +32,7 @@ COST_NAMES = {
     "latency_ms": "latency",
 }
 ALWAYS = ("parameters", "macs", "latency_ms", "file_kib")  # in the answer, whatever was asked
+SKEWED = 0.75  # share of the largest class from which accuracy says little about the others
 HEADS = {
     "shown": "Smallest network that is good enough",
     "shown_as_trained": "Smallest network that is good enough, as trained",
@@ -220,7 +221,9 @@ def _guessing(record: SmallestRecord, chosen: Candidate) -> str | None:
         is_above &= guessing_probability(measured.value * measured.n, measured.n, guess) <= ONE_SIDED
     if is_above:
         return None
-    return f"not shown to be better than guessing: always predicting the largest class gives {guess:.3f}"
+    is_skewed = record.question.metric == "accuracy" and guess >= SKEWED
+    advice = "; metric=balanced_accuracy counts all classes equally" if is_skewed else ""
+    return f"not shown to be better than guessing: always predicting the largest class gives {guess:.3f}{advice}"
 
 
 def _frozen(chosen: Candidate, reference: Candidate | None) -> str | None:
