@@ -396,10 +396,7 @@ def _trained_note(record: SmallestRecord) -> str:
     answered = {record.answer.chosen, record.answer.reference} if record.answer else set()  # the first numbers
     if earlier := [number for number in evaluated if number > len(answered)]:
         which = join_words([f"#{number}" for number in earlier])
-        texts.append(
-            f"Earlier answers in this folder, with other budgets, evaluated them for {which}; that played no part in this "
-            "choice."
-        )
+        texts.append(f"Earlier answers in this folder evaluated them for {which}; that played no part in this choice.")
     if any(each.frozen for each in record.candidates):
         texts.append(
             "In a frozen network only the head was trained, because the race's budget left no time to fine-tune the backbone."

@@ -61,6 +61,7 @@ log = logging.getLogger(__name__)
 LATENCY = "latency_ms"
 START = "start"  # a key of the stages' seconds: the time until the images are read, and to start workers
 BELOW = "race below"  # name of a decision in plan.json
+DECISIONS = ("race", "raced", BELOW, "raced below", "finals", "repeats")  # each depends on those before it
 DECISIVE = ("metric", "good_enough", "target_accuracy", "cost", "limits", "seeds", "race", "finals", "candidates")
 LINE = "%(asctime)s %(levelname)s %(message)s"  # format of smallest.log
 
@@ -274,7 +275,7 @@ class Smallest:
             before, decision = len(self.record.notes), take()
             return {"decision": decision, "notes": self.record.notes[before:]}
 
-        found = self.plan.decide(name, take_with_notes)
+        found = self.plan.decide(name, take_with_notes, DECISIONS[DECISIONS.index(name) + 1 :])
         if not _is_decision(name, found, len(self.candidates)):
             raise UserError(
                 f"{self.plan.path}: the decision {name!r} is damaged; delete this file and rerun the same command, which "

@@ -66,9 +66,7 @@ def test_a_test_value_of_an_earlier_answer_is_named_as_such():
     opened = [each for each in record.candidates if each.trained and each.stage == "final" and not each.trained.test]
     assert len(opened) == 1
     opened[0].trained.test = measured(0.932, 445)
-    note = (
-        "Earlier answers in this folder, with other budgets, evaluated them for #5; that played no part in this choice."
-    )
+    note = "Earlier answers in this folder evaluated them for #5; that played no part in this choice."
     assert note in Parsed(make_page(record)).words() and note.replace("#", "\\#") in card_section(record)
 
 
