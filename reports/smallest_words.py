@@ -55,8 +55,8 @@ def answer_sentences(record: SmallestRecord) -> list[str]:
     itself = _itself(record, chosen) if answer.chosen == answer.reference else ""
     if answer.verdict == "none":
         head, itself = "No smaller network to choose; only one was trained to the end", ""
-    better = _better_probe(record)
-    if better and answer.verdict in ("shown", "shown_as_trained"):
+    better, failed = _better_probe(record), _failed(record)
+    if (better or failed) and answer.verdict in ("shown", "shown_as_trained"):
         head = head.replace("good enough", "good enough among those that were trained")
     guessing = _guessing(record, chosen)
     if guessing and answer.verdict in ("shown", "shown_as_trained"):  # the most accurate one is no better
@@ -71,6 +71,7 @@ def answer_sentences(record: SmallestRecord) -> list[str]:
         *([] if chosen.deployed is None else map(clean, chosen.deployed.describe_lines())),
         _frozen(chosen, _reference(record)),
         better,
+        failed,
         guessing,
         _kind_of_proof(record, answer),
         _what_is_shown(record, answer),
@@ -250,6 +251,14 @@ def _better_probe(record: SmallestRecord) -> str | None:
         f"a more accurate network was not trained: the probe of {at_size(best)} already has "
         f"{describe_measured(best.probe)} on validation, the reference {reference.trained.val.value:.3f}"
     )
+
+
+def _failed(record: SmallestRecord) -> str | None:
+    """Name the networks whose training failed, which the answer cannot take into account."""
+    names = [clean(each.name) for each in record.candidates if each.trained and each.trained.ended == "failed"]
+    if not names:
+        return None
+    return f"not compared, since the training failed: {'; '.join(names)}; the same command tries again"
 
 
 def _evidence(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str:

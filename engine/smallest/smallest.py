@@ -357,8 +357,10 @@ class Smallest:
             failed = self._run_trials(places, title, trained)
         for index in places:
             self.candidates[index].stage = "raced"
+        keys = {self.runs.folder(key).path: key for key in map(self.runs.first, places)} if failed else {}
         for folder, error in failed:
-            self.note(f"{folder.path.name} failed: {describe_failure(error)}.")
+            self.runs.failed[keys[folder.path]] = error
+            self._note_failure(keys[folder.path], error)
         finished = [index for index in places if self.runs.is_trained(self.runs.first(index))]
         if (finished or self.plan.is_decided(decision)) and not failed:  # otherwise the same command tries again
             decided = self._decide(decision, lambda: self._raced(places, finished))
@@ -387,6 +389,9 @@ class Smallest:
             )
         self._note_ended_early([self.runs.first(index) for index in places])
         return finished
+
+    def _note_failure(self, key: RunKey, error: BaseException) -> None:
+        self.note(f"{self.runs.describe(key)} failed: {describe_failure(error)}.")
 
     def _note_ended_early(self, keys: list[RunKey]) -> None:
         for key in keys:
@@ -575,7 +580,7 @@ class Smallest:
             order = [keys[i] for i in range(allowed) for keys in self.keys.values()]
             self.runs.train(order, "finals")
         for key, error in self.runs.failed.items():
-            self.note(f"{self.runs.describe(key)} failed: {describe_failure(error)}.")
+            self._note_failure(key, error)
         self._note_ended_early(order)
         for index in self.keys:
             self.candidates[index].stage = "final"

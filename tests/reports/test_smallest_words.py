@@ -352,6 +352,15 @@ def test_a_reference_below_which_no_candidate_lies_is_called_the_smallest():
         assert ("none was compared with it" in text) is not is_smallest
 
 
+def test_an_answer_without_a_network_whose_training_failed_is_called_that():
+    record = ALL["shown"]()
+    other = next(each for each in record.candidates if each.trained and each.stage == "raced")
+    other.trained = replace(other.trained, ended="failed", val=None)
+    head, *lines = answer_sentences(record)
+    assert head.startswith("Smallest network that is good enough among those that were trained: ")
+    assert f"not compared, since the training failed: {other.name}; the same command tries again" in lines
+
+
 def test_an_answer_from_folds_asks_for_folds():
     record = fake_smallest.smallest_record(seeds=1)
     assert "takes at least 3 seeds besides that of the race" in " ".join(answer_sentences(record))

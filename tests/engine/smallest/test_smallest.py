@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from common.errors import StopRequested, UserError
+from common.run_folder import RunFolder
 from common.smallest_record import Candidate, Question, SmallestRecord
 from engine.smallest.latency import measure_latencies
 from engine.smallest.plan import Budget
@@ -82,6 +83,21 @@ def test_the_note_on_a_run_that_failed_says_what_to_do(tmp_path):
         search._finals([0])
         assert search.record.notes[-1].startswith("a, seed 1 failed: ") and wanted in search.record.notes[-1]
         assert "Errno" not in search.record.notes[-1]
+
+
+def test_a_run_of_the_race_that_failed_is_noted_and_known_to_the_answer(tmp_path):
+    search, error = object.__new__(Smallest), UserError("no memory; use a smaller datamodule.batch_size")
+    search.candidates = [SimpleNamespace(stage="candidate") for _ in range(2)]
+    search.record = SmallestRecord(question=Question(cost=["macs"], metric="accuracy", good_enough=0.02))
+    search.plan, search._save = SimpleNamespace(is_decided=lambda name: False), lambda: None
+    search.runs = SimpleNamespace(
+        first=lambda index: RunKey(index, 1), folder=lambda key: RunFolder(tmp_path / f"run-{key.candidate}"), failed={},
+        is_trained=lambda key: key.candidate == 1, describe=lambda key: f"network {key.candidate}, seed {key.seed}",
+    )  # fmt: skip
+    search._run_trials = lambda *_: [(RunFolder(tmp_path / "run-0"), error)]
+    assert search._run_race([0, 1], "raced", "race", []) == [1]
+    assert search.record.notes == [f"network 0, seed 1 failed: {error}."]
+    assert search.runs.failed == {RunKey(0, 1): error}
 
 
 def test_the_runs_of_a_race_that_is_over_are_trained_again_where_all_were_deleted():
