@@ -29,7 +29,7 @@ MOST_CLASSES = 12  # by name
 LONGEST_NAME = 80  # characters
 STAGES = {
     "start": "start and reading of images", "screen": "screen",
-    "race": "race", "finals": "finals", "proof": "proof on test", "latency": "latencies",
+    "race": "race", "finals": "finals", "proof": "choice and proof", "latency": "latencies",
     "export": "exports",
 }  # fmt: skip
 ENDED = {"finished": "finished", "pruned": "stopped early", "failed": "failed", "waiting": "not finished"}

@@ -75,6 +75,7 @@ def answer_sentences(record: SmallestRecord) -> list[str]:
         guessing,
         _kind_of_proof(record, answer),
         _what_is_shown(record, answer),
+        _not_in_finals(record, chosen),
         _front(record),
     ]
     return [line for line in lines if line]
@@ -400,6 +401,26 @@ def _what_is_shown(record: SmallestRecord, answer: Answer) -> str | None:
             f"{value}: {'above' if test.low > question.target else 'not shown to be above'} {question.target:g}"
         )
     return "; ".join(parts) or None
+
+
+def _not_in_finals(record: SmallestRecord, chosen: Candidate) -> str | None:
+    """Name a smaller network that the race calls good enough, but that was not in the finals, which compare only a few."""
+    question, reference = record.question, _reference(record)
+    if reference is None or not (reference.trained and reference.trained.val):
+        return None
+    key, need = question.cost[0], question.target or reference.trained.val.value - question.good_enough
+    smaller = [
+        each for each in record.candidates
+        if each.stage == "raced" and each.trained and each.trained.ended == "finished" and each.trained.val
+        and each.trained.val.value >= need and (each.costs.of(key) or 0) < (chosen.costs.of(key) or 0)
+    ]  # fmt: skip
+    if not smaller:
+        return None
+    best = max(smaller, key=lambda each: each.trained.val.value)
+    was = "was" if len(smaller) == 1 else "were"
+    others = f"{plural(len(smaller), 'smaller network')} of the race may be good enough, but {was} not in the finals"
+    value = f"{at_size(best)} had {describe_measured(best.trained.val)} on validation"
+    return f"{others}: {value}; a larger finals.candidates compares more"
 
 
 def _front(record: SmallestRecord) -> str | None:

@@ -361,6 +361,27 @@ def test_an_answer_without_a_network_whose_training_failed_is_called_that():
     assert f"not compared, since the training failed: {other.name}; the same command tries again" in lines
 
 
+@pytest.mark.parametrize(("target", "value", "is_named"), [
+    (None, 0.917, True), (None, 0.915, False), (0.95, 0.951, True), (0.95, 0.94, False),
+])  # fmt: skip
+def test_a_smaller_network_of_the_race_that_was_in_no_final_is_named(target, value, is_named):
+    """The reference has 0.936 on validation; another one of the race is larger than the chosen one."""
+    record = ALL["shown"]()
+    record.question.target = target
+    chosen = record.candidates[record.answer.chosen]
+    for macs in (chosen.costs.macs - 1, chosen.costs.macs + 1):
+        other = next(each for each in record.candidates if each.trained is None)
+        other.costs.macs, other.stage = macs, "raced"
+        other.trained = replace(chosen.trained, val=Measured(value=value, low=0.8, high=0.96, n=100), test=None)
+    cheap = next(each for each in record.candidates if each.costs.macs == chosen.costs.macs - 1)
+    named = (
+        f"1 smaller network of the race may be good enough, but was not in the finals: {cheap.network} at "
+        f"{cheap.image_size} px had {value:.3f} (0.800 to 0.960, n = 100) on validation; "
+        "a larger finals.candidates compares more"
+    )
+    assert [line for line in answer_sentences(record) if "finals" in line] == [named] * is_named
+
+
 def test_an_answer_from_folds_asks_for_folds():
     record = fake_smallest.smallest_record(seeds=1)
     assert "takes at least 3 seeds besides that of the race" in " ".join(answer_sentences(record))

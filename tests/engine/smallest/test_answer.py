@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from common.run_folder import METRIC_COLUMNS, RunFolder
 from common.smallest_record import Candidate, Costs, Measured, Question, SmallestRecord, Trained
@@ -184,3 +185,23 @@ def test_what_became_of_the_trainings_of_a_candidate(answerer, tmp_path):
     del found.keys[0]  # of the race only, with its first seed
     runs.first = lambda _: keys[0]
     assert found._trained(0).test is None and found._trained(0).val.n_seeds == 1
+
+
+@pytest.mark.parametrize(("n_seeds", "n_counted"), [(1, 1), (2, 1), (3, 3)])
+def test_of_two_networks_the_value_of_the_one_in_best_ckpt_is_shown(answerer, n_seeds, n_counted):
+    """The interval of the mean of two, 0.95 and 0.85, would have a lower bound of 0 (12.7 standard errors)."""
+    found = answerer([50], n_seeds=n_seeds)
+    found.runs.failed, found.runs.folds = {}, None
+    inner = answer.read_outcomes
+
+    def outcomes(runs, keys, split):
+        given = inner(runs, keys, split)
+        given.right[1:, :150] = False
+        return given
+
+    answer.read_outcomes = outcomes  # the fixture's monkeypatch restores it
+    shown = found._measured(found.keys[0], "test")
+    assert shown.n_seeds == n_counted and shown.value == pytest.approx(np.mean([0.95, 0.85, 0.85][:n_counted]))
+    if n_counted == 1:
+        exact = binomtest(950, 1000).proportion_ci(method="wilson")
+        assert (shown.low, shown.high) == pytest.approx((exact.low, exact.high), abs=1e-6)
