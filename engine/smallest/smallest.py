@@ -173,14 +173,9 @@ class Smallest:
         return build_data(validate(compose_run(overrides)), "bilinear", mean=[0.5] * 3, std=[0.5] * 3)
 
     def _folds(self, data: L.LightningDataModule) -> int | None:
-        """Return the number of folds of train and val, and log it; None: one validation split and several seeds."""
-        folds, seeds = self._possible_folds(data), self.settings.question.seeds
-        if folds is not None:
-            log.info("the finals are a cross-validation in %d folds with seed %d, not several seeds", folds, seeds[0])
-        return folds
-
-    def _possible_folds(self, data: L.LightningDataModule) -> int | None:
+        """Return the number of folds of train and val; None: one validation split and several seeds."""
         if self.settings.folds is not None:
+            log.info("the finals are a cross-validation in %d folds, not several seeds", self.settings.folds)
             self._predicted = self._rows_of_folds(self.settings.folds)  # raises UserError before the folder exists
             return self.settings.folds
         val, folds = data.catalog.rows("val"), self.settings.n_folds

@@ -64,7 +64,10 @@ def test_a_class_that_is_too_small_for_folds_is_named(caplog):
     assert "no cross-validation in 2 folds: class b has 3 images in train and val" in caplog.text
     catalog.labels, search._rows_of_folds = np.array([0] * 9 + [1] * 7), lambda folds: np.arange(15)
     assert search._folds(SimpleNamespace(catalog=catalog)) == 2
-    assert "the finals are a cross-validation in 2 folds with seed 7, not several seeds" in caplog.text
+    assert "the finals are a cross-validation" not in caplog.text  # since a note gives the number and the reason
+    search.settings.folds = 5
+    assert search._folds(SimpleNamespace(catalog=catalog)) == 5
+    assert "the finals are a cross-validation in 5 folds, not several seeds" in caplog.text
 
 
 def test_the_note_on_a_run_that_failed_says_what_to_do(tmp_path):
