@@ -192,8 +192,8 @@ class SmallestRecord:
     """As typed."""
     question: Question
     data: dict[str, Any] = field(default_factory=dict)
-    """name, classes, n_train, n_val, n_test, majority_val and majority_test (share of the largest class among the images that
-    are predicted), folds (null: one validation split)."""
+    """name, classes, n_train, n_val, n_test, n_groups (named groups of images), majority_val and majority_test (share of the
+    largest class among the images that are predicted), folds (null: one validation split)."""
     machine: dict[str, Any] = field(default_factory=dict)
     """processor, cores, load_1min."""
     seconds: dict[str, float] = field(default_factory=dict)

@@ -166,7 +166,7 @@ def _balance(catalog: Catalog) -> Finding | None:
     small, large = catalog.classes[int(counts.argmin())], catalog.classes[int(counts.argmax())]
     text = (f"imbalance: {counts.max():,} of class {large} against {counts.min():,} of class {small}; see "
             "callbacks.best_checkpoint.monitor=val/balanced_accuracy, and loss=weighted_cross_entropy or "
-            "datamodule.sampler=balanced")  # fmt: skip
+            "datamodule.sampler=balanced; in smallest.py, metric=balanced_accuracy")  # fmt: skip
     return Finding("imbalance", text, [])
 
 

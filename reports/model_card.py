@@ -154,7 +154,10 @@ def _data(run: Run) -> list[str]:
             f"{plural(groups, 'group')} of images; each is in one split, and intervals take groups into account"
         )
     if data.folds:
-        lines.append(f"fold {data.fold} of {data.folds} of a cross-validation, which does not use the test split")
+        unused = "" if run.record.test else ", which does not use the test split"  # smallest.py evaluates it at the end
+        lines.append(
+            f"one fold of a cross-validation (datamodule.folds={data.folds} datamodule.fold={data.fold}){unused}"
+        )
     return [*lines, f"excluded: {plural(len(data.excluded), 'image')}, see result.json"] if data.excluded else lines
 
 

@@ -29,7 +29,7 @@ MOST_CLASSES = 12  # by name
 LONGEST_NAME = 80  # characters
 STAGES = {
     "start": "start and reading of images", "screen": "screen",
-    "race": "race", "finals": "finals", "proof": "proof on test", "latency": "latencies",
+    "race": "race", "finals": "finals", "proof": "choice and proof", "latency": "latencies",
     "export": "exports",
 }  # fmt: skip
 ENDED = {"finished": "finished", "pruned": "stopped early", "failed": "failed", "waiting": "not finished"}
@@ -393,10 +393,7 @@ def _trained_note(record: SmallestRecord) -> str:
     answered = {record.answer.chosen, record.answer.reference} if record.answer else set()  # the first numbers
     if earlier := [number for number in evaluated if number > len(answered)]:
         which = join_words([f"#{number}" for number in earlier])
-        texts.append(
-            f"Earlier answers in this folder, with other budgets, evaluated them for {which}; that played no part in this "
-            "choice."
-        )
+        texts.append(f"Earlier answers in this folder evaluated them for {which}; that played no part in this choice.")
     if any(each.frozen for each in record.candidates):
         texts.append(
             "In a frozen network only the head was trained, because the race's budget left no time to fine-tune the backbone."
@@ -430,6 +427,8 @@ def _facts(record: SmallestRecord) -> list[tuple[str, str]]:
     about = [clean(data.get("name", ""), LONGEST_NAME), join_words(counts) + " images" if counts else ""]
     if folds := data.get("folds"):
         about.append(f"finals in {folds} folds of train and val")
+    if groups := data.get("n_groups"):
+        about.append(f"{plural(groups, 'group')} of images, which intervals take into account")
     facts.append(("data", "; ".join(filter(None, about))))
     if isinstance(classes := data.get("classes"), list) and classes:
         facts.append(("classes", join_words([clean(name, LONGEST_NAME) for name in classes], MOST_CLASSES)))

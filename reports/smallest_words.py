@@ -32,6 +32,7 @@ COST_NAMES = {
     "latency_ms": "latency",
 }
 ALWAYS = ("parameters", "macs", "latency_ms", "file_kib")  # in the answer, whatever was asked
+SKEWED = 0.75  # share of the largest class from which accuracy says little about the others
 HEADS = {
     "shown": "Smallest network that is good enough",
     "shown_as_trained": "Smallest network that is good enough, as trained",
@@ -54,22 +55,27 @@ def answer_sentences(record: SmallestRecord) -> list[str]:
     itself = _itself(record, chosen) if answer.chosen == answer.reference else ""
     if answer.verdict == "none":
         head, itself = "No smaller network to choose; only one was trained to the end", ""
-    better = _better_probe(record)
-    if better and answer.verdict in ("shown", "shown_as_trained"):
+    better, failed = _better_probe(record), _failed(record)
+    if (better or failed) and answer.verdict in ("shown", "shown_as_trained"):
         head = head.replace("good enough", "good enough among those that were trained")
     guessing = _guessing(record, chosen)
     if guessing and answer.verdict in ("shown", "shown_as_trained"):  # the most accurate one is no better
         margin, target = record.question.good_enough, record.question.target
         goal = f"within {margin:g} of the most accurate one" if target is None else f"above {target:g}"
-        head = f"No network is shown to be better than guessing; the smallest that is shown to be {goal}"
+        which = f"the smallest that is shown to be {goal}"
+        if itself and target is None:  # trivially within the margin
+            which, itself = "the most accurate one in the race", ""
+        head = f"No network is shown to be better than guessing; {which}"
     lines = [f"{head}: {clean(chosen.name)}{itself}", _costs(record, chosen), _evidence(record, chosen, answer)]
     lines += [
         *([] if chosen.deployed is None else map(clean, chosen.deployed.describe_lines())),
         _frozen(chosen, _reference(record)),
         better,
+        failed,
         guessing,
         _kind_of_proof(record, answer),
         _what_is_shown(record, answer),
+        _not_in_finals(record, chosen),
         _front(record),
     ]
     return [line for line in lines if line]
@@ -217,7 +223,9 @@ def _guessing(record: SmallestRecord, chosen: Candidate) -> str | None:
         is_above &= guessing_probability(measured.value * measured.n, measured.n, guess) <= ONE_SIDED
     if is_above:
         return None
-    return f"not shown to be better than guessing: always predicting the largest class gives {guess:.3f}"
+    is_skewed = record.question.metric == "accuracy" and guess >= SKEWED
+    advice = "; metric=balanced_accuracy counts all classes equally" if is_skewed else ""
+    return f"not shown to be better than guessing: always predicting the largest class gives {guess:.3f}{advice}"
 
 
 def _frozen(chosen: Candidate, reference: Candidate | None) -> str | None:
@@ -241,6 +249,14 @@ def _better_probe(record: SmallestRecord) -> str | None:
         f"a more accurate network was not trained: the probe of {at_size(best)} already has "
         f"{describe_measured(best.probe)} on validation, the reference {reference.trained.val.value:.3f}"
     )
+
+
+def _failed(record: SmallestRecord) -> str | None:
+    """Name the networks whose training failed, which the answer cannot take into account."""
+    names = [clean(each.name) for each in record.candidates if each.trained and each.trained.ended == "failed"]
+    if not names:
+        return None
+    return f"not compared, since the training failed: {'; '.join(names)}; the same command tries again"
 
 
 def _evidence(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str:
@@ -274,6 +290,8 @@ def _evidence(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str:
         if each is not chosen and each.trained and each.trained.val and (each.costs.of(key) or 0, each.costs.macs) < rank
     ]  # fmt: skip
     if not smaller:
+        if rank == min((each.costs.of(key) or 0, each.costs.macs) for each in record.candidates):
+            return f"{facts}; it is the smallest of all candidates"
         return f"{facts}; no smaller network was trained to the end, so none was compared with it"
     return f"{facts}; no smaller network was shown to come within {record.question.good_enough:g} of it (on validation)"
 
@@ -346,9 +364,10 @@ def _kind_of_proof(record: SmallestRecord, answer: Answer) -> str | None:
         return "chosen, not proved: there is no test split, and a proof needs images that played no part in the choice"
     if answer.verdict != "shown_as_trained" or not answer.test:
         return None
+    repeats = "folds" if record.data.get("folds") else "seeds"
     return (
         "this holds for these trained networks only: others with the same settings may be worse; comparing settings "
-        f"takes at least {FEWEST_SEEDS} seeds besides that of the race, and the budget for them"
+        f"takes at least {FEWEST_SEEDS} {repeats} besides that of the race, and the budget for them"
     )
 
 
@@ -376,6 +395,26 @@ def _what_is_shown(record: SmallestRecord, answer: Answer) -> str | None:
             f"{value}: {'above' if test.low > question.target else 'not shown to be above'} {question.target:g}"
         )
     return "; ".join(parts) or None
+
+
+def _not_in_finals(record: SmallestRecord, chosen: Candidate) -> str | None:
+    """Name a smaller network that the race calls good enough, but that was not in the finals, which compare only a few."""
+    question, reference = record.question, _reference(record)
+    if reference is None or not (reference.trained and reference.trained.val):
+        return None
+    key, need = question.cost[0], question.target or reference.trained.val.value - question.good_enough
+    smaller = [
+        each for each in record.candidates
+        if each.stage == "raced" and each.trained and each.trained.ended == "finished" and each.trained.val
+        and each.trained.val.value >= need and (each.costs.of(key) or 0) < (chosen.costs.of(key) or 0)
+    ]  # fmt: skip
+    if not smaller:
+        return None
+    best = max(smaller, key=lambda each: each.trained.val.value)
+    was = "was" if len(smaller) == 1 else "were"
+    others = f"{plural(len(smaller), 'smaller network')} of the race may be good enough, but {was} not in the finals"
+    value = f"{at_size(best)} had {describe_measured(best.trained.val)} on validation"
+    return f"{others}: {value}; a larger finals.candidates compares more"
 
 
 def _front(record: SmallestRecord) -> str | None:

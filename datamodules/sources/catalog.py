@@ -123,9 +123,17 @@ class Catalog:
     def describe(self) -> str:
         """Return `train 1,333, val 445, test 445 images`; with named groups also `in 612 groups`."""
         counts = [f"{split} {len(self.rows(split)):,}" for split in SPLITS if len(self.rows(split))]
-        named = [self.groups[row] for split in SPLITS for row in self.rows(split) if self.groups[row]]
+        named = self._named_groups()
         text = f"{', '.join(counts)} images"
         if not named:
             return text
         some = "" if len(named) == sum(len(self.rows(split)) for split in SPLITS) else f", {len(named):,} of them"
-        return f"{text}{some} in {plural(len(set(named)), 'group')}"
+        return f"{text}{some} in {plural(self.n_groups, 'group')}"
+
+    @property
+    def n_groups(self) -> int:
+        """Number of named groups in train, val and test."""
+        return len(set(self._named_groups()))
+
+    def _named_groups(self) -> list[str]:
+        return [self.groups[row] for split in SPLITS for row in self.rows(split) if self.groups[row]]

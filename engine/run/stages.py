@@ -139,7 +139,9 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
         progress.set("computing the results on test")
         if "test" in config.stages and data.has_test:
             if data.rules["folds"] is not None and "fit" in config.stages:
-                log.info("cross-validation: the test split stays closed; stages=[test] ckpt_path=CHECKPOINT opens it")
+                log.info(
+                    "cross-validation: test images are not evaluated; stages=[test] ckpt_path=CHECKPOINT does that"
+                )
             else:
                 evaluate_test(config, record, trainer, model, data)
         data.warn_of_changed_files()

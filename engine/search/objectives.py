@@ -72,7 +72,7 @@ def parse_objectives(keys: list[str]) -> list[Objective]:
     """
     for key in keys:
         if key not in DIRECTIONS:
-            closed = " (the test split stays closed in a search)" if key.startswith("test") else ""
+            closed = " (test images are not evaluated in a search)" if key.startswith("test") else ""
             raise UserError(f"objectives={key}: no such objective{closed}; {did_you_mean(key, DIRECTIONS)}")
     if len(keys) not in (1, 2) or len(set(keys)) < len(keys):
         raise UserError(f"objectives=[{','.join(keys)}]: give one, or two different ones")

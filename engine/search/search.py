@@ -79,7 +79,7 @@ def run_search(config: DictConfig, folder: Path, run: Callable) -> None:
 class Search:
     """Run trials in this process; the processes of a search share only its study and its folder."""
 
-    stages = "stages=[cost,fit]"  # the test split stays closed
+    stages = "stages=[cost,fit]"  # test images are not evaluated
 
     def __init__(self, settings: SearchSettings, folder: Path, run: Callable):
         self.settings, self.folder, self._run = settings, folder, run

@@ -1,7 +1,7 @@
 """The answer of smallest.py: the choice on validation images, the proof on test images, and the files that report them."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 
 from callbacks.run_progress import USED_UP
@@ -94,9 +94,9 @@ class Answerer:
             answer.verdict, answer.test = "none" if is_single else "shown", None
 
     def _finalist(self, index: int, found: Outcomes) -> Finalist:
-        """Return what choice and proof compare; of two seeds only the first, since two do not show how much seeds differ."""
+        """Return what choice and proof compare."""
         cost = rank_of(self.record.candidates[index], self.settings.question.cost[0])
-        n = len(found.seeds) if len(found.seeds) >= FEWEST_SEEDS else 1
+        n = _n_comparable(found.seeds)
         return Finalist(cost, found.right[:n], found.seeds[:n])
 
     def write(self, timed: Callable[[str], AbstractContextManager]) -> None:
@@ -198,7 +198,10 @@ class Answerer:
         keys = self.keys.get(index) or [self.runs.first(index)]
         records = [self.runs.record(key) for key in keys]
         done = [key for key, record in zip(keys, records, strict=True) if record is not None]
-        epochs = [len(record.throughput.epochs) for record in records if record and record.throughput]
+        epochs = []
+        for key in done:  # not from the records' throughput, which begins where a run resumed
+            with suppress(UserError):
+                epochs += self.runs.folder(key).read_metrics()
         ended, reason = "finished", None
         if not any(record and record.status == "finished" for record in records):
             found = next((record for record in records if record), None)
@@ -214,12 +217,16 @@ class Answerer:
         )  # fmt: skip
 
     def _measured(self, keys: Sequence[RunKey], split: str) -> Measured | None:
-        """Return the metric's mean over seeds or folds, with its interval; None without predictions."""
+        """Return the metric's mean over seeds or folds, with its interval; None without predictions.
+
+        Of two, it is that of the first, in best.ckpt: the interval of their mean would reach from 0 to 1.
+        """
         found = read_outcomes(self.runs, keys, split)
         if found is None:
             return None
-        value, low, high = metric_interval(found.right, self.rule, found.labels, found.groups)
-        return Measured(value=value, low=low, high=high, n=found.right.shape[1], n_seeds=len(found.right))
+        right = found.right[: _n_comparable(found.right)]
+        value, low, high = metric_interval(right, self.rule, found.labels, found.groups)
+        return Measured(value=value, low=low, high=high, n=right.shape[1], n_seeds=len(right))
 
     def _front(self) -> list[int]:
         """Return, with two costs, the finished candidates that no equally accurate one beats in both; else nothing."""
@@ -232,3 +239,8 @@ class Answerer:
             index for index, a, b, value in done
             if not any(x <= a and y <= b and v >= value and (x, y, v) != (a, b, value) for _, x, y, v in done)
         ]  # fmt: skip
+
+
+def _n_comparable(seeds: Sequence) -> int:
+    """Return how many seeds count: of two only the first, since two do not show how much seeds differ."""
+    return len(seeds) if len(seeds) >= FEWEST_SEEDS else 1

@@ -104,12 +104,18 @@ class Plan:
                 )
             write_json(self.path, known)
 
-    def decide(self, name: str, decide: Callable[[], object]) -> object:
-        """Return the decision `name`, made by this process if none has made it yet."""
+    def decide(self, name: str, decide: Callable[[], object], later: Sequence[str] = ()) -> object:
+        """Return the decision `name`, made by this process if none has made it yet.
+
+        Args:
+            later: decisions that depend on this one, such as the finals on a run of the race that had failed before; a new
+                decision discards them.
+        """
         with self._locked():
             if self.is_decided(name):
                 return self._read()[name]["decision"]
             known, decision = self._read(), decide()
+            known = {key: value for key, value in known.items() if key not in later}
             known[name] = {"budget_minutes": self.budget.minutes, "decision": decision}
             write_json(self.path, known)
             return decision

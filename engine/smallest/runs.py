@@ -27,7 +27,7 @@ from evaluation.intervals import group_numbers
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0
-STAGES = "stages=[fit]"  # costs are known, and the test split stays closed
+STAGES = "stages=[fit]"  # costs are known, and test images are evaluated at the end only
 FROZEN = [
     "model.freeze=true", "trainer.max_epochs=1", "trainer.min_epochs=null",
     "trainer.check_val_every_n_epoch=1", "callbacks.linear_probe.steps=200", "callbacks.linear_probe.weight_decay=auto",

@@ -61,6 +61,7 @@ log = logging.getLogger(__name__)
 LATENCY = "latency_ms"
 START = "start"  # a key of the stages' seconds: the time until the images are read, and to start workers
 BELOW = "race below"  # name of a decision in plan.json
+DECISIONS = ("race", "raced", BELOW, "raced below", "finals", "repeats")  # each depends on those before it
 DECISIVE = ("metric", "good_enough", "target_accuracy", "cost", "limits", "seeds", "race", "finals", "candidates")
 LINE = "%(asctime)s %(levelname)s %(message)s"  # format of smallest.log
 
@@ -170,14 +171,9 @@ class Smallest:
         return build_data(validate(compose_run(overrides)), "bilinear", mean=[0.5] * 3, std=[0.5] * 3)
 
     def _folds(self, data: L.LightningDataModule) -> int | None:
-        """Return the number of folds of train and val, and log it; None: one validation split and several seeds."""
-        folds, seeds = self._possible_folds(data), self.settings.question.seeds
-        if folds is not None:
-            log.info("the finals are a cross-validation in %d folds with seed %d, not several seeds", folds, seeds[0])
-        return folds
-
-    def _possible_folds(self, data: L.LightningDataModule) -> int | None:
+        """Return the number of folds of train and val; None: one validation split and several seeds."""
         if self.settings.folds is not None:
+            log.info("the finals are a cross-validation in %d folds, not several seeds", self.settings.folds)
             self._predicted = self._rows_of_folds(self.settings.folds)  # raises UserError before the folder exists
             return self.settings.folds
         val, folds = data.catalog.rows("val"), self.settings.n_folds
@@ -229,7 +225,7 @@ class Smallest:
             question=self.question,
             data={
                 "name": catalog.name, "root": str(catalog.root), "classes": catalog.classes,
-                **{f"n_{split}": n for split, n in counts.items()},
+                **{f"n_{split}": n for split, n in counts.items()}, "n_groups": catalog.n_groups,
                 **{f"majority_{split}": max(found.values()) / found.total() for split, found in labels.items()},
                 "folds": self.folds,
             },
@@ -269,7 +265,7 @@ class Smallest:
             before, decision = len(self.record.notes), take()
             return {"decision": decision, "notes": self.record.notes[before:]}
 
-        found = self.plan.decide(name, take_with_notes)
+        found = self.plan.decide(name, take_with_notes, DECISIONS[DECISIONS.index(name) + 1 :])
         if not _is_decision(name, found, len(self.candidates)):
             raise UserError(
                 f"{self.plan.path}: the decision {name!r} is damaged; delete this file and rerun the same command, which "
@@ -351,8 +347,10 @@ class Smallest:
             failed = self._run_trials(places, title, trained)
         for index in places:
             self.candidates[index].stage = "raced"
+        keys = {self.runs.folder(key).path: key for key in map(self.runs.first, places)} if failed else {}
         for folder, error in failed:
-            self.note(f"{folder.path.name} failed: {describe_failure(error)}.")
+            self.runs.failed[keys[folder.path]] = error
+            self._note_failure(keys[folder.path], error)
         finished = [index for index in places if self.runs.is_trained(self.runs.first(index))]
         if (finished or self.plan.is_decided(decision)) and not failed:  # otherwise the same command tries again
             decided = self._decide(decision, lambda: self._raced(places, finished))
@@ -381,6 +379,9 @@ class Smallest:
             )
         self._note_ended_early([self.runs.first(index) for index in places])
         return finished
+
+    def _note_failure(self, key: RunKey, error: BaseException) -> None:
+        self.note(f"{self.runs.describe(key)} failed: {describe_failure(error)}.")
 
     def _note_ended_early(self, keys: list[RunKey]) -> None:
         for key in keys:
@@ -485,8 +486,8 @@ class Smallest:
         best = max(probed, key=lambda each: each.probe.value, default=None)
         if best and best.probe.value > max(each.probe.value if each.probe else 0.0 for each in listed):
             self.note(
-                f"The network with the best probe is {best.name} ({best.probe.value:.3f}), but the budget is too small even to "
-                "train its head; the reference is another one."
+                f"The network with the best probe, {best.name} ({best.probe.value:.3f}), does not race: besides the networks "
+                "that do, the budget leaves no time even to train its head."
             )
 
     @property
@@ -570,7 +571,7 @@ class Smallest:
             order = [keys[i] for i in range(allowed) for keys in self.keys.values()]
             self.runs.train(order, "finals")
         for key, error in self.runs.failed.items():
-            self.note(f"{self.runs.describe(key)} failed: {describe_failure(error)}.")
+            self._note_failure(key, error)
         self._note_ended_early(order)
         for index in self.keys:
             self.candidates[index].stage = "final"

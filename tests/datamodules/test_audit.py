@@ -524,6 +524,7 @@ def test_ten_times_as_many_of_a_class_are_an_imbalance(counts, is_found):
     assert not found or found[0].startswith(
         f"imbalance: {max(counts)} of class {large} against {min(counts)} of class {small};"
     )
+    assert not found or found[0].endswith("; in smallest.py, metric=balanced_accuracy")
 
 
 @pytest.mark.parametrize(("side", "n_gray", "odd"), [

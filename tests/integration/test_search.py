@@ -359,7 +359,7 @@ def test_a_killed_trial_resumes_and_nothing_finished_runs_twice(search, base_ove
         (["space={}"], "space: nothing to search"),
         (["space={optimizer.lrr:[1,2]}"], "space: optimizer.lrr: no such key in optimizer; did you mean lr"),
         (["objectives=[val.accurac]"], "objectives=val.accurac: no such objective; did you mean val.accuracy"),
-        (["objectives=[test.accuracy]"], "the test split stays closed"),
+        (["objectives=[test.accuracy]"], "test images are not evaluated in a search"),
         (["n_trials=0"], "n_trials=0: use 1 or more"),
         (["n_trials=many"], "n_trials=many: expected int"),
         (["seeds=3"], "seeds=3: expected [int, ...]"),

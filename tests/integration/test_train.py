@@ -371,7 +371,7 @@ def test_a_fold_leaves_the_test_split_closed(train):
     assert ran.status == 0 and ran.record.test is None and not (ran.folder / "predictions.csv").exists()
     assert (ran.record.data.folds, ran.record.data.fold) == (3, 1)
     assert ran.record.data.n_train == 24 and ran.record.data.n_val == 12
-    assert "stays closed" in ran.out and "Validation accuracy" in ran.out
+    assert "test images are not evaluated" in ran.out and "Validation accuracy" in ran.out
 
 
 def test_a_run_s_own_splits_can_be_given_back(train, tmp_path):

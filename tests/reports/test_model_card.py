@@ -214,7 +214,10 @@ def test_hostile_names_stay_text_in_one_line(tmp_path):
 def test_limits_name_a_missing_test_result_and_a_selection_on_test(tmp_path):
     closed = RunRecord.read(make_run(tmp_path / "a", epochs=0, n={"val": 60}, data={"folds": 5, "fold": 2}))
     card = model_card(closed, "x")
-    assert "fold 2 of 5 of a cross-validation, which does not use the test split" in card
+    fold = "one fold of a cross-validation (datamodule.folds=5 datamodule.fold=2)"
+    assert f"{fold}, which does not use the test split" in card.replace("\\", "")
+    tested = RunRecord.read(make_run(tmp_path / "c", epochs=0, data={"folds": 5, "fold": 2}))  # as smallest.py does
+    assert tested.test and f"- {fold}\n" in model_card(tested, "x").replace("\\", "")
     assert "There is no test result" in card and "**The epoch was chosen on these images.**" in card
     selected = RunRecord.read(make_run(tmp_path / "b", epochs=0, data={"select_on": "test"}))
     assert "all results here are too good" in model_card(selected, "x")

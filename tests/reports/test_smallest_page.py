@@ -66,9 +66,7 @@ def test_a_test_value_of_an_earlier_answer_is_named_as_such():
     opened = [each for each in record.candidates if each.trained and each.stage == "final" and not each.trained.test]
     assert len(opened) == 1
     opened[0].trained.test = measured(0.932, 445)
-    note = (
-        "Earlier answers in this folder, with other budgets, evaluated them for #5; that played no part in this choice."
-    )
+    note = "Earlier answers in this folder evaluated them for #5; that played no part in this choice."
     assert note in Parsed(make_page(record)).words() and note.replace("#", "\\#") in card_section(record)
 
 
@@ -117,6 +115,14 @@ def test_the_answer_comes_first_and_everything_else_follows():
     ):  # fmt: skip
         assert part in words, part
     assert words.index("Smallest network that") < words.index("122k parameters") < words.index("Accuracy and MACs")
+
+
+def test_groups_of_images_are_named_since_they_widen_the_intervals():
+    record = smallest_record()
+    assert "groups" not in Parsed(make_page(record)).words()
+    record.data["n_groups"] = 37
+    words = Parsed(make_page(record)).words()
+    assert "445 test images; 37 groups of images, which intervals take into account" in words
 
 
 def test_hostile_names_are_text():

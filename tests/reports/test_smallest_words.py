@@ -239,16 +239,16 @@ def test_no_better_than_guessing_is_a_sentence_of_its_own():
     record.data["majority_val"] = 0.92
     assert "guessing" not in " ".join(answer_sentences(record))  # measured on test, where that class is rarer
     record.data["majority_test"] = 0.92
-    assert "not shown to be better than guessing: always predicting the largest class gives 0.920" in answer_sentences(
-        record
-    )
+    line = "not shown to be better than guessing: always predicting the largest class gives 0.920"
+    assert f"{line}; metric=balanced_accuracy counts all classes equally" in answer_sentences(record)
     assert answer_sentences(record)[0].startswith(
         "No network is shown to be better than guessing; the smallest that is shown to be within 0.02 of the most accurate"
     )
     record.question.metric = "balanced_accuracy"
     record.data["classes"] = 1
     assert (
-        "gives 1.000" in " ".join(answer_sentences(record)) and "balanced accuracy 0.931" in answer_sentences(record)[2]
+        "gives 1.000 " in " ".join([*answer_sentences(record), ""])
+        and "balanced accuracy 0.931" in answer_sentences(record)[2]
     )
 
 
@@ -326,6 +326,64 @@ def test_a_reference_that_is_the_answer_is_not_called_more_than_it_is():
     text = "\n".join(answer_sentences(record))
     assert "the most accurate one that was trained" in text
     assert "no smaller network was trained to the end, so none was compared with it" in text
+    record.data["majority_test"] = record.data["majority_val"] = 0.99
+    assert answer_sentences(record)[0] == (
+        f"No network is shown to be better than guessing; the most accurate one in the race: {chosen.name}"
+    )
     other = next(each for each in record.candidates if each.costs.macs > chosen.costs.macs)
     other.trained = replace(chosen.trained, val=above)  # on fewer images
+    assert "reference itself" not in answer_sentences(record)[0]
+    record.data["majority_test"] = record.data["majority_val"] = 0.5
     assert answer_sentences(record)[0].endswith(", the reference itself")
+
+
+def test_a_reference_below_which_no_candidate_lies_is_called_the_smallest():
+    """One with the same parameters but more multiply-accumulates lies above it."""
+    record = ALL["reference_itself"]()
+    chosen = record.candidates[record.answer.chosen]
+    record.question.cost = ["parameters"]
+    larger = replace(chosen, costs=replace(chosen.costs, macs=2 * chosen.costs.macs), trained=None)
+    cheaper = replace(chosen, costs=replace(chosen.costs, macs=chosen.costs.macs // 2), trained=None)
+    for others, is_smallest in (([larger], True), ([cheaper], False)):
+        record.candidates = [chosen, *others]
+        record.answer.chosen = record.answer.reference = 0
+        text = "\n".join(answer_sentences(record))
+        assert ("; it is the smallest of all candidates" in text) is is_smallest
+        assert ("none was compared with it" in text) is not is_smallest
+
+
+def test_an_answer_without_a_network_whose_training_failed_is_called_that():
+    record = ALL["shown"]()
+    other = next(each for each in record.candidates if each.trained and each.stage == "raced")
+    other.trained = replace(other.trained, ended="failed", val=None)
+    head, *lines = answer_sentences(record)
+    assert head.startswith("Smallest network that is good enough among those that were trained: ")
+    assert f"not compared, since the training failed: {other.name}; the same command tries again" in lines
+
+
+@pytest.mark.parametrize(("target", "value", "is_named"), [
+    (None, 0.917, True), (None, 0.915, False), (0.95, 0.951, True), (0.95, 0.94, False),
+])  # fmt: skip
+def test_a_smaller_network_of_the_race_that_was_in_no_final_is_named(target, value, is_named):
+    """The reference has 0.936 on validation; another one of the race is larger than the chosen one."""
+    record = ALL["shown"]()
+    record.question.target = target
+    chosen = record.candidates[record.answer.chosen]
+    for macs in (chosen.costs.macs - 1, chosen.costs.macs + 1):
+        other = next(each for each in record.candidates if each.trained is None)
+        other.costs.macs, other.stage = macs, "raced"
+        other.trained = replace(chosen.trained, val=Measured(value=value, low=0.8, high=0.96, n=100), test=None)
+    cheap = next(each for each in record.candidates if each.costs.macs == chosen.costs.macs - 1)
+    named = (
+        f"1 smaller network of the race may be good enough, but was not in the finals: {cheap.network} at "
+        f"{cheap.image_size} px had {value:.3f} (0.800 to 0.960, n = 100) on validation; "
+        "a larger finals.candidates compares more"
+    )
+    assert [line for line in answer_sentences(record) if "finals" in line] == [named] * is_named
+
+
+def test_an_answer_from_folds_asks_for_folds():
+    record = fake_smallest.smallest_record(seeds=1)
+    assert "takes at least 3 seeds besides that of the race" in " ".join(answer_sentences(record))
+    record.data["folds"] = 4
+    assert "takes at least 3 folds besides that of the race" in " ".join(answer_sentences(record))

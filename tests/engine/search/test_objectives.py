@@ -51,7 +51,7 @@ def test_more_is_better_for_scores_only():
     ("keys", "words"),
     [
         (["val.acuracy"], "did you mean val.accuracy"),
-        (["test.accuracy"], "test split stays closed"),
+        (["test.accuracy"], "test images are not evaluated in a search"),
         ([], "one, or two"),
         (["val.loss", "val.loss"], "different"),
         (["val.loss", "val.accuracy", "model.macs"], "one, or two"),

@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
-from common.run_folder import RunFolder
+from common.run_folder import METRIC_COLUMNS, RunFolder
 from common.smallest_record import Candidate, Costs, Measured, Question, SmallestRecord, Trained
 from engine.smallest import answer
 from engine.smallest.answer import Answerer
@@ -154,8 +155,12 @@ def test_what_became_of_the_trainings_of_a_candidate(answerer, tmp_path):
     found = answerer([50, 52], n_seeds=3)
     records, runs, keys = {}, found.runs, found.keys[0]
 
-    def record(status, epochs=0, reason=None):
-        return SimpleNamespace(status=status, reason=reason, throughput=SimpleNamespace(epochs=[None] * epochs))
+    def record(key, status, epochs, reason=None):
+        """The throughput is only of the epoch after the last resume."""
+        folder = runs.folder(key)
+        folder.path.mkdir()
+        folder.write_metrics(dict.fromkeys(METRIC_COLUMNS, 0.5) | {"epoch": epoch + 1} for epoch in range(epochs))
+        records[key] = SimpleNamespace(status=status, reason=reason, throughput=SimpleNamespace(epochs=[None]))
 
     runs.record, runs.failed = records.get, {}
     runs.folder = lambda key: RunFolder(tmp_path / f"run-{key.seed}")
@@ -164,12 +169,13 @@ def test_what_became_of_the_trainings_of_a_candidate(answerer, tmp_path):
     runs.failed = {keys[1]: ValueError("broken")}
     outcome = found._trained(0)
     assert outcome.ended == "failed" and "broken" in outcome.reason
-    records[keys[0]], runs.failed = record("pruned", 2, "behind"), {}
+    record(keys[0], "pruned", 2, "behind")
+    runs.failed = {}
     outcome = found._trained(0)
     assert (outcome.runs, outcome.seeds, outcome.ended, outcome.reason, outcome.epochs) == (
         ["runs/run-1"], [1], "pruned", "behind", 2
     )  # fmt: skip
-    records[keys[2]] = record("finished", 5)
+    record(keys[2], "finished", 5)
     outcome = found._trained(0)
     assert (outcome.runs, outcome.seeds, outcome.ended, outcome.reason, outcome.epochs) == (
         ["runs/run-1", "runs/run-3"], [1, 3], "finished", None, 5
@@ -179,3 +185,23 @@ def test_what_became_of_the_trainings_of_a_candidate(answerer, tmp_path):
     del found.keys[0]  # of the race only, with its first seed
     runs.first = lambda _: keys[0]
     assert found._trained(0).test is None and found._trained(0).val.n_seeds == 1
+
+
+@pytest.mark.parametrize(("n_seeds", "n_counted"), [(1, 1), (2, 1), (3, 3)])
+def test_of_two_networks_the_value_of_the_one_in_best_ckpt_is_shown(answerer, n_seeds, n_counted):
+    """The interval of the mean of two, 0.95 and 0.85, would have a lower bound of 0 (12.7 standard errors)."""
+    found = answerer([50], n_seeds=n_seeds)
+    found.runs.failed, found.runs.folds = {}, None
+    inner = answer.read_outcomes
+
+    def outcomes(runs, keys, split):
+        given = inner(runs, keys, split)
+        given.right[1:, :150] = False
+        return given
+
+    answer.read_outcomes = outcomes  # the fixture's monkeypatch restores it
+    shown = found._measured(found.keys[0], "test")
+    assert shown.n_seeds == n_counted and shown.value == pytest.approx(np.mean([0.95, 0.85, 0.85][:n_counted]))
+    if n_counted == 1:
+        exact = binomtest(950, 1000).proportion_ci(method="wilson")
+        assert (shown.low, shown.high) == pytest.approx((exact.low, exact.high), abs=1e-6)

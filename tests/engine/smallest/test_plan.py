@@ -44,6 +44,19 @@ def test_a_decision_is_taken_once_and_again_for_another_budget(tmp_path):
     assert Plan(tmp_path, Budget(20)).decide("race", decide) == [4]
 
 
+def test_a_new_decision_discards_those_that_depend_on_it(tmp_path):
+    """The finals were decided without a run of the race that had failed; the next command trains it."""
+    plan = Plan(tmp_path, Budget(10))
+    plan.claim({"seeds": [1]})
+    for name, decision in (("race", [0, 1]), ("finals", [1]), ("repeats", 4)):
+        plan.decide(name, lambda decision=decision: decision)
+    again = Plan(tmp_path, Budget(10))
+    assert again.decide("race", list, ["raced", "finals", "repeats"]) == [0, 1] and again.is_decided("finals")
+    assert again.decide("raced", lambda: [0, 1], ["finals", "repeats"]) == [0, 1]
+    assert again.search == {"seeds": [1]} and again.is_decided("race")
+    assert not again.is_decided("repeats") and again.decide("finals", lambda: [0, 1]) == [0, 1]
+
+
 def test_what_could_not_be_decided_is_decided_by_the_next_command(tmp_path):
     def refuse() -> None:
         raise UserError("too short")

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from common.errors import StopRequested, UserError
+from common.run_folder import RunFolder
 from common.smallest_record import Candidate, Question, SmallestRecord
 from engine.smallest.latency import measure_latencies
 from engine.smallest.plan import Budget
 from engine.smallest.runs import RunKey
+from engine.smallest.selection import Racer
 from engine.smallest.smallest import Smallest
 from tests.support.fake_smallest import candidates, latency, measured
 
@@ -62,7 +64,10 @@ def test_a_class_that_is_too_small_for_folds_is_named(caplog):
     assert "no cross-validation in 2 folds: class b has 3 images in train and val" in caplog.text
     catalog.labels, search._rows_of_folds = np.array([0] * 9 + [1] * 7), lambda folds: np.arange(15)
     assert search._folds(SimpleNamespace(catalog=catalog)) == 2
-    assert "the finals are a cross-validation in 2 folds with seed 7, not several seeds" in caplog.text
+    assert "the finals are a cross-validation" not in caplog.text  # since a note gives the number and the reason
+    search.settings.folds = 5
+    assert search._folds(SimpleNamespace(catalog=catalog)) == 5
+    assert "the finals are a cross-validation in 5 folds, not several seeds" in caplog.text
 
 
 def test_the_note_on_a_run_that_failed_says_what_to_do(tmp_path):
@@ -81,6 +86,21 @@ def test_the_note_on_a_run_that_failed_says_what_to_do(tmp_path):
         search._finals([0])
         assert search.record.notes[-1].startswith("a, seed 1 failed: ") and wanted in search.record.notes[-1]
         assert "Errno" not in search.record.notes[-1]
+
+
+def test_a_run_of_the_race_that_failed_is_noted_and_known_to_the_answer(tmp_path):
+    search, error = object.__new__(Smallest), UserError("no memory; use a smaller datamodule.batch_size")
+    search.candidates = [SimpleNamespace(stage="candidate") for _ in range(2)]
+    search.record = SmallestRecord(question=Question(cost=["macs"], metric="accuracy", good_enough=0.02))
+    search.plan, search._save = SimpleNamespace(is_decided=lambda name: False), lambda: None
+    search.runs = SimpleNamespace(
+        first=lambda index: RunKey(index, 1), folder=lambda key: RunFolder(tmp_path / f"run-{key.candidate}"), failed={},
+        is_trained=lambda key: key.candidate == 1, describe=lambda key: f"network {key.candidate}, seed {key.seed}",
+    )  # fmt: skip
+    search._run_trials = lambda *_: [(RunFolder(tmp_path / "run-0"), error)]
+    assert search._run_race([0, 1], "raced", "race", []) == [1]
+    assert search.record.notes == [f"network 0, seed 1 failed: {error}."]
+    assert search.runs.failed == {RunKey(0, 1): error}
 
 
 def test_the_runs_of_a_race_that_is_over_are_trained_again_where_all_were_deleted():
@@ -128,6 +148,23 @@ def test_a_race_without_a_rung_before_its_last_epoch_says_that_it_ends_no_one(mi
     assert len(search._plan_race()["places"]) == n_raced + 1
     noted = f"stops no network early, since race.min_epochs={min_epochs} is not below trainer.max_epochs=4"
     assert any(noted in note for note in search.record.notes) == is_noted
+
+
+def test_a_best_probe_that_does_not_race_is_not_called_too_slow_by_itself():
+    """The heads of the others of the race take a minute each, as its own would."""
+    search, found = object.__new__(Smallest), candidates(("resnet18",), sizes=(96,), cuts=3)
+    for each, probe in zip(found, (0.72, 0.74, 0.73), strict=True):
+        each.probe = measured(probe)
+    search.candidates, search.times = found, SimpleNamespace(of=lambda each: 600.0)
+    search.record = SmallestRecord(question=Question(cost=["macs"], metric="accuracy", good_enough=0.02))
+    search._note_frozen([Racer(2, False, 0.76), Racer(0, False, 0.75)])
+    assert search.record.notes == [
+        f"The network with the best probe, {found[1].name} (0.740), does not race: besides the networks that do, the budget "
+        "leaves no time even to train its head."
+    ]
+    search.record.notes = []
+    search._note_frozen([Racer(2, False, 0.76), Racer(1, False, 0.77)])
+    assert search.record.notes == []
 
 
 @pytest.mark.parametrize("n_below", [0, 1, 3, 40])
