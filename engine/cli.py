@@ -238,6 +238,8 @@ def complete_overrides(arguments: list[str]) -> list[str]:
             f"{values['hydra.sweep.dir'].input_line}: is for a sweep (-m); for a single run use hydra.run.dir=DIR"
         )
     for key, override in values.items():
+        if override.is_delete() and re.fullmatch(r"\w+", key) and not (CONF / key).is_dir():
+            raise UserError(f"{override.input_line}: cannot be removed; leave this out, or set {key}=VALUE")
         _check_choice(key, override)
         if key.startswith("hydra.sweeper.params"):
             raise UserError(f"{override.input_line}: is set by files; type what to sweep: python train.py -m seed=1,2")

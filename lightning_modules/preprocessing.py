@@ -57,7 +57,7 @@ def decide_preprocessing(model: dict, ckpt_path: str | None = None) -> Preproces
     Raises:
         UserError: a value is not allowed, is unknown (auto), or differs from the checkpoint's.
     """
-    size, interpolation = model["image_size"], model.get("interpolation", "auto")
+    size, interpolation = model.get("image_size"), model.get("interpolation", "auto")
     given = parse_normalization(model.get("normalization", "auto"))
     if not isinstance(interpolation, str) or interpolation not in INTERPOLATIONS:
         raise UserError(

@@ -210,6 +210,8 @@ def _check_schedule(values: dict) -> None:
 
 def _check_model(model: dict) -> None:
     """Check the types of the model's settings against its network's signature; the network checks ranges itself."""
+    if not isinstance(name := model.get("name"), str):  # as the record has it; a record with another name is not read
+        raise UserError(f"{quote_override('model.name', name)}: use a text with a letter, such as model.name=net_1")
     with network_errors():
         arguments = network_arguments(model)
         build = find_network(arguments["network"])

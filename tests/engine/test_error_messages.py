@@ -60,6 +60,11 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
     (["callbacks=early_stopping,ema"], "-m callbacks=early_stopping,ema; as a list: 'callbacks=[early_stopping,ema]'\n"),
     (["stages=cost,fit"], "-m stages=cost,fit; as a list: 'stages=[cost,fit]'; as one text: 'stages=\"cost,fit\"'\n"),
     (["seed=range(1,3)"], "add -m: python train.py -m 'seed=range(1,3)'"),
+    (["~seed"], "~seed: cannot be removed; leave this out, or set seed=VALUE\n"),
+    (["~datamodule.folds"], "~datamodule.folds: there is no such key, or it has no value already; leave this out\n"),
+    (["+seed=3"], "+seed: this key exists; set it without +: seed=3\n"),
+    (["stages={a:1}"], "stages={a:1}: stages takes a list or a single value: stages=[A,B]\n"),
+    (["model.head=[1]"], "model.head=[1]: model.head is a group of settings; model.head.hidden_dims=VALUE sets one\n"),
     (["~model.name"], "model.name: Interpolation key 'model.name' not found; compare your model with a file of conf/model"),
     (["seed=${no.such}"], "no.such: Interpolation key 'no.such' not found\n"),  # there is no conf/no
     (["+model.depth=${model.dept}"], "model.dept: Interpolation key 'model.dept' not found; compare your model with"),
