@@ -327,7 +327,7 @@ def _check_choice(key: str, override: Override) -> None:
         raise UserError(f"{override.input_line}: names a file twice")
     if listed and key not in OF_SEVERAL:
         raise UserError(f"{override.input_line}: {key} takes one choice; {', '.join(OF_SEVERAL)} take several")
-    if not isinstance(override.value(), (str, list)):
+    if not isinstance(override.value(), (str, list)) or not all(isinstance(each, str) for each in override.value()):
         names = [path.stem for path in folder.glob("*.yaml")]
         raise UserError(f"{override.input_line}: no such choice; {did_you_mean('none', names)}")
 
