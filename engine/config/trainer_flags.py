@@ -192,7 +192,7 @@ def _check_time(duration) -> None:
 
 
 def _check_profiler(profiler) -> None:
-    if profiler is not None and not isinstance(profiler, dict) and profiler not in PROFILERS:
+    if profiler is not None and not isinstance(profiler, dict) and str(profiler) not in PROFILERS:
         raise UserError(
             f"trainer.profiler={profiler}: use {', '.join(PROFILERS)}, or a _target_ and its settings, e.g. "
             f"{{_target_: {PROFILERS['simple']}, extended: false}}"

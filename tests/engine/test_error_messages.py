@@ -65,6 +65,9 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
     (["+seed=3"], "+seed: this key exists; set it without +: seed=3\n"),
     (["stages={a:1}"], "stages={a:1}: stages takes a list or a single value: stages=[A,B]\n"),
     (["model.head=[1]"], "model.head=[1]: model.head is a group of settings; model.head.hidden_dims=VALUE sets one\n"),
+    (["-m", "scheduler=null,cosine"], "scheduler=null,cosine: no such choice; did you mean none or cosine?"),
+    (["-m", "callbacks=[1],[2]"], "callbacks=[1],[2]: no such choice; Allowed: default, early_stopping"),
+    (["scheduler=[]"], "scheduler=[]: scheduler takes one choice; "),
     (["~model.name"], "model.name: Interpolation key 'model.name' not found; compare your model with a file of conf/model"),
     (["seed=${no.such}"], "no.such: Interpolation key 'no.such' not found\n"),  # there is no conf/no
     (["+model.depth=${model.dept}"], "model.dept: Interpolation key 'model.dept' not found; compare your model with"),
@@ -93,6 +96,8 @@ def test_of_train(in_process, tmp_path, arguments, words):
     (predict_script, ["images=a,b"], "several values; as a list: 'images=[a,b]'; as one text: 'images=\"a,b\"'"),
     (search_script, ["model=simple_cnn"], "is a setting of the trials; pass it to them: 'base_overrides=\"model=simple_cnn\"'"),
     (search_script, ["optimizer.lr=1"], "of the trials; pass it to them: 'base_overrides=\"optimizer.lr=1\"'"),
+    (search_script, ["space={scheduler:[null,cosine]}"], "space: scheduler=null: no such choice; did you mean none or cosine?"),
+    (search_script, ["default_space.optimizer.lr.low=1"], "cannot be changed by itself; give the whole space: 'space={"),
     (search_script, ["trails=1"], "trails: no such key; did you mean n_trials or "),
     (predict_script, ["model=x"], "model: is not a setting of predict.py; --help lists"),
     (predict_script, ["epochs=3"], "epochs: no such key; Allowed: batch_size"),

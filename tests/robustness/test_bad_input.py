@@ -45,6 +45,7 @@ def says(ran, *texts):
     ("model.name=50", ["model.name=50: use a text with a letter, such as model.name=net_1"]),
     ("model.name=[a,b]", ["model.name=[a,b]: use a text with a letter"]),
     ("~model.image_size", ["model.image_size=null: use a whole number of pixels, or auto"]),
+    ("trainer.profiler=[]", ["trainer.profiler=[]: use simple, advanced"]),
     ("metrics=[1]", ["metrics=[1]: no such choice; did you mean none"]),
     ("scheduler._partial_=false", ["scheduler._partial_=false: must be true", "remove it"]),
     ("model.keep=9", ["model.keep=9", "use 1 to 7"]),
