@@ -68,7 +68,8 @@ def user_message(error: BaseException) -> str | None:
         ):  # Python < 3.13
             return f"{loop[1]}: {DISK_ERRORS[errno.ELOOP]}".replace(ELSEWHERE, _elsewhere())
         if isinstance(link, OSError) and link.errno in DISK_ERRORS:
-            file = f"{link.filename}: " if link.filename else ""  # Python gives no name for a file that is already open
+            name = link.filename2 or link.filename  # a file is written under another name, and then renamed
+            file = f"{name}: " if name else ""  # Python gives no name for a file that is already open
             return f"{file}{DISK_ERRORS[link.errno]}".replace(ELSEWHERE, _elsewhere())
         if isinstance(link, OSError) and link.errno == errno.ENAMETOOLONG:
             return f"{link.filename}: this name is too long for the file system; use a shorter path"

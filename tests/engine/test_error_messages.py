@@ -14,6 +14,7 @@ import predict as predict_script
 import report as report_script
 import search as search_script
 import train as train_script
+from common.atomic_io import write_text
 from engine.error_messages import user_message
 from engine.hints import quoted
 from engine.state import STATE
@@ -140,6 +141,13 @@ def test_a_folder_that_cannot_be_made_names_the_setting_of_the_caches_too(monkey
         "/proc/nowhere: cannot be created; write elsewhere: hydra.run.dir=DIR (for a sweep, hydra.sweep.dir=DIR; for the "
         "caches, datamodule.cache=DIR)"
     )
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "result.json").mkdir()
+    with pytest.raises(IsADirectoryError) as error:
+        write_text(tmp_path / "result.json", "{}")
+    assert user_message(error.value).startswith(f"{tmp_path / 'result.json'}: is a folder, but must be a file; ")
 
 
 @pytest.mark.parametrize("arguments", [["hydra.run.dir={}"], ["-m", "seed=1,2", "hydra.sweep.dir={}"]])
