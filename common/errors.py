@@ -37,5 +37,6 @@ DISK_ERRORS = {
     errno.EPERM: f"not permitted; choose a folder that you may write to: {ELSEWHERE}",
     errno.EROFS: f"the file system is read-only; write elsewhere: {ELSEWHERE}",
     errno.ENOTDIR: f"a part of this path is a file, not a folder; write elsewhere: {ELSEWHERE}",
+    errno.EISDIR: f"is a folder, but must be a file; move it away, or write elsewhere: {ELSEWHERE}",
     errno.ELOOP: f"a link in this path leads back to itself; repair it, or write elsewhere: {ELSEWHERE}",
 }

@@ -53,7 +53,7 @@ def take_over_splits(
     Raises:
         UserError: the table of splits is missing or damaged, or contradicts the splits of the source.
     """
-    key, listed = f"datamodule.splits={splits}", _read(splits)
+    key, listed = f"datamodule.splits={splits}", read_splits(splits)
     given, present = catalog.splits.copy(), catalog.present()
     source_splits = set(given[present]) - {UNASSIGNED}
     is_old, renamed = np.zeros(len(catalog), bool), []
@@ -129,7 +129,7 @@ def _join(
         log.warning("%s: excluded %s in a group with images of two splits", key, plural(len(between), "new image"))
 
 
-def _read(splits: str) -> dict[str, tuple[str, str, str, str]]:
+def read_splits(splits: str) -> dict[str, tuple[str, str, str, str]]:
     """Return path -> label, split, reason for its exclusion in that run, and line of the table."""
     key = f"datamodule.splits={clean(splits, 300)}"
     advice = "give the folder of a run, or its splits.csv"

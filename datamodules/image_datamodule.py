@@ -25,6 +25,7 @@ from datamodules.audit import Finding
 from datamodules.batch_transform import BatchTransform, check_batch_transform, mix_batch
 from datamodules.cached_pixels import JpegPixels, Look, PixelCache
 from datamodules.deep_pixels import ValueRange, parse_range
+from datamodules.earlier_splits import read_splits
 from datamodules.loader import EpochSampler, ImageDataset, StatefulDataLoader, keep_batch, workers_that_fit
 from datamodules.memory import Memory
 from datamodules.normalize import channel_statistics, normalize, without_flat_channels
@@ -228,6 +229,8 @@ class ImageDataModule(L.LightningDataModule):
             )
         if self.stream:
             self.stream.shards.check_processes(self._world_size)  # here, so all of them end with the same error
+        if self.rules["splits"] is not None:
+            read_splits(self.rules["splits"])  # a wrong file is refused before all images are read
         started = time.perf_counter()
         pixel_cache = self._prepare()
         catalog, n_train = self.catalog, self.n_images("train")

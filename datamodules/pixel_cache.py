@@ -170,7 +170,8 @@ def _build(
                 earlier = {look: found if found and found.place.is_dir() else None for look, found in earlier.items()}
                 build(files, versions, places, earlier)
     except OSError as error:
-        if error.errno not in (*DISK_ERRORS, errno.EEXIST):  # EEXIST: a file where the folder should be
+        # EEXIST: a file where the folder should be; ENOENT: the folder was removed while it was written
+        if error.errno not in (*DISK_ERRORS, errno.EEXIST, errno.ENOENT):
             raise
         return error.strerror
     return None

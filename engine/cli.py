@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -238,7 +238,14 @@ def complete_overrides(arguments: list[str]) -> list[str]:
             f"{values['hydra.sweep.dir'].input_line}: is for a sweep (-m); for a single run use hydra.run.dir=DIR"
         )
     for key, override in values.items():
-        _check_choice(key, override)
+        if override.is_delete() and re.fullmatch(r"\w+", key) and not (CONF / key).is_dir():
+            raise UserError(f"{override.input_line}: cannot be removed; leave this out, or set {key}=VALUE")
+        if re.match(r"default_space\.\w+\.", key):  # Hydra takes its keys, which contain dots, apart
+            raise UserError(
+                f"{override.input_line}: a key with dots cannot be changed by itself; give the whole space: "
+                "'space={optimizer.lr:{low:1e-4,high:1e-2,log:true},datamodule.batch_size:[8,16]}'"
+            )
+        check_choice(key, override)
         if key.startswith("hydra.sweeper.params"):
             raise UserError(f"{override.input_line}: is set by files; type what to sweep: python train.py -m seed=1,2")
     added = []
@@ -315,19 +322,24 @@ def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str
     return [*(f"{group}={name}" for group, name in chosen), *added]
 
 
-def _check_choice(key: str, override: Override) -> None:
+def check_choice(key: str, override: Override) -> None:
     """Raise UserError where a group gets no name (null), a list where it takes one name, or a name twice."""
     folder = CONF / key
-    if not re.fullmatch(r"[\w/]+", key) or not folder.is_dir() or override.is_delete() or override.is_sweep_override():
+    if not re.fullmatch(r"[\w/]+", key) or not folder.is_dir() or override.is_delete():
         return
-    listed = [str(each) for each in override.value()] if isinstance(override.value(), list) else []
-    if len(set(listed)) < len(listed):
-        raise UserError(f"{override.input_line}: names a file twice")
-    if listed and key not in OF_SEVERAL:
-        raise UserError(f"{override.input_line}: {key} takes one choice; {', '.join(OF_SEVERAL)} take several")
-    if not isinstance(override.value(), (str, list)):
-        names = [path.stem for path in folder.glob("*.yaml")]
-        raise UserError(f"{override.input_line}: no such choice; {did_you_mean('none', names)}")
+    choices = [override.value()]
+    if override.is_sweep_override():
+        listed = override.is_discrete_sweep() and override.value_type != ValueType.GLOB_CHOICE_SWEEP
+        choices = map(override._convert_value, override.sweep_iterator()) if listed else []
+    for choice in choices:
+        listed = [str(each) for each in choice] if isinstance(choice, list) else []
+        if len(set(listed)) < len(listed):
+            raise UserError(f"{override.input_line}: names a file twice")
+        if isinstance(choice, list) and key not in OF_SEVERAL:
+            raise UserError(f"{override.input_line}: {key} takes one choice; {', '.join(OF_SEVERAL)} take several")
+        if not isinstance(choice, (str, list)) or not all(isinstance(each, str) for each in choice):
+            names = [path.stem for path in folder.glob("*.yaml")]
+            raise UserError(f"{override.input_line}: no such choice; {did_you_mean('none', names)}")
 
 
 def sweep_name(arguments: list[str], overrides: list[Override]) -> str:

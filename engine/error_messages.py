@@ -17,9 +17,11 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
+from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
+    ConfigTypeError,
     InterpolationKeyError,
     InterpolationResolutionError,
     InterpolationToMissingValueError,
@@ -65,7 +67,8 @@ def user_message(error: BaseException) -> str | None:
         if isinstance(link, RuntimeError) and (loop := re.match(r"Symlink loop from '(.*)'$", str(link))):
             return f"{loop[1]}: {DISK_ERRORS[errno.ELOOP]}".replace(ELSEWHERE, _elsewhere())
         if isinstance(link, OSError) and link.errno in DISK_ERRORS:
-            file = f"{link.filename}: " if link.filename else ""  # Python gives no name for a file that is already open
+            name = link.filename2 or link.filename  # a file is written under another name, and then renamed
+            file = f"{name}: " if name else ""  # Python gives no name for a file that is already open
             return f"{file}{DISK_ERRORS[link.errno]}".replace(ELSEWHERE, _elsewhere())
         if isinstance(link, OSError) and link.errno == errno.ENAMETOOLONG:
             return f"{link.filename}: this name is too long for the file system; use a shorter path"
@@ -190,12 +193,29 @@ def _no_such_choice(error: MissingConfigException) -> str:
     return f"{group}={name}: no such choice; {did_you_mean(name, options)}" if group and options else str(error)
 
 
+def _of_another_kind(text: str, cause: ConfigTypeError) -> str | None:
+    """Return the message for a list in the place of a group of settings, or the reverse."""
+    key, typed = cause.full_key, clean(text.removeprefix("Error merging override "), LONGEST)
+    if isinstance(cause.parent_node, ListConfig):
+        return f"{typed}: {key} takes a list or a single value: {key}=[A,B]"
+    if isinstance(cause.parent_node, DictConfig):
+        keys = [name for name in cause.parent_node if not str(name).startswith("_")]
+        return f"{typed}: {key} is a group of settings; {key}.{keys[0] if keys else 'KEY'}=VALUE sets one"
+    return None
+
+
 def _no_such_key(error: ConfigCompositionException) -> str:
     text = str(error)
     if message := _several_values(text):
         return message
     if isinstance(error.__cause__, ValidationError):  # of Hydra's own settings, which have a type
         return f"{clean(text.removeprefix('Error merging override '), LONGEST)}: {str(error.__cause__).splitlines()[0]}"
+    if isinstance(error.__cause__, ConfigTypeError) and (message := _of_another_kind(text, error.__cause__)):
+        return message
+    if deleted := re.match(r"Could not delete from config\. '(.*)' does not exist", text):
+        return f"~{deleted[1]}: there is no such key, or it has no value already; leave this out"
+    if exists := re.search(r"An item is already at '(.*)'", text):
+        return f"+{exists[1]}: this key exists; set it without +: {exists[1]}={_value_of(exists[1])}"
     match = re.search(r"Could not (?:override|append) '([^']+)'", text) or re.search(r"'([^']+)'", text)
     key = match.group(1).split("@")[0].lstrip("+~") if match else ""
     if advice := NO_SETTINGS.get(_script(), {}).get(key):

@@ -208,6 +208,8 @@ def _check_schedule(values: dict) -> None:
 
 def _check_model(model: dict) -> None:
     """Check the types of the model's settings against its network's signature; the network checks ranges itself."""
+    if not isinstance(name := model.get("name"), str):  # as the record has it; a record with another name is not read
+        raise UserError(f"{quote_override('model.name', name)}: use a text with a letter, such as model.name=net_1")
     with network_errors():
         arguments = network_arguments(model)
         build = find_network(arguments["network"])
@@ -405,9 +407,12 @@ def _check_node(key: str, node, given: tuple[str, ...] = (), filled: tuple[str, 
 
 def _complete_partial(key: str, node) -> None:
     """Add `_partial_` where a class or function is called later, with arguments that only the run knows."""
-    if not isinstance(node, dict) or "_target_" not in node or "_partial_" in node:
+    if not isinstance(node, dict) or "_target_" not in node:
         return
-    if key in ("optimizer", "scheduler"):
+    if "_partial_" in node:
+        if node["_partial_"] is False and key in ("optimizer", "scheduler"):
+            raise UserError(f"{key}._partial_=false: must be true, since the run passes further arguments; remove it")
+    elif key in ("optimizer", "scheduler"):
         node["_partial_"] = True
     elif key == "loss" or key.startswith("metrics."):
         target = resolve_target(node["_target_"], f"{key}._target_")

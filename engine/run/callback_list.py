@@ -135,7 +135,7 @@ def _monitored_scores(
 ) -> dict[str, str]:
     """Return the monitored ones of SCORE_COLUMNS, each with the key that monitors it."""
     monitors = [(getattr(callback, "monitor", None), f"{key}.monitor") for key, callback in configured.items()]
-    monitors += [(config.scheduler.get("monitor"), "scheduler.monitor")] if config.scheduler else []
+    monitors += [(config.scheduler.get("monitor"), "scheduler.monitor")] if config.get("scheduler") else []
     monitors += [(getattr(callback, "monitor", None), "objectives") for callback in further]  # those of a search
     return {score: key for score, key in reversed(monitors) if score in SCORE_COLUMNS}
 

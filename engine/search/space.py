@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -16,7 +17,7 @@ from optuna.trial import Trial
 
 from common.errors import UserError
 from common.text import override_value, shell_split
-from engine.cli import job_dir_name
+from engine.cli import check_choice, job_dir_name
 from engine.config.data_overrides import expand_home
 from engine.config.trainer_flags import debug_reason
 from engine.error_messages import user_message
@@ -207,10 +208,11 @@ def check_composed(overrides: list[str], where: str) -> DictConfig:
         UserError: the overrides do not compose, or runs with them cannot be compared.
     """
     try:
+        for override in OverridesParser.create().parse_overrides(overrides):
+            check_choice(override.key_or_group, override)
         config = compose_train_config(overrides)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # the last where a file is named by a number
-        reason = user_message(error) or f"{' '.join(overrides)}: {error}"
-        raise UserError(f"{where}: {reason}") from error
+    except (HydraException, OmegaConfBaseException, UserError) as error:
+        raise UserError(f"{where}: {user_message(error)}") from error
     if swept := OmegaConf.select(config, "hydra.sweeper.params") or (config.seeds is not None and ["seed"]):
         keys = ", ".join(swept)
         raise UserError(f"{where}: {' '.join(overrides)} sweeps {keys} itself; search those keys instead")

@@ -3,6 +3,7 @@ import io
 import logging
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -378,6 +379,18 @@ def test_further_images_are_added_to_the_jpegs_without_a_copy(files, tmp_path, m
     monkeypatch.setattr(cache_build.os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links")))
     copied = open_pixel_cache(files[:5], look, tmp_path / "cache")
     assert np.array_equal(copied[4], whole[5])
+
+
+def test_without_the_folder_that_was_removed_meanwhile_images_are_decoded(files, tmp_path, monkeypatch, caplog):
+    finish = cache_build._Building.finish
+
+    def remove_and_finish(building, places):
+        shutil.rmtree(tmp_path / "cache")
+        finish(building, places)
+
+    monkeypatch.setattr(cache_build._Building, "finish", remove_and_finish)
+    assert open_pixel_cache(files, Look(32), tmp_path / "cache")[5].any()
+    assert "could not write" in caplog.text and os.strerror(errno.ENOENT) in caplog.text
 
 
 def test_a_cache_of_another_process_may_vanish_meanwhile(files, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import predict as predict_script
 import report as report_script
 import search as search_script
 import train as train_script
+from common.atomic_io import write_text
 from engine.error_messages import user_message
 from engine.hints import quoted
 from engine.state import STATE
@@ -60,6 +61,14 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
     (["callbacks=early_stopping,ema"], "-m callbacks=early_stopping,ema; as a list: 'callbacks=[early_stopping,ema]'\n"),
     (["stages=cost,fit"], "-m stages=cost,fit; as a list: 'stages=[cost,fit]'; as one text: 'stages=\"cost,fit\"'\n"),
     (["seed=range(1,3)"], "add -m: python train.py -m 'seed=range(1,3)'"),
+    (["~seed"], "~seed: cannot be removed; leave this out, or set seed=VALUE\n"),
+    (["~datamodule.folds"], "~datamodule.folds: there is no such key, or it has no value already; leave this out\n"),
+    (["+seed=3"], "+seed: this key exists; set it without +: seed=3\n"),
+    (["stages={a:1}"], "stages={a:1}: stages takes a list or a single value: stages=[A,B]\n"),
+    (["model.head=[1]"], "model.head=[1]: model.head is a group of settings; model.head.hidden_dims=VALUE sets one\n"),
+    (["-m", "scheduler=null,cosine"], "scheduler=null,cosine: no such choice; did you mean none or cosine?"),
+    (["-m", "callbacks=[1],[2]"], "callbacks=[1],[2]: no such choice; Allowed: default, early_stopping"),
+    (["scheduler=[]"], "scheduler=[]: scheduler takes one choice; "),
     (["~model.name"], "model.name: Interpolation key 'model.name' not found; compare your model with a file of conf/model"),
     (["seed=${no.such}"], "no.such: Interpolation key 'no.such' not found\n"),  # there is no conf/no
     (["+model.depth=${model.dept}"], "model.dept: Interpolation key 'model.dept' not found; compare your model with"),
@@ -88,6 +97,8 @@ def test_of_train(in_process, tmp_path, arguments, words):
     (predict_script, ["images=a,b"], "several values; as a list: 'images=[a,b]'; as one text: 'images=\"a,b\"'"),
     (search_script, ["model=simple_cnn"], "is a setting of the trials; pass it to them: 'base_overrides=\"model=simple_cnn\"'"),
     (search_script, ["optimizer.lr=1"], "of the trials; pass it to them: 'base_overrides=\"optimizer.lr=1\"'"),
+    (search_script, ["space={scheduler:[null,cosine]}"], "space: scheduler=null: no such choice; did you mean none or cosine?"),
+    (search_script, ["default_space.optimizer.lr.low=1"], "cannot be changed by itself; give the whole space: 'space={"),
     (search_script, ["trails=1"], "trails: no such key; did you mean n_trials or "),
     (predict_script, ["model=x"], "model: is not a setting of predict.py; --help lists"),
     (predict_script, ["epochs=3"], "epochs: no such key; Allowed: batch_size"),
@@ -130,6 +141,13 @@ def test_a_folder_that_cannot_be_made_names_the_setting_of_the_caches_too(monkey
         "/proc/nowhere: cannot be created; write elsewhere: hydra.run.dir=DIR (for a sweep, hydra.sweep.dir=DIR; for the "
         "caches, datamodule.cache=DIR)"
     )
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "result.json").mkdir()
+    with pytest.raises(IsADirectoryError) as error:
+        write_text(tmp_path / "result.json", "{}")
+    assert user_message(error.value).startswith(f"{tmp_path / 'result.json'}: is a folder, but must be a file; ")
 
 
 @pytest.mark.parametrize("arguments", [["hydra.run.dir={}"], ["-m", "seed=1,2", "hydra.sweep.dir={}"]])

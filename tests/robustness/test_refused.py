@@ -123,9 +123,10 @@ def test_a_run_among_the_images_is_refused(train, two_colors, tmp_path):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["datamodule.folds=3"],
      "the number of the fold that is val: add datamodule.fold=0 (up to 2), or for all of them -m 'datamodule.fold=range(0,3)'"),
+    (["datamodule.splits=/nowhere.csv"], "datamodule.splits=/nowhere.csv: /nowhere.csv: no such file; "),
     (["datamodule.folds=1", "datamodule.fold=0"], "datamodule.folds=1: use 2 or more, up to the number of images"),
 ])  # fmt: skip
-def test_impossible_folds_are_refused_before_an_image_is_read(train, tmp_path, arguments, message):
+def test_impossible_folds_and_splits_are_refused_before_an_image_is_read(train, tmp_path, arguments, message):
     ran = train(*arguments, f"datamodule.cache={tmp_path / 'cache'}")
     assert ran.status == 1 and message in ran.err and len(ran.err.splitlines()) == 1
     assert not (tmp_path / "cache").exists() and not ran.folder.exists()

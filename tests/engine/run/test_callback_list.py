@@ -103,6 +103,7 @@ def test_what_is_not(tmp_path):
 
 @pytest.mark.parametrize(("overrides", "monitored"), [
     ([], None),
+    (["~scheduler"], None),
     (["scheduler=plateau", "scheduler.monitor=val/f1"], {"val/f1": "scheduler.monitor"}),
     (["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/f1", "callbacks.best_checkpoint.monitor=val/auroc"],
      {"val/f1": "callbacks.early_stopping.monitor", "val/auroc": "callbacks.best_checkpoint.monitor"}),

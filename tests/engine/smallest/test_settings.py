@@ -41,6 +41,7 @@ def read(*typed: str) -> SmallestSettings:
         ("budget.minutes=0.5", "budget.minutes=0.5: use a number above 0.5 (reserved for test images"),
         ("budget.minutes=-1", "budget.minutes=-1: use a number above 0.5"),
         ("budget.minutes=ten", "budget.minutes=ten: use a number"),
+        ("budget.left_minutes=ten", "budget.left_minutes=ten: is set by smallest.py itself; remove it"),
         ("budget=5", "budget=5: is a group of settings; use budget.minutes=VALUE"),
         ("race=null", "race=null: is a group of settings; use race.candidates=VALUE"),
         ("+budget.minute=5", "budget.minute: no such setting; did you mean minutes"),
@@ -85,6 +86,10 @@ def test_what_is_of_train_goes_to_each_run_and_the_rest_does_not():
     assert not any("limits" in each or "cost" in each or "name" in each for each in settings.overrides)
     assert settings.question.cost == ["latency_ms", "file_kib"]
     assert settings.question.limits == {"macs": 1e6}
+
+
+def test_a_budget_that_is_removed_is_no_limit():
+    assert read("~budget.minutes").question.budget_minutes is None
 
 
 def test_a_recipe_of_the_user_and_a_metric_are_those_of_the_runs():
