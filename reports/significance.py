@@ -250,10 +250,10 @@ def _far_below(group: ResultGroup) -> list[str]:
     if not found:
         return []
     name, seed, below, n_seeds = found[0]
-    which = name if len(found) == 1 else f"{name} (and of {plural(len(found) - 1, 'other row')})"
+    more = f" The same is true of a seed of {plural(len(found) - 1, 'other row')}." if len(found) > 1 else ""
     return [
-        f"One of {n_seeds} seeds of {which} is at least {rounded_down(below)} below its others on "
-        f"{SPLIT_NAMES[group.split]} (seed {seed}). Its training may have failed; few seeds do not show how often that happens."
+        f"Seed {seed} of {name} is at least {rounded_down(below)} below its {n_seeds - 1} other seeds on "
+        f"{SPLIT_NAMES[group.split]}. Its training may have failed; few seeds do not show how often that happens.{more}"
     ]
 
 
