@@ -107,13 +107,18 @@ def describe_cost(key: str, value: float | None) -> str:
     return compact_count(value)
 
 
-def describe_measured(found: Measured | None) -> str:
-    """Return `0.931 (0.912 to 0.946, n = 445, mean of 3 networks)`; a dash for None."""
+def describe_measured(found: Measured | None, rarest: int | None = None) -> str:
+    """Return `0.931 (0.912 to 0.946, n = 445, mean of 3 networks)`; a dash for None.
+
+    Args:
+        rarest: number of images of the rarest class, if it limits what a balanced accuracy shows.
+    """
     if found is None:
         return "-"
     known = found.low is not None and found.high is not None
     parts = [f"{rounded_down(found.low)} to {rounded_up(found.high)}"] if known else []
     parts += [f"n = {found.n:,}"] if found.n else []
+    parts += [f"{rarest:,} of the rarest class"] if rarest else []
     parts += [f"mean of {found.n_seeds} networks"] if found.n_seeds > 1 else []  # of seeds, or of folds
     return f"{found.value:.3f}" + (f" ({', '.join(parts)})" if parts else "")
 
@@ -272,7 +277,8 @@ def _evidence(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str:
     how["shown_as_trained"] = how["shown"]
     compared = pair and (record.question.target is not None or answer.chosen != answer.reference)
     lead = how[answer.verdict] if compared and answer.verdict in how else f"measured on {SPLIT_NAMES[split]}"
-    facts = f"{lead}: {metric_name(record)} {describe_measured(measured)}"
+    rarest = record.data.get(f"rarest_{split}") if record.question.metric == "balanced_accuracy" else None
+    facts = f"{lead}: {metric_name(record)} {describe_measured(measured, rarest)}"
     if compared:
         of = ""
         if measured and pair.n_seeds < measured.n_seeds:  # all but the race's seed, or only the network handed out

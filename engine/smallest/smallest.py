@@ -227,6 +227,7 @@ class Smallest:
                 "name": catalog.name, "root": str(catalog.root), "classes": catalog.classes,
                 **{f"n_{split}": n for split, n in counts.items()}, "n_groups": catalog.n_groups,
                 **{f"majority_{split}": max(found.values()) / found.total() for split, found in labels.items()},
+                **{f"rarest_{split}": min(found.values()) for split, found in labels.items()},
                 "folds": self.folds,
             },
             machine={

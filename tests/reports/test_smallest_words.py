@@ -387,3 +387,12 @@ def test_an_answer_from_folds_asks_for_folds():
     assert "takes at least 3 seeds besides that of the race" in " ".join(answer_sentences(record))
     record.data["folds"] = 4
     assert "takes at least 3 folds besides that of the race" in " ".join(answer_sentences(record))
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
+def test_the_images_of_the_rarest_class_stand_beside_a_balanced_accuracy(metric):
+    record = ALL["shown"]()
+    record.question.metric = metric
+    record.data |= {"rarest_val": 7, "rarest_test": 1234}
+    text = " ".join(answer_sentences(record))
+    assert (", 1,234 of the rarest class" in text) is (metric == "balanced_accuracy") and "7 of the rarest" not in text
