@@ -250,8 +250,9 @@ class ImageClassifier(L.LightningModule):
             if shape is None or shape != self._shapes.get(name, shape):
                 owner, _, tensor = name.partition(".")
                 whose = f"model.network={self.hparams['network']['network']}" if owner == "network" else owner
-                now = f"had the shape {self._shapes.get(name)} before training and has {shape} now"
-                now = "is not a tensor" if shape is None else now
+                now = "is not a tensor"
+                if shape is not None:
+                    now = f"had the shape {self._shapes.get(name)} before training and has {shape} now"
                 raise UserError(
                     f"{whose}: its {tensor} {now}, so its checkpoints could not be loaded; use buffers that keep their "
                     "shape, or persistent=False"

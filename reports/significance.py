@@ -172,7 +172,8 @@ def _above_target(group: ResultGroup) -> list[str]:
             found.append((row, measure(finalist, finalist, rule, groups=val.groups)))
     if not found or group.selected_on_test:
         why = "costs or validation predictions are missing"
-        why = "the test images chose the epochs" if group.selected_on_test else why
+        if group.selected_on_test:
+            why = "the test images chose the epochs"
         return [f"No network can be chosen for the target of {group.target:g}: {why}."]
     within = [(row, on_val) for row, on_val in found if on_val.shown]
     if within:

@@ -128,7 +128,7 @@ class Catalog:
         if not named:
             return text
         some = "" if len(named) == sum(len(self.rows(split)) for split in SPLITS) else f", {len(named):,} of them"
-        return f"{text}{some} in {plural(self.n_groups, 'group')}"
+        return f"{text}{some} in {plural(len(set(named)), 'group')}"
 
     @property
     def n_groups(self) -> int:
