@@ -4,6 +4,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,11 +31,19 @@ log = logging.getLogger(__name__)
 SHOWN = 3  # images named in a warning
 
 
+class EarlierSplits(NamedTuple):
+    """The table that `datamodule.splits` names."""
+
+    name: str  # as typed
+    images: dict[str, tuple[str, str, str, str]]  # path -> label, split, reason for its exclusion in that run, and line
+    note: str | None  # why the reasons are unknown
+
+
 def take_over_splits(
     catalog: Catalog,
     groups: np.ndarray,
     fingerprints: Sequence[str],
-    splits: str,
+    splits: EarlierSplits,
     seed: int,
     with_val: bool = True,
     in_folds: bool = False,
@@ -46,14 +55,16 @@ def take_over_splits(
     Args:
         groups: (rows,) group numbers from `join_groups`.
         fingerprints: (rows,) of the images.
-        splits: folder of the run, or a splits.csv.
+        splits: from `read_splits`.
         with_val: False if test takes the place of val.
         in_folds: whether `select_fold` divides train and val again, so only test keeps its images.
 
     Raises:
-        UserError: the table of splits is missing or damaged, or contradicts the splits of the source.
+        UserError: the table of splits contradicts the splits of the source, or lists none of its images.
     """
-    key, listed = f"datamodule.splits={splits}", read_splits(splits)
+    key, listed = f"datamodule.splits={splits.name}", splits.images
+    if splits.note:
+        log.warning("%s", splits.note)
     given, present = catalog.splits.copy(), catalog.present()
     source_splits = set(given[present]) - {UNASSIGNED}
     is_old, renamed = np.zeros(len(catalog), bool), []
@@ -96,7 +107,7 @@ def take_over_splits(
     if len(rows):
         draw_splits(catalog, rows, shares, groups, fingerprints, seed)
     n_old, n_new = int(is_old.sum()), int(is_new.sum())
-    catalog.splits_from = f"{splits}: {n_old} images as there, {n_new} new"
+    catalog.splits_from = f"{splits.name}: {n_old} images as there, {n_new} new"
     if in_folds:
         n_test, n_others = ((is_old & np.isin(catalog.splits, splits)).sum() for splits in (["test"], ["train", "val"]))
         catalog.splits_from += "; train and val divided into folds"
@@ -129,8 +140,12 @@ def _join(
         log.warning("%s: excluded %s in a group with images of two splits", key, plural(len(between), "new image"))
 
 
-def read_splits(splits: str) -> dict[str, tuple[str, str, str, str]]:
-    """Return path -> label, split, reason for its exclusion in that run, and line of the table."""
+def read_splits(splits: str) -> EarlierSplits:
+    """Read the table of an earlier run's folder, or a splits.csv.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
     key = f"datamodule.splits={clean(splits, 300)}"
     advice = "give the folder of a run, or its splits.csv"
     try:
@@ -142,7 +157,7 @@ def read_splits(splits: str) -> dict[str, tuple[str, str, str, str]]:
         raise UserError(f"{key}: {error}; {advice}") from error
     if path.is_file() and table != folder.splits:
         advice += "; splits of your own are a column split: datamodule.table=FILE with path,label,split"
-    reasons = _reasons(folder) if table == folder.splits else {}
+    reasons, note = _reasons(folder) if table == folder.splits else ({}, None)
     listed = {}
     try:
         for line, row in iterate_csv(table, needed=("path", "label", "split")):
@@ -160,7 +175,7 @@ def read_splits(splits: str) -> dict[str, tuple[str, str, str, str]]:
         raise UserError(f"{key}: {error}; {advice}") from error
     if not listed:
         raise UserError(f"{key}: {table} lists no image; {advice}")
-    return listed
+    return EarlierSplits(splits, listed, note)
 
 
 def _decide_again(split: str, reason: str) -> tuple[str | None, str]:
@@ -176,11 +191,10 @@ def _decide_again(split: str, reason: str) -> tuple[str | None, str]:
     return UNASSIGNED, reason or "excluded in datamodule.splits"
 
 
-def _reasons(folder: RunFolder) -> dict[str, str]:
-    """Return path -> reason of each exclusion in the run's record; empty if the record is missing or damaged."""
+def _reasons(folder: RunFolder) -> tuple[dict[str, str], str | None]:
+    """Return path -> reason of each exclusion in the run's record; if that is missing or damaged, none, and a note."""
     try:
         data = RunRecord.read(folder).data
-        return {each.path: each.reason for each in data.excluded} if data else {}
+        return {each.path: each.reason for each in data.excluded} if data else {}, None
     except UserError as error:
-        log.warning("%s: the reasons for its excluded images are unknown (%s)", folder.splits, error)
-        return {}
+        return {}, f"{folder.splits}: the reasons for its excluded images are unknown ({error})"

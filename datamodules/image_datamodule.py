@@ -229,8 +229,6 @@ class ImageDataModule(L.LightningDataModule):
             )
         if self.stream:
             self.stream.shards.check_processes(self._world_size)  # here, so all of them end with the same error
-        if self.rules["splits"] is not None:
-            read_splits(self.rules["splits"])  # a wrong file is refused before all images are read
         started = time.perf_counter()
         pixel_cache = self._prepare()
         catalog, n_train = self.catalog, self.n_images("train")
@@ -257,6 +255,8 @@ class ImageDataModule(L.LightningDataModule):
         compared_look = near_duplicates.compared_look("own" if self._compares_by_own else self.value_range)
         look = Look(self.image_size, self.fit, compared_look.value_range, self.interpolation)
         look = self._kept_as(look, beside=compared_look)
+        splits = self.rules["splits"]
+        splits = None if splits is None else read_splits(splits)  # a wrong file is refused before all images are read
         compared, pixels = self._pixels(compared_look, look)
         if self.cache_format == "auto" and pixels.kept_as == JpegPixels.kept_as:
             log.info(
@@ -266,10 +266,8 @@ class ImageDataModule(L.LightningDataModule):
             )  # fmt: skip
         rules = self.rules if self.rules["train_fraction"] < 1 else self.rules | {"train_seed": None}
         key = f"{source_key} {compared_look} {sorted(rules.items())}"
-        streams = self.source.streams
-        prepared = self.memory.get(
-            key, lambda: (self.catalog, prepare_catalog(self.catalog, compared, streams_train=streams, **self.rules))
-        )
+        rules = self.rules | {"splits": splits, "streams_train": self.source.streams}
+        prepared = self.memory.get(key, lambda: (self.catalog, prepare_catalog(self.catalog, compared, **rules)))
         self.catalog, findings = prepared
         stats = compared.stats
         if self._finds_range:

@@ -9,7 +9,7 @@ from common.progress import Progress
 from common.text import plural
 from datamodules.audit import NAMED, Finding, audit, leaking_train_rows
 from datamodules.cached_pixels import PixelCache
-from datamodules.earlier_splits import take_over_splits
+from datamodules.earlier_splits import EarlierSplits, take_over_splits
 from datamodules.image_stats import ImageStats
 from datamodules.near_duplicates import connected, find_pairs
 from datamodules.sources.catalog import Catalog
@@ -36,7 +36,7 @@ def prepare_catalog(
     pixels: PixelCache,
     *,
     seed: int,
-    splits: str | None = None,
+    splits: EarlierSplits | None = None,
     folds: int | None = None,
     fold: int | None = None,
     select_on: str = "val",
@@ -51,7 +51,7 @@ def prepare_catalog(
     Args:
         pixels: of all images of the catalog, with their statistics.
         seed: of splits and folds.
-        splits: an earlier run, or a splits.csv, whose images keep their splits.
+        splits: those of an earlier run, or of a splits.csv, which its images keep.
         train_seed: of `train_fraction`. It is the run's own seed: if all seeds shared one part of the training images, their
             mean would describe that part instead of any part of that size.
         streams_train: whether the training images are streamed instead of rows: datamodules/streams.py.

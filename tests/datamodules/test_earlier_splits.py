@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
+from datamodules.earlier_splits import read_splits
 from datamodules.near_duplicates import compared_look
 from datamodules.prepare import prepare_catalog
 from datamodules.sources.csv_table import CsvTable
@@ -21,7 +22,7 @@ from tests.support.helpers import make_images, open_pixel_cache
 def prepared(source, tmp_path, splits=None, **rules):
     catalog = read_source(source)
     cache = open_pixel_cache(catalog.files, compared_look(None), tmp_path / "caches")
-    prepare_catalog(catalog, cache, **{"seed": 0, "splits": splits} | rules)
+    prepare_catalog(catalog, cache, **{"seed": 0, "splits": splits and read_splits(splits)} | rules)
     return catalog
 
 
