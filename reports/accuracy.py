@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from statistics import NormalDist
 from typing import NamedTuple
@@ -12,7 +12,6 @@ import numpy as np
 from common.errors import UserError
 from common.predictions_csv import Predictions, correct_matrix, predictions_file, read_predictions
 from common.run_record import Proportion
-from common.text import join_words
 from evaluation.intervals import accuracy_interval, coverage_caveat, group_numbers, mean_over_seeds, proportion, wilson
 from reports.load_runs import Run
 
@@ -35,6 +34,22 @@ class CorrectnessMatrix(NamedTuple):
     correct: np.ndarray  # (S, n) bool
     images: str  # a hash of the images with their labels, in order
     groups: np.ndarray | None = None  # (n,) numbers of the groups that images belong to; None: each is its own
+    folds: np.ndarray | None = None  # (n,) fold of each image; None: no cross-validation
+    images_of: Mapping[int, str] | None = None  # `images` of each fold
+    n_measured: tuple[int, int] = (0, 0)  # seeds and folds of a cross-validation, also those that are not here
+
+    def only(self, folds: Collection[int]) -> "CorrectnessMatrix":
+        """Return the images of these folds."""
+        kept = np.isin(self.folds, list(folds))
+        groups = None if self.groups is None else group_numbers(self.groups[kept].astype(str).tolist())
+        images_of = {fold: name for fold, name in self.images_of.items() if fold in folds}
+        return self._replace(
+            correct=self.correct[:, kept],
+            images=_join(images_of),
+            groups=groups,
+            folds=self.folds[kept],
+            images_of=images_of,
+        )
 
 
 class GroupNames:
@@ -89,51 +104,73 @@ def correctness_matrix(
 ) -> CorrectnessMatrix | str:
     """Return which images the seeds of a row get right, or why that is unknown.
 
-    The folds of one seed's cross-validation are joined: one prediction per image.
+    The folds of one seed's cross-validation are joined: one prediction per image. If seeds lack folds, as after failed runs,
+    the seeds count that have the most folds in common.
     """
     if isinstance(tables, str):
         return tables
     seeds: dict[int | None, list[tuple[Run, Predictions]]] = defaultdict(list)
     for run, table in zip(runs, tables, strict=True):
         seeds[run.seed].append((run, table))
-    lines, images, groups = [], set(), []
-    for seed, folds in seeds.items():
+    chosen, common = _most_common({seed: {run.fold for run, _ in of_seed} for seed, of_seed in seeds.items()})
+    pooled = []
+    for seed in chosen:
         try:
-            pooled = _pool(folds, names)
+            pooled.append(_pool([(run, table) for run, table in seeds[seed] if run.fold in common], names))
         except (UserError, OSError) as error:  # of splits.csv
             return str(error)
-        if pooled is None:
+        if pooled[-1] is None:
             return f"images are in several folds of seed {seed}"
-        lines.append(pooled[0])
-        images.add(pooled[1])
-        groups = groups if any(groups) else pooled[2]
-    if len(images) > 1:
-        of_seeds = {seed: {run.fold for run, _ in folds} for seed, folds in seeds.items()}
-        every = set().union(*of_seeds.values())
-        lack = [f"seed {seed} lacks {name_folds(every - found)}" for seed, found in of_seeds.items() if found != every]
-        return f"its seeds were measured on different images{f' ({join_words(lack)})' if lack else ''}"
-    return CorrectnessMatrix(list(seeds), np.stack(lines), images.pop(), group_numbers(groups))
+    first = pooled[0]
+    if any(each.images_of != first.images_of for each in pooled):
+        return "its seeds were measured on different images"
+    groups = group_numbers(next((each.groups for each in pooled if any(each.groups)), []))
+    found = CorrectnessMatrix(chosen, np.stack([each.right for each in pooled]), _join(first.images_of), groups)
+    if None in common:
+        return found
+    n_measured = len(seeds), len({run.fold for run in runs})
+    return found._replace(folds=np.array(first.folds), images_of=first.images_of, n_measured=n_measured)
 
 
-def name_folds(folds: set[int | None]) -> str:
-    """Return `fold 4`, `folds 3 and 4`."""
-    return f"fold{'s' * (len(folds) > 1)} {join_words([str(fold) for fold in sorted(folds, key=str)])}"
+def _most_common(folds: dict[int | None, set[int | None]]) -> tuple[list[int | None], set[int | None]]:
+    """Return the seeds, and the folds that all of these have, of which there are the most; on ties, the most seeds."""
+    by_number = sorted(folds, key=lambda seed: -len(folds[seed]))
+    found = [
+        (by_number[:k], set.intersection(*(folds[seed] for seed in by_number[:k]))) for k in range(1, len(folds) + 1)
+    ]
+    most, common = max(found, key=lambda each: (len(each[0]) * len(each[1]), len(each[0])))
+    return [seed for seed in folds if seed in most], common
 
 
-def _pool(folds: Sequence[tuple[Run, Predictions]], names: GroupNames) -> tuple[np.ndarray, str, list[str]] | None:
-    """Return what is right (n,) bool, a hash of the images, and their groups; None if folds share images."""
-    lines = []
-    for run, table in folds:
+class _Pooled(NamedTuple):
+    """The folds of one seed."""
+
+    right: np.ndarray  # (n,) bool
+    groups: list[str]  # of each image
+    folds: list[int | None]  # of each image
+    images_of: dict[int | None, str]  # a hash of each fold's images with their labels, in order
+
+
+def _pool(of_seed: Sequence[tuple[Run, Predictions]], names: GroupNames) -> _Pooled | None:
+    """Join the folds of one seed; None if they share images."""
+    lines, images_of = [], {}
+    for run, table in of_seed:
         labels = [table.classes[k] for k in table.labels]
-        groups = names.of(run, table.paths)
-        lines += zip(table.fingerprints, labels, table.paths, table.correct.tolist(), groups, strict=True)
-    if len(folds) > 1:
+        groups, folds = names.of(run, table.paths), [run.fold] * len(labels)
+        lines += zip(table.fingerprints, labels, table.paths, table.correct.tolist(), groups, folds, strict=True)
+        text = "\n".join(map(" ".join, zip(table.fingerprints, labels, strict=True)))
+        images_of[run.fold] = hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+    if None not in images_of:
         lines.sort()
-        if len({path for _, _, path, _, _ in lines}) < len(lines):
-            return None
-    text = "\n".join(f"{fingerprint} {label}" for fingerprint, label, *_ in lines)
-    name = hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()
-    return np.array([correct for *_, correct, _ in lines]), name, [group for *_, group in lines]
+    if len(of_seed) > 1 and len({path for _, _, path, *_ in lines}) < len(lines):
+        return None
+    right, groups, folds = ([line[column] for line in lines] for column in (3, 4, 5))
+    return _Pooled(np.array(right), groups, folds, images_of)
+
+
+def _join(images_of: Mapping[int | None, str]) -> str:
+    """Return one name for the images of several folds."""
+    return " ".join(images_of[fold] for fold in sorted(images_of, key=str))
 
 
 def accuracy(runs: Sequence[Run], split: str, found: CorrectnessMatrix | str) -> Accuracy | None:
@@ -152,6 +189,7 @@ def accuracy(runs: Sequence[Run], split: str, found: CorrectnessMatrix | str) ->
     n = min(of_seed for _, of_seed in counted)  # seeds that lack folds have fewer
     values = [c / m if m else entries[0].value for (c, m), entries in zip(counted, seeds.values(), strict=True)]
     known = isinstance(found, CorrectnessMatrix) and len(found.seeds) == len(values)
+    known = known and max(of_seed for _, of_seed in counted) <= found.correct.shape[1]  # else some seeds lack folds
     effect = max(map(_effect, chain(*seeds.values())))
     if effect > 1 and known and found.groups is None:
         known = False  # splits.csv, which names the groups, is missing

@@ -28,6 +28,7 @@ class Comparison(NamedTuple):
     p_value: float | None = None  # for equal accuracy, after Holm's correction over the table's comparisons
     shown: bool = False  # test images show that the row is good enough
     n_unused_seeds: int = 0  # seeds that only one of the two has
+    n_folds: int | None = None  # folds that both have, if one of them lacks some
     reason: str | None = None
 
     @property
@@ -47,7 +48,8 @@ class Comparison(NamedTuple):
         if self.pair is None:
             return ""
         seeds = f", {plural(self.pair.n_seeds, 'common seed')}" if self.n_unused_seeds else ""
-        return f"{at_most(self.pair)}, {format_p(self.p_value)}{seeds}"
+        folds = f", {plural(self.n_folds, 'common fold')}" if self.n_folds else ""
+        return f"{at_most(self.pair)}, {format_p(self.p_value)}{seeds}{folds}"
 
     def __str__(self) -> str:
         return f"{self.verdict} ({self.details})" if self.pair else self.verdict

@@ -8,11 +8,10 @@ from common.checks import FEWEST_SEEDS
 from common.text import SPLIT_NAMES, compact_count, join_words, plural, rounded_down, short_name
 from evaluation.choice import Finalist, Rule, measure, prove
 from evaluation.paired_tests import bias_corrected_best, compare_pair, holm, holm_against_best, mcnemar
-from reports.accuracy import Accuracy, CorrectnessMatrix, name_folds
+from reports.accuracy import Accuracy, CorrectnessMatrix
 from reports.report_data import Choice, Comparison, ResultGroup, ResultRow
 from reports.wording import LEVEL, evidence, evidence_of_target, is_of_settings
 
-DIFFER = "images or labels differ from those of the best"
 RESAMPLES = 1000
 FAR = 0.05  # accuracy by which a seed is below all others of its row, and 3 times as far as they are apart
 MONITORS = ("balanced_accuracy", "f1", "auroc")  # metrics that can choose epochs in place of accuracy
@@ -41,7 +40,6 @@ def compare_to_best(group: ResultGroup, margin: float) -> None:
     reason = "no better than guessing" if best.guesses else "the best" if best.ranked_by else "no accuracy"
     best.comparison = Comparison(reason=reason)
     found = [_compare(row.outcomes[group.split], best.outcomes[group.split], group.split, margin) for row in others]
-    found = [_name_lacking(each, row, best) for row, each in zip(others, found, strict=True)]
     # With one seed, test images chose nothing; with several, the networks were lucky on validation and test alike
     group.chose_best = group.split == "val" or best.selected_on_test or any(p.pair.n_seeds > 1 for p in found if p.pair)
     correct = holm_against_best if group.chose_best else holm
@@ -140,6 +138,8 @@ def _good_enough(group: ResultGroup) -> str:
     pair = row.comparison.pair
     if group.split != "test" or pair is None:
         found = evidence(group.choice.on_validation, "val", group.choice.within)
+        if pair and (n_folds := row.comparison.n_folds):
+            size += f", on the {plural(n_folds, 'fold')} that both have"
         return (
             f"Chosen on validation, not proved: {size}: {found}. Only test images, which played no part in the choice, could "
             f"show that it is good enough {within}."
@@ -287,10 +287,18 @@ def _compare(row: CorrectnessMatrix | str, best: CorrectnessMatrix | str, split:
     for found, whose in ((row, ""), (best, "for the best, ")):
         if isinstance(found, str):
             return Comparison(reason=whose + found)
+    n_folds = None
+    if row.images_of and best.images_of:
+        if not (folds := row.images_of.keys() & best.images_of.keys()):  # as after failed runs
+            return Comparison(reason="it has no fold in common with the best")
+        row, best = row.only(folds), best.only(folds)
+        if len(folds) < max(row.n_measured[1], best.n_measured[1]):  # the table has means over all
+            n_folds = len(folds)
     if row.images != best.images:
-        return Comparison(reason=f"its {SPLIT_NAMES[split]} {DIFFER}")
+        return Comparison(reason=f"its {SPLIT_NAMES[split]} images or labels differ from those of the best")
     pairs = [(row.seeds.index(seed), best.seeds.index(seed)) for seed in row.seeds if seed in best.seeds]
-    if not pairs and len(row.seeds) == len(best.seeds) == 1:
+    n_seeds = max(len(row.seeds), len(best.seeds), row.n_measured[0], best.n_measured[0])
+    if not pairs and n_seeds == 1:
         pairs = [(0, 0)]
     if not pairs:
         return Comparison(reason="it has no seed in common with the best")
@@ -298,17 +306,9 @@ def _compare(row: CorrectnessMatrix | str, best: CorrectnessMatrix | str, split:
     b = best.correct[[j for _, j in pairs]]
     if len(pairs) > 1 and a.shape[1] < 2:
         return Comparison(reason="one image is too few")
-    unused = max(len(row.seeds), len(best.seeds)) - len(pairs)
-    return Comparison(pair=compare_pair(a, b, margin, row.groups), n_unused_seeds=unused)
-
-
-def _name_lacking(comparison: Comparison, row: ResultRow, best: ResultRow) -> Comparison:
-    """Add the folds that only one of the two has, as after a failed run, to the reason why their images differ."""
-    if comparison.reason is None or not comparison.reason.endswith(DIFFER):
-        return comparison
-    lack = [("it", set(best.folds) - set(row.folds)), ("the best", set(row.folds) - set(best.folds))]
-    text = " and ".join(f"{whose} lacks {name_folds(folds)}" for whose, folds in lack if folds)
-    return comparison._replace(reason=f"{comparison.reason} ({text})") if text else comparison
+    unused = n_seeds - len(pairs)
+    groups = best.groups if row.groups is None else row.groups
+    return Comparison(pair=compare_pair(a, b, margin, groups), n_unused_seeds=unused, n_folds=n_folds)
 
 
 def _choose(group: ResultGroup) -> Choice | None:

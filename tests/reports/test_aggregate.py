@@ -9,12 +9,15 @@ from scipy.stats import binomtest, t
 
 from common.run_folder import RunFolder
 from common.run_record import Latency, Proportion, increment_test_evaluations
+from evaluation.paired_tests import compare_pair
 from reports.accuracy import CorrectnessMatrix
 from reports.columns import result_table
 from reports.compare import compare, load
 from reports.significance import answer
 from tests.support.fake_runs import change_record, judged, make_run
 from tests.support.helpers import SIMPLE_CNN
+
+COSTS = {"a": 1e7, "b": 1e6, "c": 1e5}  # MACs of models
 
 
 def wilson_by_scipy(correct, n):
@@ -118,28 +121,69 @@ def test_a_seed_that_lacks_a_fold_is_not_counted_with_the_images_of_the_others(r
     assert table.lines[0][table.titles.index("folds")].text == "3 to 4 of 4"
 
 
-def test_folds_that_failed_are_named_where_rows_cannot_be_compared(run, summary):
+def test_rows_that_lack_folds_are_compared_on_those_that_both_have(run, summary):
+    missed = {"a": (set(), {1}, set()), "b": ({0}, set(range(9)), {0, 1}), "c": ({0, 1, 2}, {0, 1}, {3})}
+
     def fold_of(model, seed, fold):
         settings, data = {"datamodule.fold": fold, "datamodule.folds": 3}, {"fingerprint": f"fold{fold}", "folds": 3}
-        wrong = {"val": {"a": set(), "b": {0}, "c": {0, 1}}[model]}
-        name = f"{model}{seed}f{fold}"
-        return run(name, seed=seed, settings=settings, choices={"model": model}, n={"val": 20}, wrong=wrong, data=data)
+        return run(f"{model}{seed}f{fold}", seed=seed, settings=settings, choices={"model": model}, n={"val": 20},
+                   wrong={"val": missed[model][fold]}, data=data, cost=(COSTS[model], 1e5, 5))  # fmt: skip
+
+    def found():
+        return {row.changed["model"]: row.comparison for row in summary().groups[0].rows[1:]}
 
     folders = [fold_of(model, seed, fold) for model in "abc" for seed in (1, 2) for fold in range(3)]
     lost = {folder.name: folder for folder in folders}
+    assert [(each.pair.n, each.n_folds) for each in found().values()] == [(60, None)] * 2
     for name in ("b1f1", "c2f0", "c2f2"):
         shutil.rmtree(lost[name])
-    reasons = [row.comparison.reason for row in summary().groups[0].rows[1:]]
-    different = "its seeds were measured on different images"
-    assert reasons == [f"{different} (seed 1 lacks fold 1)", f"{different} (seed 2 lacks folds 0 and 2)"]
-    for name in ("b2f1", "c1f0", "c1f2"):
+    b, c = found()["b"], found()["c"]
+    assert (b.pair.n, b.pair.n_seeds, b.n_folds, b.pair.difference) == (40, 2, 2, pytest.approx(-3 / 40))
+    assert b.details.endswith(", 2 common folds")
+    # Of its second seed one fold is left, so the first by itself has more
+    assert (c.pair.n, c.pair.n_seeds, c.n_unused_seeds, c.n_folds) == (60, 1, 1, None)
+    assert c.pair.difference == pytest.approx(-5 / 60) and c.details.endswith(", 1 common seed")
+    shutil.rmtree(lost["a1f1"])
+    assert (found()["b"].pair.n, found()["b"].n_folds) == (40, 2)  # the same two, though the table has means over three
+    for name in ("a2f1", "c1f0", "c1f2"):
         shutil.rmtree(lost[name])
-    reasons = [row.comparison.reason for row in summary().groups[0].rows[1:]]
-    differ = "its validation images or labels differ from those of the best"
-    assert reasons == [f"{differ} (it lacks fold 1)", f"{differ} (it lacks folds 0 and 2)"]
-    for seed in (1, 2):
-        shutil.rmtree(lost[f"a{seed}f2"])
-    assert summary().groups[0].rows[1].comparison.reason == f"{differ} (it lacks fold 1 and the best lacks fold 2)"
+    assert found()["c"].reason == "it has no fold in common with the best"
+    text = (
+        "model=b with 1M multiply-accumulates, 0.1 times as many as model=a, on the 2 folds that both have: 0.075 below"
+    )
+    assert text in " ".join(answer(summary().groups[0]))
+
+
+@pytest.mark.parametrize("seeds", [(1,), (1, 2, 3)])
+def test_common_folds_give_the_comparison_of_rows_that_have_only_these(run, summary, tmp_path, seeds):
+    """Groups of images count, also where only one of the rows names them."""
+    generator = np.random.default_rng(0)
+
+    def fold_of(where, model, seed, fold, wrong):
+        settings, data = {"datamodule.fold": fold, "datamodule.folds": 3}, {"fingerprint": f"fold{fold}", "folds": 3}
+        folder = run(f"{where}/{model}{seed}f{fold}", seed=seed, settings=settings, choices={"model": model},
+                     n={"val": 40}, wrong={"val": wrong}, data=data)  # fmt: skip
+        if model == "a":
+            lines = [f"{fold}/val/{image:05}.png,cat,val,{fold}-{image // 4}" for image in range(40)]
+            (folder / "splits.csv").write_text("\n".join(["path,label,split,group", *lines]))
+
+    for seed in seeds:
+        for model, rate in (("a", 0.05), ("b", 0.3)):
+            for fold in range(3):
+                wrong = set(np.flatnonzero(generator.random(40) < rate).tolist())
+                for where in ("lacks", "has"):
+                    if fold < 2 or (where == "lacks" and model == "a"):
+                        fold_of(where, model, seed, fold, wrong)
+    lacks, has = (judged(tmp_path / "lacks"), judged(tmp_path / "has"))
+    pairs = [each.groups[0].rows[1].comparison.pair._replace(spread=None) for each in (lacks, has)]
+    assert pairs[0] == pairs[1] and pairs[0].n == 80
+    right = [row.outcomes["val"].correct for row in reversed(has.groups[0].rows)]
+    of = np.arange(80) // 4
+    assert (
+        pairs[0]
+        == compare_pair(*right, 0.02, of)._replace(spread=None)
+        != compare_pair(*right, 0.02)._replace(spread=None)
+    )
 
 
 def test_equal_accuracies_are_ranked_by_macs(run, summary):
