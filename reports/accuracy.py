@@ -38,6 +38,11 @@ class CorrectnessMatrix(NamedTuple):
     images_of: Mapping[int, str] | None = None  # `images` of each fold
     n_measured: tuple[int, int] = (0, 0)  # seeds and folds of a cross-validation, also those that are not here
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that its row has measured is here."""
+        return self.images_of is None or self.n_measured == (len(self.seeds), len(self.images_of))
+
     def only(self, folds: Collection[int]) -> "CorrectnessMatrix":
         """Return the images of these folds."""
         kept = np.isin(self.folds, list(folds))
@@ -188,8 +193,7 @@ def accuracy(runs: Sequence[Run], split: str, found: CorrectnessMatrix | str) ->
     counted = [_counts(entries, same_images=split == "test") for entries in seeds.values()]
     n = min(of_seed for _, of_seed in counted)  # seeds that lack folds have fewer
     values = [c / m if m else entries[0].value for (c, m), entries in zip(counted, seeds.values(), strict=True)]
-    known = isinstance(found, CorrectnessMatrix) and len(found.seeds) == len(values)
-    known = known and max(of_seed for _, of_seed in counted) <= found.correct.shape[1]  # else some seeds lack folds
+    known = isinstance(found, CorrectnessMatrix) and len(found.seeds) == len(values) and found.is_whole
     effect = max(map(_effect, chain(*seeds.values())))
     if effect > 1 and known and found.groups is None:
         known = False  # splits.csv, which names the groups, is missing

@@ -5,6 +5,7 @@ from math import isfinite
 from common.run_record import RunInfo
 from common.table import escape_markdown
 from common.text import SPLIT_NAMES, clean, join_words, plural, short_name
+from evaluation.paired_tests import ALMOST_SINGLE, mean_group
 from reports.accuracy import CorrectnessMatrix
 from reports.model_card import settings_of
 from reports.report_data import ReportData, ResultGroup, ResultRow
@@ -26,7 +27,8 @@ OPTIONAL = (  # callbacks, with the setting that switches them on, its value if 
      "The training images began at a share of {} of this size."),
 )  # fmt: skip
 WILSON = "Wilson's score interval (Wilson 1927, J. Am. Stat. Assoc. 22:209-212)"
-KISH = "the number of images divided by the design effect of their groups (Kish 1965, Survey Sampling, ch. 5)"
+EFFECT = "the design effect of their groups (Kish 1965, Survey Sampling, ch. 5)"
+KISH = f"the number of images divided by {EFFECT}"
 SEEDS = (
     "an interval over seeds and images, both as random effects (Searle, Casella & McCulloch 1992, Variance Components, ch. 4), "
     "with pseudo-images (Agresti & Coull 1998, Am. Stat. 52:119-126)"
@@ -170,7 +172,7 @@ def _evaluation(group: ResultGroup) -> list[str]:
         if found.standard_deviation is not None:
             sentences.append(f"Its standard deviation over seeds is {found.standard_deviation:.3f}.")
     outcomes = [row.outcomes[split] for split, found in row.accuracies.items() if found]
-    known = bool(outcomes) and all(isinstance(found, CorrectnessMatrix) for found in outcomes)
+    known = bool(outcomes) and all(isinstance(found, CorrectnessMatrix) and found.is_whole for found in outcomes)
     grouped = known and any(found.groups is not None for found in outcomes)
     if known and all(len(found.seeds) == 1 for found in outcomes):
         sentences.append(f"Accuracies have 95% intervals: {WILSON}{f', with {KISH}' if grouped else ''}.")
@@ -178,18 +180,35 @@ def _evaluation(group: ResultGroup) -> list[str]:
         sentences.append(
             f"Accuracies have 95% intervals: {SEEDS}{'; a group of images is one unit' if grouped else ''}."
         )
-    pairs = [each.comparison.pair for each in group.rows if each.comparison and each.comparison.pair]
-    if pairs:
-        with_seeds = any(pair.n_seeds > 1 for pair in pairs)
-        how = "seeds and images as random effects" if with_seeds else "t tests on groups of images"
-        if not grouped:  # as `compare_pair` does
-            how = (
-                f"{how}, and {SCORE} of the mean counts, if wider"
-                if with_seeds
-                else f"McNemar's exact test and {SCORE}"
-            )
-        sentences.append(f"Settings were compared on the same {SPLIT_NAMES[group.split]} images ({how}); {HOLM}.")
+    compared = [each for each in group.rows if each.comparison and each.comparison.pair]
+    if compared:
+        how = _how_compared(compared, group.split)
+        chose = ", also for the choice of the best by the same measurements" if group.chose_best else ""
+        corrected = f"; {HOLM}{chose}" if len(compared) > 1 else ""
+        sentences.append(f"Settings were compared on the same {SPLIT_NAMES[group.split]} images ({how}){corrected}.")
     return sentences
+
+
+def _how_compared(rows: list[ResultRow], split: str) -> str:
+    """Name the tests and intervals by which `compare_pair` compared these rows with the best."""
+    groups = next((found for row in rows if (found := row.outcomes[split].groups) is not None), None)
+    units, effective, how = "images", "", {}
+    if groups is not None:
+        units, effective = "groups of images", f", divided by {EFFECT}"
+    wider = mean_group(groups) <= ALMOST_SINGLE
+    for row in rows:
+        if row.comparison.pair.n_seeds > 1:
+            several = f", and {SCORE} of the mean counts{effective}, if wider" if wider else ""
+            how["several seeds"] = f"seeds and {units} as random effects{several}"
+        elif groups is None:
+            how["one seed"] = f"McNemar's exact test and {SCORE}"
+        else:
+            how["one seed"] = (
+                f"t tests on {units}{f', and {SCORE} of the counts{effective}, if wider' if wider else ''}"
+            )
+    if len(how) == 1:
+        return next(iter(how.values()))
+    return "; ".join(f"over {seeds}: {text}" for seeds, text in how.items())
 
 
 def _software(row: ResultRow) -> list[str]:

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from common.image_grid import encode_png
 from common.run_folder import RunFolder
@@ -61,17 +62,47 @@ def test_one_training_states_what_its_record_does(tmp_path):
 
 def test_seeds_settings_and_their_comparison(tmp_path):
     for seed in (1, 2, 3):
-        for name, accuracy in (("a", 0.9), ("b", 0.6)):
+        for name, accuracy in (("a", 0.9), ("b", 0.6), ("c", 0.5)):
             make_run(tmp_path / f"{name}{seed}", seed=seed, settings=RECIPE, choices={"model": name}, accuracy=accuracy)
     text = written(tmp_path)
     row = judged(tmp_path).groups[0].rows[0]
     low, high = accuracy_interval(row.outcomes["test"].correct)
     assert f"Test accuracy is 0.900 (mean of 3 seeds, {low:.3f} to {high:.3f}, n = 80)." in text
-    for part in ("with 3 seeds (1, 2 and 3)", "the best of 2 settings, which differ in model, by validation accuracy",
+    for part in ("with 3 seeds (1, 2 and 3)", "the best of 3 settings, which differ in model, by validation accuracy",
                  "Searle", "on the same test images (seeds and images as random effects, and Tango's score interval",
-                 "Holm 1979"):  # fmt: skip
+                 "Holm 1979 (Scand. J. Stat. 6:65-70), also for the choice of the best by the same measurements."):  # fmt: skip
         assert part in text, part
     assert "Wilson" not in text and "McNemar" not in text and "Kish" not in text
+
+
+@pytest.mark.parametrize("seeds", [(1,), (1, 2, 3)])
+@pytest.mark.parametrize("sizes", [[1] * 80, [2] + [1] * 78, [4] * 20])
+def test_the_tests_that_compared_settings_are_named(tmp_path, seeds, sizes):
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    table = "\n".join(["path,label,split,group", *(f"0/test/{i:05}.png,cat,test,{of}" for i, of in enumerate(groups))])
+    for name, wrong in (("a", {5}), ("b", {5, 20, 45})):
+        for seed in seeds:
+            folder = make_run(tmp_path / f"{name}{seed}", seed=seed, settings=RECIPE, choices={"model": name},
+                              wrong={"val": wrong, "test": wrong})  # fmt: skip
+            (folder / "splits.csv").write_text(table)
+    text = written(tmp_path).partition("Settings were compared on the same test images (")[2]
+    pair = judged(tmp_path).groups[0].rows[1].comparison.pair
+    exact = max(sizes) == 1 and len(seeds) == 1
+    assert ("McNemar" in text) == exact == (pair.p_value == binomtest(0, 2).pvalue and pair.spread.below is None)
+    assert ("Tango 1998" in text) == (exact or pair.spread.below is not None) == (max(sizes) < 4)
+    assert ("Kish 1965" in text) == (max(sizes) == 2) and ("groups" in text) == (max(sizes) > 1)
+    assert ("mean counts" in text) == (max(sizes) < 4 and len(seeds) > 1)
+    assert ("as random effects" in text) == (len(seeds) > 1) and "p-values" not in text  # one needs no correction
+
+
+def test_rows_with_one_seed_and_with_several_in_common_name_both_tests(tmp_path):
+    for name, seeds in (("a", (1, 2, 3)), ("b", (1, 2, 3)), ("c", (2,))):
+        for seed in seeds:
+            make_run(tmp_path / f"{name}{seed}", seed=seed, settings=RECIPE, choices={"model": name},
+                     wrong={"val": set(range(ord(name) - 90)), "test": set(range(ord(name) - 96))})  # fmt: skip
+    text = written(tmp_path)
+    assert "(over several seeds: seeds and images as random effects, and Tango" in text
+    assert "; over one seed: McNemar's exact test and Tango" in text and "Holm 1979" in text
 
 
 @pytest.mark.parametrize(("settings", "words"), [
