@@ -1,5 +1,9 @@
 """Figures drawn without a screen and without matplotlib's global state."""
 
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -9,7 +13,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from common.run_record import Decision
-from common.text import clean, digits_of_share, format_confidence
+from common.text import clean, digits_of_share, format_confidence, short_name
 from evaluation.calibration import reliability, risk_coverage, selective_accuracy, with_temperature
 from evaluation.fonts import fonts_of
 from evaluation.intervals import design_effect, wilson
@@ -31,7 +35,8 @@ def confusion_matrix(counts: list[list[int]], classes: list[str], images: str = 
     with_shares = k <= MOST_WITH_SHARES
     figure = Figure(figsize=(side + 0.8 * (not with_shares), side), layout="constrained")
     axes = figure.add_subplot()
-    names = [axis_name(name) for name in classes]
+    short = short_names(classes)
+    names = [short[name] for name in classes]
     image = draw_confusion(axes, counts, names, with_shares=with_shares, most_written=20, most_named=MOST_NAMED)
     title = f"{counts.trace():,} of {counts.sum():,} right" + f" ({images})" * bool(images)
     axes.set_title(title + "\nshares of the true class" * with_shares, fontsize=10)
@@ -164,6 +169,24 @@ def figure_pixels(figure: Figure, dpi: int = 100) -> np.ndarray:
 def axis_name(name: str, longest: int = 24) -> str:
     """Return a class's name for an axis; matplotlib would read text between two $ as a formula."""
     return clean(name, longest).replace("$", r"\$")
+
+
+def short_names(names: Sequence[str], longest: int = 24) -> dict[str, str]:
+    """Return each name shortened for an axis; names that would look the same start at the word in which they differ."""
+    alike = defaultdict(list)
+    for name in names:
+        alike[axis_name(short_name(name, longest), longest)].append(name)
+    short = {}
+    for look, same in alike.items():
+        texts = [clean(name) for name in same]
+        differ = len(os.path.commonprefix(texts))  # noqa: RUF071 letters are meant
+        begin = max(texts[0].rfind(mark, 0, differ) for mark in " _-.") + 1
+        begin = begin if differ - begin < longest // 2 else differ
+        short |= {
+            name: axis_name(f"…{text[begin:]}", longest) if len(same) > 1 else look
+            for name, text in zip(same, texts, strict=True)
+        }
+    return {name: short[name] for name in names}
 
 
 def channel_order(order: list[int], groups: int) -> Figure:

@@ -3,14 +3,12 @@
 import argparse
 import base64
 import io
-import os
 import sys
-from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
@@ -24,14 +22,14 @@ from common.run_folder import RunFolder
 from common.run_record import ModelInfo, RunRecord, SplitMetrics, describe_test_evaluations
 from common.text import SPLIT_NAMES, clean, compact_count, milliseconds, short_name
 from evaluation.describe import compare_to_guessing, name_accuracy, short_accuracy
-from evaluation.figures import axis_name, draw_confusion, figure_pixels
+from evaluation.figures import axis_name, draw_confusion, figure_pixels, short_names
 from evaluation.scores import count_confusion, most_confused
 from reports.load_runs import Run
 from reports.top_losses import MOST_LOSSES, TopLosses, with_thumbnails, worst_images
 
 WIDTH, HEIGHT, DPI = 16, 9, 100  # inches of a slide, pixels an inch
 THUMBNAIL = 118  # pixels, the longer side
-LONGEST_NAME = 13  # letters of a class
+LONGEST_NAME, SHORT_NAME = 13, 8  # letters of a class
 MOST_NAMED = 20  # classes up to which the matrix has counts and names, and every recall is drawn, not only the worst
 MOST_WITH_SHARES = 10  # classes up to which the matrix has shares, too
 FEW_EPOCHS = 30  # up to this number each epoch has a marker
@@ -74,14 +72,14 @@ def draw_overview(record: RunRecord, predictions: Predictions | None = None) -> 
         raise UserError(f"{record.folder.path}: it was not evaluated on any images; run the stage test")
     metrics = getattr(record, split)
     predictions = predictions or read_predictions(record.folder, split, metrics)
-    figure = Figure(figsize=(WIDTH, HEIGHT))
+    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI)
     _write_title(figure, record, metrics, split)
     _draw_curves(figure.add_axes((0.05, 0.655, 0.235, 0.165)), figure.add_axes((0.05, 0.4, 0.235, 0.205)), record)
     _draw_confusion(figure, predictions, split)
     _draw_recalls(figure.add_axes((0.765, 0.4, 0.215, 0.42)), metrics, split)
     run = Run(record.folder, record)
     losses = with_thumbnails(TopLosses(worst_images([predictions]), split, None), run)
-    _draw_losses(figure, losses, _short_names(predictions.classes, LONGEST_NAME - 2))
+    _draw_losses(figure, losses, short_names(predictions.classes, LONGEST_NAME - 2))
     return figure
 
 
@@ -135,7 +133,8 @@ def _draw_curves(loss: Axes, accuracy: Axes, record: RunRecord) -> None:
             if np.isfinite(known).any():
                 style = "o-" if len(epochs) <= FEW_EPOCHS else "-"
                 axes.plot(epochs, known, style, color=color, markersize=3.5, linewidth=1.5, label=names[kind])
-        axes.set_ylabel(metric)
+        axes.set_ylabel(metric, labelpad=1)
+        axes.tick_params(labelsize=8)  # else the label leaves the sheet beside numbers like 0.00025 and 1000000
         axes.grid(alpha=0.25)
         if epochs:
             axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
@@ -176,9 +175,11 @@ def _draw_confusion(figure: Figure, predictions: Predictions, split: str) -> Non
     counts = np.asarray(count_confusion(predictions.labels, predictions.predicted, k))
     written = k <= MOST_NAMED
     axes = figure.add_axes((0.375, 0.41, 0.29, 0.41) if written else (0.35, 0.485, 0.3, 0.335))
-    short = _short_names(predictions.classes)
+    short = short_names(predictions.classes, LONGEST_NAME)
     names = list(short.values())
-    size = 10 if k <= 5 else 8 if k <= 8 else 7
+    # Up to three names are side by side; slanted ones end above the heading of the images
+    is_short = max(map(len, names)) <= SHORT_NAME
+    size = 10 if k <= 2 or (k <= 5 and is_short) else 8 if k <= 3 or (k <= 8 and is_short) else 7
     image = draw_confusion(
         axes, counts, names, with_shares=k <= MOST_WITH_SHARES, most_written=MOST_NAMED, most_named=MOST_NAMED,
         size=size,
@@ -208,7 +209,7 @@ def _draw_recalls(axes: Axes, metrics: SplitMetrics, split: str) -> None:
         reach = [[max(found.value - found.low, 0)], [max(found.high - found.value, 0)]]
         axes.errorbar([found.value], [place], xerr=reach, fmt="o", color=BLUE, capsize=3, markersize=6, linewidth=1.5)
     joint = "\n" if len(shown) <= 6 else " "
-    short = _short_names([each.name for each in metrics.per_class or []])
+    short = short_names([each.name for each in metrics.per_class or []], LONGEST_NAME)
     labels = [f"{short[each.name]}{joint}(n = {each.n:,})" for each in shown]
     axes.set_yticks(range(len(shown)), labels, fontsize=10 if len(shown) <= 6 else 8)
     axes.set_ylim(max(len(shown), 1) - 0.5, -0.5)
@@ -236,6 +237,7 @@ def _draw_losses(figure: Figure, found: TopLosses, short: dict[str, str]) -> Non
     note = f" ({clean('; '.join(sorted(hidden)), 120)})" if hidden else ""
     figure.text(0.02, 0.285, title + note, fontsize=12, parse_math=False)
     step = (WIDTH * DPI - 0.02 * 2 * WIDTH * DPI) / MOST_LOSSES  # pixels
+    renderer = FigureCanvasAgg(figure).get_renderer()
     for place, loss in enumerate(found.losses):
         left = round(0.02 * WIDTH * DPI + place * step)
         pixels = _thumbnail(loss.image)
@@ -246,11 +248,12 @@ def _draw_losses(figure: Figure, found: TopLosses, short: dict[str, str]) -> Non
             (short[loss.label], "black", "normal", 9.5),
             *([(f"→ {short[loss.predicted]}", RED, "bold", 9.5)] if loss.wrong else []),
             (f"p = {loss.probability:.2f}", RED if loss.wrong else GRAY, "normal", 9.5),
-            (_shorten(name, 20), GRAY, "normal", 7),
+            (axis_name(short_name(name, 20), 20), GRAY, "normal", 7),
         )
         for line, (text, color, weight, size) in enumerate(lines):
             at = ((left + THUMBNAIL / 2) / (WIDTH * DPI), (110 - 20 * line) / (HEIGHT * DPI))
-            figure.text(*at, text, fontsize=size, color=color, fontweight=weight, ha="center", va="center")
+            text = figure.text(*at, text, fontsize=size, color=color, fontweight=weight, ha="center", va="center")
+            text.set_fontsize(size * min(1, (step - 6) / text.get_window_extent(renderer).width))  # capitals are wide
 
 
 def _thumbnail(jpeg: str | None) -> np.ndarray:
@@ -259,28 +262,6 @@ def _thumbnail(jpeg: str | None) -> np.ndarray:
         return np.full((THUMBNAIL, THUMBNAIL, 3), 225, np.uint8)
     with Image.open(io.BytesIO(base64.b64decode(jpeg))) as image:
         return np.asarray(thumbnail(image.convert("RGB"), THUMBNAIL))
-
-
-def _shorten(name: str, longest: int = LONGEST_NAME) -> str:
-    return axis_name(short_name(name, longest), longest)
-
-
-def _short_names(names: Sequence[str], longest: int = LONGEST_NAME) -> dict[str, str]:
-    """Return each name shortened; names that would look the same start at the word in which they differ."""
-    alike = defaultdict(list)
-    for name in names:
-        alike[_shorten(name, longest)].append(name)
-    short = {}
-    for look, same in alike.items():
-        texts = [clean(name) for name in same]
-        differ = len(os.path.commonprefix(texts))  # noqa: RUF071 letters are meant
-        begin = max(texts[0].rfind(mark, 0, differ) for mark in " _-.") + 1
-        begin = begin if differ - begin < longest // 2 else differ
-        short |= {
-            name: axis_name(f"…{text[begin:]}", longest) if len(same) > 1 else look
-            for name, text in zip(same, texts, strict=True)
-        }
-    return {name: short[name] for name in names}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from jinja2 import Environment
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from common.errors import UserError
 from common.html import jinja_environment
@@ -79,6 +79,10 @@ def environment_and_script() -> tuple[Environment, dict]:
     """Return the Jinja2 environment of the pages, and the script that sorts their tables, with its hash for the CSP."""
     environment = jinja_environment(HERE, longest=LONGEST)
     environment.filters["together"] = lambda text: re.sub(" ([=<]) ", "\u00a0\\1\u00a0", text)
+    # A long class name breaks behind such a mark, and only else within a word
+    environment.filters["breakable"] = lambda text: Markup(
+        re.sub(r"([_.-])(?=\w)", r"\1<wbr>", str(escape(clean(text, LONGEST))))
+    )
     script = (HERE / "page.js").read_text(encoding="utf-8").strip()
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment, {"script": Markup(script), "script_hash": script_hash}
@@ -266,9 +270,13 @@ def _top_losses(best: ResultRow) -> dict:
         return {"top_losses": {"losses": [], "words": words, "boxes": False}}
     boxes = any(loss.image for loss in found.losses)
     folds = f" ({plural(len(best.folds), 'fold')})" if best.folds else ""
+    name = f"{best.name}{folds}"
+    which, order, mean = f"the runs of {name} get wrong most often", "; ties are ordered by the", "mean"
+    if all(loss.runs == 1 for loss in found.losses):
+        which, order, mean = f"{name} gets wrong", ", ordered by the", "the"
     words = (
-        f"{SPLIT_NAMES[found.split].capitalize()} images that the runs of {best.name}{folds} get wrong most often; ties are "
-        "ordered by the probability of the true class, lowest first. In parentheses: mean probability of the predicted class."
+        f"{SPLIT_NAMES[found.split].capitalize()} images that {which}{order} probability of the true class, lowest first. "
+        f"In parentheses: {mean} probability of the predicted class."
     )
     if not boxes:
         words += f" The images cannot be shown: {join_words(sorted({loss.reason for loss in found.losses}))}."

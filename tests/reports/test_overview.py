@@ -2,10 +2,12 @@
 
 import io
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
 
@@ -119,6 +121,28 @@ def test_an_image_that_is_missing_is_a_gray_square_and_the_reason(pets):
     figure = draw_overview(pets)
     assert any("(the image is missing)" in text for text in texts(figure)) and len(figure.images) == 2
     assert set(np.unique(figure.images[0].get_array()[..., :3])) == {225}
+
+
+@pytest.mark.parametrize(("classes", "losses"), [(3, (1e-4, 3e-4)), (5, (2e5, 9e5)), (8, (0.69304, 0.69315))])
+def test_labels_stay_on_the_sheet_and_apart(tmp_path, classes, losses):
+    names = [f"NEUTROPHIL_{letter}" for letter in "ABCDEFGH"[:classes]]
+    labels = np.arange(40) % classes
+    probabilities = np.full((40, classes), 0.4 / classes)
+    probabilities[np.arange(40), (labels + 1) % classes] += 0.6
+    record = evaluated(tmp_path, labels, probabilities, names)
+    rows = [{"epoch": e, "train/loss": loss, "val/loss": loss, "train/accuracy": 0.5, "val/accuracy": 0.5, "lr": 0.1}
+            for e, loss in enumerate(np.linspace(*losses, 5), 1)]  # fmt: skip
+    record.folder.write_metrics(rows)
+    figure = draw_overview(record)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    loss, _, matrix, *_ = figure.axes
+    boxes = [axis.label.get_window_extent() for axis in (loss.yaxis, matrix.xaxis)]
+    assert loss.get_ylabel() == "loss" and boxes[0].x0 >= 0
+    heading = next(text for text in figure.texts if text.get_text().startswith("The 12 worst errors"))
+    assert matrix.get_xlabel() == "predicted" and boxes[1].y0 >= heading.get_window_extent().y1
+    captions = [text.get_window_extent() for text in figure.texts if text.get_text().startswith("→")]
+    assert len(captions) == 12 and all(left.x1 < right.x0 for left, right in pairwise(captions))
 
 
 def test_of_many_classes_the_worst_recalls_and_the_most_frequent_confusions(tmp_path):

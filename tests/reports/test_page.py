@@ -219,6 +219,17 @@ def test_the_page_in_chromium(sweep):
         assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()] and messages == []
 
 
+def test_long_class_names_without_spaces_may_break_behind_marks(tmp_path):
+    classes = ("Solmaris_bitentaculata_with_copepod", "-<b>dog.1")
+    make_run(tmp_path / "a", classes=classes, n={"test": 20}, wrong={"test": {0, 1, 3}}, epochs=0)
+    page = write_report(str(tmp_path)).page.read_text()
+    long = "Solmaris_<wbr>bitentaculata_<wbr>with_<wbr>copepod"
+    other = "-&lt;b&gt;dog.<wbr>1"
+    for name in (long, other):
+        assert f'<th scope="col">{name}</th>' in page and f'<th scope="row">{name}</th>' in page
+    assert f"<b>{long}</b>, predicted <b>{other}</b>" in page and "<b>dog" not in page
+
+
 @pytest.mark.thorough
 @needs_chromium
 def test_a_matrix_of_many_classes_with_long_names_breaks_them_between_words(tmp_path):

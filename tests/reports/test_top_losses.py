@@ -48,6 +48,13 @@ def test_top_losses_of_a_cross_validation_come_from_all_folds(tmp_path):
     assert "Validation images that the runs of resnet18 (3 folds) get wrong most often; ties are ordered by" in words
 
 
+def test_the_top_losses_of_one_run_are_not_called_those_of_several(tmp_path):
+    make_run(tmp_path / "a", n={"test": 30}, wrong={"test": {1, 4}}, epochs=0)
+    words = Parsed(write_report(str(tmp_path)).page.read_text()).words()
+    assert "Test images that resnet18 gets wrong, ordered by the probability of the true class, lowest first." in words
+    assert "In parentheses: the probability of the predicted class." in words and "runs of" not in words
+
+
 def test_confusions_of_many_classes_are_counted_in_all_runs(tmp_path):
     """A record has only the 50 most frequent of its own run, and what is one of them in one run may be none in another."""
     classes = tuple(f"c{i:03}" for i in range(120))
