@@ -22,7 +22,7 @@ def test_further_confusion_matrices_of_the_same_classes_have_the_same_pixels(mon
         assert np.array_equal(figure_pixels(confusion_matrix(*drawn[name])), each_by_itself[name]), name
 
 
-def test_names_that_begin_alike_can_be_told_apart_in_the_confusion_matrix():
+def test_names_that_begin_alike_differ_in_the_confusion_matrix():
     names = ["Mitrocoma cellularia, a young one", "Mitrocoma cellularia, an old one", "x"]
     axes = confusion_matrix([[3, 1, 0], [0, 4, 0], [0, 0, 2]], names).axes[0]
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
