@@ -54,7 +54,7 @@ def aggregate(loaded: LoadedRuns, good_enough: float = 0.02, target_accuracy: fl
             _name(group, of_study, pending)
             _rank(group)
             compare_to_best(group, good_enough)
-            group.target = target_accuracy
+            group.target, group.n_unfinished = target_accuracy, len(pending)
             compare_settings(group, pending)
             groups.append(group)
     return ReportData(groups, unfinished, excluded, loaded.runs)

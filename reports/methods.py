@@ -10,6 +10,7 @@ from reports.accuracy import CorrectnessMatrix
 from reports.model_card import settings_of
 from reports.report_data import ReportData, ResultGroup, ResultRow
 from reports.significance import describe_accuracy
+from reports.wording import is_of_settings
 
 MOST_CLASSES = 12  # by name
 MOST_SEEDS = 20
@@ -185,7 +186,8 @@ def _evaluation(group: ResultGroup) -> list[str]:
         how = _how_compared(compared, group.split)
         chose = ", also for the choice of the best by the same measurements" if group.chose_best else ""
         corrected = f"; {HOLM}{chose}" if len(compared) > 1 else ""
-        sentences.append(f"Settings were compared on the same {SPLIT_NAMES[group.split]} images ({how}){corrected}.")
+        what = "Settings" if any(is_of_settings(each.comparison.pair) for each in compared) else "Trained networks"
+        sentences.append(f"{what} were compared on the same {SPLIT_NAMES[group.split]} images ({how}){corrected}.")
     return sentences
 
 

@@ -271,6 +271,7 @@ class ResultGroup:
     settings: list[SettingComparison] = field(default_factory=list)
     grid: Grid | None = None
     edges: list[str] = field(default_factory=list)  # sentences on optima at the edge of what was tried
+    n_unfinished: int = 0  # runs of the same study that failed, were pruned or are still running
 
     @property
     def selected_on_test(self) -> bool:

@@ -60,7 +60,7 @@ def answer(group: ResultGroup) -> list[str]:
         costs = sorted((row for row in group.rows if row.macs is not None), key=lambda row: row.macs)
         smallest = f" The smallest network is {costs[0].name} with {_macs(costs[0])}." if costs else ""
         return [f"No accuracies were measured, only costs, so no row is the best.{smallest}"]
-    by = "test, which also chose its epoch (so this accuracy is too good)" if best.selected_on_test else "validation"
+    by = "test, which also chose its epoch (so this accuracy is too good)," if best.selected_on_test else "validation"
     results = [] if best.selected_on_test else [f"{describe_accuracy(best.ranked_by)} on validation"]
     test = best.accuracies["test"]
     results.append(f"{describe_accuracy(test)} on test" if test else "not evaluated on test")
@@ -80,14 +80,15 @@ def answer(group: ResultGroup) -> list[str]:
     if not others:
         chosen = " The test images also chose its epoch, so this accuracy is too good." if best.selected_on_test else ""
         guess = ["It is not shown to be better than guessing.", *apart] if best.guesses else _above_target(group)
+        where = "that finished" if group.n_unfinished else "here"
         return [
             f"{best.name} has {has}.{chosen}",
             *guess,
-            "It is the only setting here, so there is nothing to compare it with.",
+            f"It is the only setting {where}, so there is nothing to compare it with.",
             *_far_below(group),
         ]
     first = f"The best by {by} is {best.name}: {has}."
-    further = [*_of_networks(group), *_far_below(group), *_by_monitor(group)]
+    further = [*_without_costs(group), *_of_networks(group), *_far_below(group), *_by_monitor(group)]
     return [first, _good_enough(group), *_above_target(group), *further]
 
 
@@ -120,7 +121,8 @@ def _good_enough(group: ResultGroup) -> str:
     best, *others = group.rows
     within = f"(at most {group.margin:g} below {best.name})"
     if best.macs is None or all(row.macs is None for row in others):
-        return "Costs are not known, so no smaller network can be named."
+        costs = f"The cost of {best.name} is" if any(row.macs is not None for row in others) else "Costs are"
+        return f"{costs} not known, so no smaller network can be named."
     smaller = [row for row in others if row.macs is not None and row.macs < best.macs]
     if not smaller:
         return "No other network here is smaller."
@@ -208,6 +210,17 @@ def _few_that_differ(accuracies: np.ndarray) -> str:
         f". Its seeds differ by {deviation:.3f} (SD), which is much for an error rate of {errors:.3f}: with so few seeds, "
         "such a claim is wrong in up to 0.12 of cases, not in 0.05"
     )
+
+
+def _without_costs(group: ResultGroup) -> list[str]:
+    """Name the rows that may be smaller than the best, since their costs are not known."""
+    best, *others = group.rows
+    unknown = [row.name for row in others if row.macs is None]
+    if best.macs is None or len(unknown) in (0, len(others)):  # then no row can be called smaller
+        return []
+    return [
+        f"The cost{'s' * (len(unknown) > 1)} of {join_words(unknown, 4)} {'is' if len(unknown) == 1 else 'are'} not known."
+    ]
 
 
 def _of_networks(group: ResultGroup) -> list[str]:

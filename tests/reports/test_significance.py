@@ -449,6 +449,26 @@ def test_more_rows_do_not_make_a_bad_network_pass(accuracies, n, seeds, sd, repl
     assert false <= binom.ppf(0.95, replicates, 0.05)
 
 
+def test_what_is_not_known_of_a_sweep_is_not_stated_of_it(run, summary):
+    run("a", choices={"model": "a"}, wrong={"val": set(), "test": {0}}, cost=None)
+    assert answer(summary().groups[0])[-1] == "It is the only setting here, so there is nothing to compare it with."
+    run("f", choices={"model": "f"}, status="failed", reason="no memory")
+    assert answer(summary().groups[0])[-1] == (
+        "It is the only setting that finished, so there is nothing to compare it with."
+    )
+    run("b", choices={"model": "b"}, wrong={"val": {1}, "test": {0, 2}}, cost=(1e6, 1e5, 5))
+    text = "The cost of model=a is not known, so no smaller network can be named."
+    assert text in answer(summary().groups[0])
+    run("c", choices={"model": "c"}, wrong={"val": {1, 2}, "test": {0, 2}}, cost=None)
+    assert text in answer(summary().groups[0])
+    run("d", choices={"model": "d"}, wrong={"val": {1, 2, 3}, "test": {0, 2}}, cost=(1e5, 1e4, 5))
+    assert not [sentence for sentence in answer(summary().groups[0]) if sentence.startswith("The costs of")]
+    run("e", choices={"model": "e"}, wrong={"val": set(), "test": set()}, cost=(1e7, 1e4, 5))
+    found = answer(summary().groups[0])
+    assert found[0].startswith("The best by validation is model=e:")
+    assert "The costs of model=a and model=c are not known." in found
+
+
 def test_costs_without_accuracies_have_an_answer(run, summary):
     for name, macs in (("a", 2e9), ("b", 4e6)):
         run(name, choices={"model": name}, n={"train": 1}, cost=(macs, 1e5, 3), data={"fingerprint": None})
