@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from common.checks import FEWEST_SEEDS
 from common.errors import UserError
 from common.run_record import DIGESTS
-from common.text import SPLIT_NAMES, join_words, rounded_down, rounded_up
+from common.text import SPLIT_NAMES, join_words, rounded_down, rounded_up, short_name
 from evaluation.intervals import Interval, accuracy_interval
 from evaluation.paired_tests import PairedComparison, compare_pair, format_p, holm
 from reports.accuracy import groups_of, read_common
@@ -26,6 +26,7 @@ MARGIN = 0.02  # of the comparison; nothing here depends on it
 WIDEST = 0.05  # of the number of images: how far apart networks of one number are drawn
 UNEQUAL = 1.25  # ratio of training steps from which on a gain may be that of more steps
 MOST_WITHIN = 5  # networks in a legend within the axes; that of more is below them
+LONGEST_NAME = 24  # characters of a network in the legend
 SHORT_LABEL = 36  # characters: two fit beside each other
 LINE = 0.22  # inches of a legend's line
 
@@ -187,7 +188,7 @@ def draw(curves: Curves, size: tuple[float, float] = (7.2, 4.6)) -> Figure:
     for index, points in enumerate(curves.points.values()):
         means = np.array([point.accuracy for point in points])
         reach = np.abs(np.array([point.interval for point in points]).T - means)
-        label = f"{points[0].model} ({points[0].parameters:,} parameters)"
+        label = f"{short_name(points[0].model, LONGEST_NAME)} ({points[0].parameters:,} parameters)"
         color, marker = COLORS[index % len(COLORS)], "os^Dv"[index % 5]
         places = [point.n_train * (1 + step * index) for point in points]
         axes.errorbar(places, means, reach, fmt=f"{marker}-", color=color, capsize=3, markersize=5, label=label)

@@ -79,9 +79,9 @@ def environment_and_script() -> tuple[Environment, dict]:
     """Return the Jinja2 environment of the pages, and the script that sorts their tables, with its hash for the CSP."""
     environment = jinja_environment(HERE, longest=LONGEST)
     environment.filters["together"] = lambda text: re.sub(" ([=<]) ", "\u00a0\\1\u00a0", text)
-    # A long class name breaks behind such a mark, and only else within a word
+    # A long name breaks behind such a mark, and only else within a word; numbers do not break
     environment.filters["breakable"] = lambda text: Markup(
-        re.sub(r"([_.-])(?=\w)", r"\1<wbr>", str(escape(clean(text, LONGEST))))
+        re.sub(r"([_.-])(?=[^\W\d])", r"\1<wbr>", str(escape(clean(text, LONGEST))))
     )
     script = (HERE / "page.js").read_text(encoding="utf-8").strip()
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -73,7 +73,7 @@ def title_of(data: ReportData) -> str:
 
 def _sizes(run: Run) -> str:
     sizes = {"train": run.data.n_train, "val": run.data.n_val, "test": run.data.n_test}
-    return ", ".join(f"{n} {split}" for split, n in sizes.items() if n is not None)
+    return ", ".join(f"{n:,} {split}" for split, n in sizes.items() if n is not None)
 
 
 def _each(values: Sequence) -> str:

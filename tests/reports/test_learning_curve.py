@@ -160,6 +160,16 @@ def test_many_networks_are_drawn_at_their_number_of_images_beside_a_whole_legend
     assert n == 3 or not box.overlaps(axes.get_window_extent())
 
 
+def test_a_legend_of_long_names_stays_within_the_axes():
+    names = ["mobilenetv4_hybrid_medium.with_another_long_name", "mobilenetv4_hybrid_medium.with_another_longer_name"]
+    point = Point("", 1_000_000, 100, [1], np.ones((1, 9), bool), Interval(0.7, 1.0), None)
+    figure = draw(Curves("test", {name: [point._replace(model=name)] for name in names}, []), (5.2, 3.7))
+    FigureCanvasAgg(figure).draw()
+    (axes,) = figure.axes
+    box, frame = axes.get_legend().get_window_extent(), axes.get_window_extent()
+    assert frame.x0 <= box.x0 and box.x1 <= frame.x1
+
+
 def test_what_cannot_be_drawn_is_an_error(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(ValueError, match=r"no result\.json in it or below"):

@@ -224,10 +224,14 @@ def test_long_class_names_without_spaces_may_break_behind_marks(tmp_path):
     make_run(tmp_path / "a", classes=classes, n={"test": 20}, wrong={"test": {0, 1, 3}}, epochs=0)
     page = write_report(str(tmp_path)).page.read_text()
     long = "Solmaris_<wbr>bitentaculata_<wbr>with_<wbr>copepod"
-    other = "-&lt;b&gt;dog.<wbr>1"
+    other = "-&lt;b&gt;dog.1"
     for name in (long, other):
         assert f'<th scope="col">{name}</th>' in page and f'<th scope="row">{name}</th>' in page
     assert f"<b>{long}</b>, predicted <b>{other}</b>" in page and "<b>dog" not in page
+    make_run(tmp_path / "b", classes=classes, n={"test": 20}, epochs=0, choices={"model": "a_long_<i>name"},
+             data={"n_train": 1234})  # fmt: skip
+    page = write_report(str(tmp_path)).page.read_text()
+    assert "model=a_<wbr>long_&lt;i&gt;name" in page and "1,234 train" in page and "<i>" not in page
 
 
 @pytest.mark.thorough
