@@ -25,7 +25,7 @@ class Spread(NamedTuple):
     images_per_unit: float
     target: float | None = None  # for outcomes tested against a target as in `choice`, also on the scale of log odds
     at_limit: float | None = None  # for one network without t test: variance at the limit over that here
-    less: float = 0.0  # images by which the test of one network lowers its count
+    less: float = 0.0  # images by which the test lowers the count of right ones
     equal: float = 1.0  # ratio of the number of equally large units with as much information to the number of units
     further: float = 0.0  # squares that pseudo-images add to those of all groups
     weight: float = 1.0  # number of images that a pseudo-image of the target counts as
@@ -89,7 +89,7 @@ class Spread(NamedTuple):
                 below = max(below, self.below(n, alpha))
             return NormalDist().cdf((gap - below) / math.sqrt(variance))
         generator = np.random.default_rng(0)
-        mean = gap + math.sqrt(variance) * generator.standard_normal(DRAWS)
+        mean = gap - self.less / n + math.sqrt(variance) * generator.standard_normal(DRAWS)
         s, r = n_seeds - 1, (n_seeds - 1) * free
 
         def square(expected: float, freedom: float) -> np.ndarray:

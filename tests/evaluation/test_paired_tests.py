@@ -183,7 +183,9 @@ def test_a_pair_by_t_tests_is_decided_by_the_strictest(n_seeds, balanced, groupe
         if n_seeds == 1:
             tests = [over_images(differences[0], pseudo, groups if grouped else images, alike)]
         else:
-            tests, less = over_seeds_and_images(differences, pseudo, groups if grouped else None, alike), 0.0
+            tests = over_seeds_and_images(differences, pseudo, groups if grouped else None, alike)
+            of_mean, of_one = (96 * each.var() + 0.5 for each in (differences.mean(axis=0), differences))
+            less *= of_mean / of_one if grouped else 0.0
         tests = [(each.mean, each.error, each.degrees_of_freedom) for each in tests]
         value = differences.mean()
         p_value = max(2 * t.sf(abs(mean) / error, freedom) for mean, error, freedom in tests)
@@ -205,6 +207,22 @@ def test_a_pair_by_t_tests_is_decided_by_the_strictest(n_seeds, balanced, groupe
         assert (found.margin_p_value < 0.02) == (found.at_least > -0.05) and found.spread.less == pytest.approx(
             96 * less
         )
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("size", [4, 5])
+def test_seeds_that_are_the_same_network_show_no_more_on_groups_than_one_does(balanced, size):
+    """As frozen networks: three copies were half an image nearer to the best than a single one."""
+    generator, labels, groups = np.random.default_rng(0), np.repeat([0, 1, 2], [40, 200, 200]), np.arange(440) // size
+    b = generator.random(440) < 0.95
+    for lost in (0.1, 0.15, 0.2):
+        a = b & ~((generator.random(440) < lost) & (labels == 0))
+        one, three = (
+            compare_pair(np.tile(a, (seeds, 1)), np.tile(b, (seeds, 1)), 0.15, groups, labels if balanced else None)
+            for seeds in (1, 3)
+        )
+        assert three.at_least == pytest.approx(one.at_least, abs=2e-4)
+        assert three.margin_p_value == pytest.approx(one.margin_p_value, abs=2e-4)
 
 
 def test_no_end_of_a_difference_lies_beyond_what_accuracies_can_differ_by():
