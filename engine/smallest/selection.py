@@ -88,7 +88,7 @@ def pick_race(
     A candidate with a better probe than the reference and a higher cost, too slow to be fine-tuned in time, always races
     frozen. All others have to be cheaper than the reference or than that candidate, near the front of cost and probed value
     (SLACK), and good enough for fine-tuning to lift them to `need` (GAIN). Fine-tuning is assumed to add at least what it added
-    to a trained reference.
+    to a trained reference. If the best probe is among them, the time to train its head is reserved.
 
     Where more than `most` qualify, the range of costs is divided into `most` equal steps on a logarithmic scale, and each step
     gives its best probe, since neighbors such as two cuts of one stage are much alike. As many race as fit into the budget;
@@ -129,15 +129,17 @@ def pick_race(
     # The cheapest of those expected to be good enough come first, then those that lack least
     chosen.sort(key=lambda i: (max(0.0, need - adds - _probed(candidates[i])), rank_of(candidates[i], cost)))
     racers = [Racer(best, True, _probed(candidates[best]))] if leads else []
-    free_s = (
-        math.inf if left_s is None else RACE_SHARE * left_s - sum(head_s(candidates[each.index]) for each in racers)
-    )
+    # Cheaper ones must not take the last seconds from the best probe, next to which they have to be good enough
+    leader = best if with_best and is_better and (leads or best in chosen) else None
+    free_s = math.inf if left_s is None else RACE_SHARE * left_s
+    free_s -= 0.0 if leader is None else head_s(candidates[leader])
     for i in chosen:
         value, tuning_s, heads_s = _probed(candidates[i]), PRUNED_SHARE * time_s(candidates[i]), head_s(candidates[i])
+        free_s += heads_s if i == leader else 0.0
         if tuning_s <= free_s:
             racers.append(Racer(i, False, value + adds))
             free_s -= tuning_s
-        elif i in frozen and value >= need - SLACK and heads_s <= free_s:
+        elif i in frozen and (i == leader or value >= need - SLACK) and heads_s <= free_s:
             racers.append(Racer(i, True, value))
             free_s -= heads_s
     return sorted(racers, key=lambda each: not each.frozen)
