@@ -486,10 +486,10 @@ class Smallest:
         probed = [each for each in self.candidates if each.probe and not each.excluded]
         best = max(probed, key=lambda each: each.probe.value, default=None)
         if best and best.probe.value > max(each.probe.value if each.probe else 0.0 for each in listed):
-            self.note(
-                f"The network with the best probe, {best.name} ({best.probe.value:.3f}), does not race: besides the networks "
-                "that do, the budget leaves no time even to train its head."
-            )
+            why = "besides the networks that do, the budget leaves no time even to train its head"
+            if self.budget.minutes is None:
+                why = f"it is far below target_accuracy={self.question.target}"
+            self.note(f"The network with the best probe, {best.name} ({best.probe.value:.3f}), does not race: {why}.")
 
     @property
     def _asks_latency(self) -> bool:

@@ -178,6 +178,7 @@ def test_cheaper_networks_leave_the_best_probe_the_time_to_train_its_head():
     listed[3].probe.value = 0.93
     assert race(listed, 4, 0.99, 8, 24, head_seconds, frozen=True) == [(3, "frozen")]  # a high target
     assert race(listed, 4, 0.91, 8, 1000, head_seconds, frozen=True) == [0, 1, 2, 3]
+    assert race(listed, 4, 1.1, 8, 24, head_seconds, frozen=True) == [(3, "frozen")]  # 0.17 below what is needed
 
 
 @pytest.mark.parametrize("better", [0.0, 0.005, 0.05])

@@ -155,13 +155,17 @@ def test_a_best_probe_that_does_not_race_is_not_called_too_slow_by_itself():
     search, found = object.__new__(Smallest), candidates(("resnet18",), sizes=(96,), cuts=3)
     for each, probe in zip(found, (0.72, 0.74, 0.73), strict=True):
         each.probe = measured(probe)
-    search.candidates, search.times = found, SimpleNamespace(of=lambda each: 600.0)
-    search.record = SmallestRecord(question=Question(cost=["macs"], metric="accuracy", good_enough=0.02))
+    search.candidates, search.times, search.budget = found, SimpleNamespace(of=lambda each: 600.0), Budget(10)
+    search.question = Question(cost=["macs"], metric="accuracy", good_enough=0.02, target=0.99)
+    search.record = SmallestRecord(question=search.question)
     search._note_frozen([Racer(2, False, 0.76), Racer(0, False, 0.75)])
     assert search.record.notes == [
         f"The network with the best probe, {found[1].name} (0.740), does not race: besides the networks that do, the budget "
         "leaves no time even to train its head."
     ]
+    search.record.notes, search.budget = [], Budget(None)
+    search._note_frozen([Racer(2, False, 0.76)])
+    assert search.record.notes[0].endswith(" (0.740), does not race: it is far below target_accuracy=0.99.")
     search.record.notes = []
     search._note_frozen([Racer(2, False, 0.76), Racer(1, False, 0.77)])
     assert search.record.notes == []
