@@ -173,6 +173,9 @@ def test_cheaper_networks_leave_the_best_probe_the_time_to_train_its_head():
     costs = ((2 * 10**8, 0.90), (2 * 10**8 + 1, 0.90), (2 * 10**8 + 2, 0.90), (24 * 10**7, 0.93), (3 * 10**8, 0.91))
     listed = [candidate(macs, probe) for macs, probe in costs]
     assert race(listed, 4, 0.91, 8, 24, head_seconds, frozen=True) == [(0, "frozen"), (3, "frozen")]
+    assert race(listed, 4, 0.91, 8, 20, head_seconds, frozen=True) == [
+        (0, "frozen")
+    ]  # not one beside it: nothing to choose
     listed[3].probe.value = 0.91  # no better than the reference
     assert race(listed, 4, 0.91, 8, 24, head_seconds, frozen=True) == [(0, "frozen"), (1, "frozen")]
     listed[3].probe.value = 0.93
