@@ -90,10 +90,16 @@ def last_lines(record: SmallestRecord, page: Path | str) -> list[str]:
 
 
 def work(record: SmallestRecord) -> str:
-    """Return `Screened 312 networks, trained 14 runs, 18 min 05 s`."""
-    n_screened = sum(candidate.probe is not None for candidate in record.candidates)
-    parts = [f"Screened {plural(n_screened, 'network')}", f"trained {plural(record.n_trained, 'run')}"]
-    return ", ".join([*parts, *([duration(sum(record.seconds.values()))] if record.seconds else [])])
+    """Return `Screened 94 of 312 networks, trained 14 runs, 18 min 05 s`, or without ` of 312` if that is all."""
+    possible = [each for each in record.candidates if each.probe or (each.pretrained and not each.excluded)]
+    n_screened = sum(each.probe is not None for each in possible)
+    screened = plural(len(possible), "network")
+    if n_screened < len(possible):  # because of the budget, or of features that are not finite
+        screened = f"{n_screened:,} of {screened}"
+    parts = [f"Screened {screened}", f"trained {plural(record.n_trained, 'run')}"]
+    if record.seconds:
+        parts.append(duration(sum(record.seconds.values())) + (" with earlier commands" if record.earlier_s else ""))
+    return ", ".join(parts)
 
 
 def describe_cost(key: str, value: float | None) -> str:

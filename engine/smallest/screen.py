@@ -1,6 +1,7 @@
 """Screen every cut: one forward pass per backbone and image size, and a probe of the features after each cut."""
 
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -86,7 +87,11 @@ class PassResult:
     further_s: float = 0.0
     """All other seconds: weights, probes."""
     budget_minutes: float | None = None
-    """The budget of the command that skipped the pass; a command with a larger one decides again."""
+    """The budget of the command that skipped the pass for lack of time; a command with a larger one decides again."""
+    expected_s: float | None = None
+    """Seconds that the skipped pass would have taken."""
+    left_s: float = 0.0
+    """Seconds that the screen had left for it."""
     probes: dict[str, Measured] = field(default_factory=dict)
     """By cut."""
 
@@ -161,6 +166,14 @@ class Screen:
                     candidate.probe, candidate.stage = result.probes[candidate.keep], "screened"
         return [self.results[key].done for key in self.groups]
 
+    def enough_minutes(self) -> int | None:
+        """Return the minutes of a budget that is about enough for all passes; None: no pass lacked time."""
+        lacking = [each for each in self.results.values() if each.expected_s and each.budget_minutes]
+        if not lacking:
+            return None
+        spent_s = max(SCREEN_SHARE * 60 * each.budget_minutes - each.left_s for each in lacking)
+        return math.ceil((spent_s + MARGIN * sum(each.expected_s for each in lacking)) / 60 / SCREEN_SHARE)
+
     def _settle(self, key: tuple[str, int]) -> bool:
         """Read the result of a pass, or do the pass; return False while another process is doing it."""
         backbone, size = key
@@ -223,11 +236,12 @@ class Screen:
                     f"{done.name}, takes about {duration(seconds)}, and the screen gets {SCREEN_SHARE:.0%} of the budget; use "
                     f"budget.minutes={np.ceil(needed * 10) / 10:g} or more"
                 ) from None
+            result.budget_minutes, result.expected_s = self.budget_minutes, seconds
+            result.left_s = max(0.0, self.remaining_s() or 0.0)
             done.skipped = (
-                f"it would take about {duration(seconds)}, but the screen has only "
-                f"{duration(max(0.0, self.remaining_s() or 0.0))} left of budget.minutes={self.budget_minutes}"
+                f"it would take about {duration(seconds)}, but the screen has only {duration(result.left_s)} left of "
+                f"budget.minutes={self.budget_minutes}"
             )
-            result.budget_minutes = self.budget_minutes
         except _SkippedError as error:
             done.skipped = str(error)
         if done.skipped:  # the search notes it when all passes are done

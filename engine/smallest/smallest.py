@@ -245,6 +245,7 @@ class Smallest:
         self._has_answer = before is not None and before.status == "finished"
         self._is_answered = self._has_answer and self.plan.is_decided("repeats")
         self._before_s = sum(self.record.seconds.values())
+        self.record.earlier_s = before.earlier_s if self._is_answered else round(self._before_s, 1)
         if not self._is_answered:
             self._count_start()
         write_configuration(RunFolder(self.folder), OmegaConf.to_yaml(self.config), HydraConfig.instance().cfg)
@@ -285,14 +286,17 @@ class Smallest:
     def _screen(self) -> None:
         """Probe all cuts, and measure how fast this machine is."""
         with self._timed("screen"):
-            passes = Screen(
+            screen = Screen(
                 self.candidates, self.weights, self.folder, folds=self.folds, metric=self.question.metric,
                 budget_minutes=self.question.budget_minutes, remaining_s=lambda: self.budget.left_s(SCREEN_SHARE),
                 overrides=self.settings.overrides, progress=self.progress,
-            ).run()  # fmt: skip
+            )  # fmt: skip
+            passes = screen.run()
         for each in passes:
             if each.skipped:
                 self.note(f"{each.name} was not screened: {each.skipped}.")
+        if minutes := screen.enough_minutes():
+            self.note(f"To screen all networks, the budget has to be about budget.minutes={minutes}.")
         self._save()
         self.times = TrainingTimes(passes, self.n_train, self.n_val, self.config.trainer.max_epochs)
         self.runs = Runs(

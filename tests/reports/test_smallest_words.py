@@ -76,7 +76,7 @@ PARTS = {  # of each record: the head, and what has to follow it
         "no smaller network was shown to come within 0.02 of it (on validation)",
     ),
     "limited": ("0.486 ms on this machine (ONNX, 1 thread; unreliable: other processes used 1.6 of 2 cores)",),
-    "running": ("No answer yet: screened 150 networks",),
+    "running": ("No answer yet: screened 150 of 312 networks",),
 }  # fmt: skip
 
 
@@ -158,6 +158,16 @@ def test_the_last_lines_have_page_and_command():
         "Use it: python predict.py ckpt=outputs/smallest/solar/best.ckpt images=DIR"
     )
     assert "Use it" not in last_lines(ALL["cut_off"](), "x")[-1]
+    record = ALL["limited"]()  # those without pretrained weights or above a limit cannot be screened
+    possible = [each for each in record.candidates if each.pretrained and each.excluded is None]
+    for each in record.candidates:
+        each.probe = each.probe if each.pretrained else None
+    record.earlier_s = 600.0
+    assert last_lines(record, "x")[-1].startswith(
+        f"Screened {len(possible)} networks, trained 14 runs, 18 min 01 s with ear"
+    )
+    possible[0].probe = possible[1].probe = None
+    assert last_lines(record, "x")[-1].startswith(f"Screened {len(possible) - 2} of {len(possible)} networks, ")
 
 
 def bound_of(record: SmallestRecord, pattern: str) -> float:

@@ -304,3 +304,26 @@ def test_what_may_race_below_the_most_accurate_one_is_measured_where_latency_dec
 
     monkeypatch.setattr("engine.smallest.smallest.measure_latencies", measure)
     assert sorted(search._plan_race_below([4])["places"]) == [0, 1]
+
+
+@pytest.mark.parametrize("minutes", [None, 26])
+def test_a_note_names_the_budget_that_screens_all_networks(tmp_path, monkeypatch, minutes):
+    search, skipped = object.__new__(Smallest), [SimpleNamespace(name="a at 96 px", skipped="it would take about 9 s")]
+    search.question = Question(cost=["macs"], metric="accuracy", good_enough=0.02, budget_minutes=10)
+    search.record = SmallestRecord(question=search.question)
+    search.settings, search.config = (
+        SimpleNamespace(overrides=[]),
+        SimpleNamespace(trainer=SimpleNamespace(max_epochs=4)),
+    )
+    search._timed, search._save = lambda stage: contextlib.nullcontext(), lambda: None
+    search.candidates = search.weights = search.folds = search.progress = search.budget = search._run = None
+    search.n_train = search.n_val = 9
+    search.folder = tmp_path
+    screen = SimpleNamespace(run=lambda: skipped, enough_minutes=lambda: minutes)
+    for name, made in (("Screen", screen), ("TrainingTimes", None), ("Runs", None)):
+        monkeypatch.setattr(f"engine.smallest.smallest.{name}", lambda *_, made=made, **__: made)
+    search._screen()
+    assert search.record.notes[0] == "a at 96 px was not screened: it would take about 9 s."
+    assert search.record.notes[1:] == (
+        [] if minutes is None else ["To screen all networks, the budget has to be about budget.minutes=26."]
+    )
