@@ -24,12 +24,13 @@ FIRST_RATE = 1.5e9  # MACs per second, assumed until a pass has measured this ma
 PER_RUN_S = 6.0  # seconds of a run outside its epochs
 RESERVE_S = 30.0  # seconds kept for test images, latencies and the page
 CUT_OFF = 1.15  # share of the budget at which a run is stopped before its last epoch
-IMAGES, WEIGHTS, FILES, NETWORKS = "images", "weights", "files", "networks"
+IMAGES, WEIGHTS, FILES, NETWORKS, OWN_WEIGHTS = "images", "weights", "files", "networks", "own_weights"
 CHANGED = {  # what identifies a search besides its settings: key -> its name in a message where it differs
     IMAGES: "images, labels, splits or image weights that have changed since",
     WEIGHTS: "weights files that have changed since",
     FILES: "settings in files of conf or --config-dir that have changed since",
     NETWORKS: "networks of your own whose layers have changed since",
+    OWN_WEIGHTS: "networks of your own that set other weights now",
 }
 SEARCH = "search"  # the key, among the decisions, of what identifies a folder's search
 
@@ -87,7 +88,7 @@ class Plan:
         with self._locked():
             known, search = self._read(), json.loads(json.dumps(search))
             before = known.setdefault(SEARCH, search)
-            for key in {FILES, NETWORKS} & search.keys() if isinstance(before, dict) else ():
+            for key in {FILES, NETWORKS, OWN_WEIGHTS} & search.keys() if isinstance(before, dict) else ():
                 before.setdefault(key, search[key])  # earlier versions did not store it
             if before != search:
                 before = before if isinstance(before, dict) else {}

@@ -307,7 +307,7 @@ class Screen:
         on_gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
         machine = torch.cuda.get_device_name() if on_gpu else processor_name()  # runs are planned by its seconds
         pixels = [look.name(), data.pixel_cache.kept_as == JpegPixels.kept_as, mean, std, fingerprints]
-        named = [backbone, cuts, weights_name(network), *pixels, machine, torch.get_num_threads()]
+        named = [backbone, cuts, weights_name(network.state_dict()), *pixels, machine, torch.get_num_threads()]
         kept_gib = 0 if is_own_backbone(backbone) else data.cache_max_gib  # of the user's own the code may change
         cache = FeatureCache(data.cache / "features", named, kept_gib)
         found = cache.load([(len(images.rows), channels) for channels in network.channels])

@@ -9,6 +9,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from engine.process_tuning import import_torchmetrics
@@ -35,8 +36,19 @@ from engine.search.space import compose_run
 from engine.search.study import database_url, storage_errors
 from engine.search.trial import log_to
 from engine.smallest.candidates import apply_limits, check_candidates, list_candidates
+from engine.smallest.feature_cache import weights_name
 from engine.smallest.latency import check_onnx, measure_latencies, processor_name, take_known_latencies
-from engine.smallest.plan import FILES, IMAGES, NETWORKS, RESERVE_S, WEIGHTS, Budget, Plan, TrainingTimes
+from engine.smallest.plan import (
+    FILES,
+    IMAGES,
+    NETWORKS,
+    OWN_WEIGHTS,
+    RESERVE_S,
+    WEIGHTS,
+    Budget,
+    Plan,
+    TrainingTimes,
+)
 from engine.smallest.progress import Progress, repeats_hidden
 from engine.smallest.race import Race
 from engine.smallest.runs import STAGES, RunKey, Runs, describe_failure
@@ -54,6 +66,8 @@ from engine.smallest.settings import WEIGHTED, SmallestSettings, read_settings
 from engine.smallest.workers import has_launcher, prepare_worker, run_workers
 from engine.state import STATE, resume_advice
 from engine.sweep.lost_jobs import wait_for_all
+from lightning_modules.networks.truncated import build_backbone
+from lightning_modules.pretrained_weights import OF_NETWORK, weights_of_itself
 from lightning_modules.weight_sources import find_file
 
 log = logging.getLogger(__name__)
@@ -687,9 +701,13 @@ def search_of(
     # The code of the user's own may change, and with it which candidate has which place
     layers = [(each.backbone, each.keep, each.image_size, each.costs.parameters, each.costs.macs)
               for each in candidates if is_own_backbone(each.backbone)]  # fmt: skip
+    setting = dict.fromkeys(each.backbone for each in candidates if each.weights == OF_NETWORK)
+    set_weights = [
+        weights_name(weights_of_itself(build_backbone(name), partial(build_backbone, name))) for name in setting
+    ]
     hashed = {
         IMAGES: images, WEIGHTS: weights, FILES: json.dumps(composed, sort_keys=True, default=str).encode(),
-        NETWORKS: json.dumps(layers).encode(),
+        NETWORKS: json.dumps(layers).encode(), OWN_WEIGHTS: json.dumps(set_weights).encode(),
     }  # fmt: skip
     hashes = {key: hashlib.blake2b(content, digest_size=8).hexdigest() for key, content in hashed.items()}
     return {**{key: value for key, _, value in typed}, **own, **hashes}
