@@ -305,7 +305,7 @@ class Smallest:
                 budget_minutes=self.question.budget_minutes, remaining_s=lambda: self.budget.left_s(SCREEN_SHARE),
                 overrides=self.settings.overrides, progress=self.progress,
             )  # fmt: skip
-            passes = screen.run()
+            passes = screen.run(is_planned=not self._is_answered)
         for each in passes:
             if each.skipped:
                 self.note(f"{each.name} was not screened: {each.skipped}.")

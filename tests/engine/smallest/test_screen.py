@@ -277,6 +277,20 @@ def test_a_pass_is_expected_to_take_what_its_macs_took_in_calm_passes_of_its_bac
     assert expected(("a", 32), ("b", 32)) == [1 + 4 * 5.0, 1 + 8 * 0.5]
 
 
+def test_seconds_of_another_machine_are_scaled_to_this_one(screened, forward_passes, tmp_path, caplog):
+    """The other one took 10 times as long for each pass. Features of the cheapest pass are on disk, with the time here."""
+    _, passes = screened()
+    for file in (tmp_path / "a" / "screen").glob("*.json"):
+        result = json.loads(file.read_text())
+        result["done"]["seconds"] *= 10
+        file.write_text(json.dumps(result | {"machine": "another processor, 1 thread"}))
+    with caplog.at_level(logging.INFO):
+        _, again = screened()
+    assert [each.seconds for each in again] == [pytest.approx(each.seconds) for each in passes]
+    assert "this machine takes 0.1 times as long as the one that screened before, another processor, 1" in caplog.text
+    assert len(forward_passes) == 2
+
+
 def test_the_minutes_for_all_passes_by_hand(tmp_path):
     """Of 10 minutes the screen has 210 s; 60 s and 40 s were left when passes of 100 s and 200 s did not fit."""
     found = screen.Screen(
