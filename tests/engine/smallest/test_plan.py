@@ -89,6 +89,9 @@ def test_a_process_that_is_started_later_has_what_is_left():
     assert late.left_s(0.5) < 0
     assert not late.is_over  # runs end in the middle 1.15 times the budget after the start
     assert Budget(10, left_minutes=-1.6).is_over
+    assert [Budget(60, left_minutes=left).is_over for left in (-8.9, -9.1)] == [False, True]
+    # A fifth of 4 minutes is 48 s, of which 30 s are reserved for test images, latencies and the page
+    assert [Budget(4, left_minutes=left).is_over for left in (-17 / 60, -19 / 60)] == [False, True]
 
 
 @pytest.mark.parametrize(
