@@ -49,7 +49,8 @@ def pick_reference(
 
     The images cannot tell apart candidates within a standard error of the best. The most expensive of them becomes the
     reference: the cheaper ones race against it, whereas a reference that training does not improve would leave nothing to
-    compare with (docs/experiments.md). Without any probe, the most expensive candidate with random weights is the reference.
+    compare with (docs/experiments.md). Of frozen ones, only the best can be it. Without any probe, the most expensive candidate
+    with random weights is the reference.
 
     Args:
         time_s: seconds of one whole training of a candidate.
@@ -64,7 +65,8 @@ def pick_reference(
     if racers:
         best = max(racers, key=lambda each: each.expected)
         within = best.expected - _standard_error(candidates[best.index])
-        near = [each for each in racers if each.expected >= within]
+        # Training a head does not change what a probe says, so of frozen ones only the best are worth their costs
+        near = [each for each in racers if each.expected >= (best.expected if each.frozen else within)]
         return max(near, key=lambda each: (rank_of(candidates[each.index], cost), each.expected, not each.frozen))
     unprobed = [i for i in tuned if is_raced_unprobed(candidates[i])]
     largest = max(unprobed, key=lambda i: rank_of(candidates[i], cost), default=None)
@@ -88,8 +90,7 @@ def pick_race(
     A candidate with a better probe than the reference and a higher cost, too slow to be fine-tuned in time, always races
     frozen. All others have to be cheaper than the reference or than that candidate, near the front of cost and probed value
     (SLACK), and good enough for fine-tuning to lift them to `need` (GAIN). Fine-tuning is assumed to add at least what it added
-    to a trained reference. The best probe races, too: the time to train its head is reserved
-    if a cheaper candidate fits beside it.
+    to a trained reference. The best probe races, too: the time to train its head is reserved.
 
     Where more than `most` qualify, the range of costs is divided into `most` equal steps on a logarithmic scale, and each step
     gives its best probe, since neighbors such as two cuts of one stage are much alike. As many race as fit into the budget;
@@ -132,27 +133,20 @@ def pick_race(
         chosen.append(best)  # far below a target, and yet the most accurate one
     # The cheapest of those expected to be good enough come first, then those that lack least
     chosen.sort(key=lambda i: (max(0.0, need - adds - _probed(candidates[i])), rank_of(candidates[i], cost)))
-
-    def fitting(leader: int | None) -> list[Racer]:
-        """Return those that fit into the time, of which the training of the leader's head is reserved."""
-        racers = [Racer(best, True, _probed(candidates[best]))] if leads else []
-        free_s = race_s - (0.0 if leader is None else head_s(candidates[leader]))
-        for i in chosen:
-            each = candidates[i]
-            value, tuning_s, heads_s = _probed(each), PRUNED_SHARE * time_s(each), head_s(each)
-            free_s += heads_s if i == leader else 0.0
-            if tuning_s <= free_s:
-                racers.append(Racer(i, False, value + adds))
-                free_s -= tuning_s
-            elif i in frozen and (i == leader or value >= need - SLACK) and heads_s <= free_s:
-                racers.append(Racer(i, True, value))
-                free_s -= heads_s
-        return sorted(racers, key=lambda each: not each.frozen)
-
-    # Cheaper ones must not take the last seconds from the best probe, next to which they have to be good enough; but without
-    # any of them there is nothing to choose
-    racers = fitting(best if is_better else None)
-    return racers if leads or any(each.index != best for each in racers) else fitting(None) or racers
+    racers = [Racer(best, True, _probed(candidates[best]))] if leads else []
+    # Cheaper ones must not take the last seconds from the best probe, next to which they have to be good enough
+    free_s = race_s - (head_s(candidates[best]) if is_better else 0.0)
+    for i in chosen:
+        value, tuning_s, heads_s = _probed(candidates[i]), PRUNED_SHARE * time_s(candidates[i]), head_s(candidates[i])
+        is_best = is_better and i == best
+        free_s += heads_s if is_best else 0.0
+        if tuning_s <= free_s:
+            racers.append(Racer(i, False, value + adds))
+            free_s -= tuning_s
+        elif i in frozen and (is_best or value >= need - SLACK) and heads_s <= free_s:
+            racers.append(Racer(i, True, value))
+            free_s -= heads_s
+    return sorted(racers, key=lambda each: not each.frozen)
 
 
 def _can_freeze(candidates: Sequence[Candidate], head_s: Time, within_s: float) -> list[int]:
