@@ -391,15 +391,17 @@ def _what_is_shown(record: SmallestRecord, answer: Answer) -> str | None:
     if pair is None:
         not_evaluated = "the test images were not evaluated, since validation does not show it either"
         return not_evaluated if record.data.get("n_test") else None
-    margin = pair.smallest_margin
+    margin, measured = pair.smallest_margin, record.candidates[answer.chosen].trained
+    is_of_one = measured and measured.test and pair.n_seeds == 1 < measured.test.n_seeds
+    of = " for the network in best.ckpt" if is_of_one else ""
     if question.target is None:
         known = margin is not None and margin >= question.good_enough
-        smallest = [f"the smallest margin that is shown is {rounded_up(margin)}"] if known else []
+        smallest = [f"the smallest margin that is shown{of} is {rounded_up(margin)}"] if known else []
         itself = "reference" if pair.difference > 0 else "most accurate network"  # the race, with one seed, chose it
         only = f"{question.good_enough:g} is shown only for the {itself} itself"
         return "; ".join([*smallest, f"{only}, {at_size(reference)}"])
     known = margin is not None and margin <= question.target
-    parts = [f"the largest target that is shown is {rounded_down(margin)}"] if known else []
+    parts = [f"the largest target that is shown{of} is {rounded_down(margin)}"] if known else []
     test = reference.trained and reference.trained.test
     if answer.chosen != answer.reference and test and test.low is not None:
         value = f"the most accurate, {at_size(reference)}, has {describe_measured(test)} on test"

@@ -213,6 +213,16 @@ def test_the_smallest_margin_and_the_largest_target_are_named_only_where_the_one
     assert "the largest target that is shown" not in " ".join(answer_sentences(record))
 
 
+@pytest.mark.parametrize(("name", "words"), [("not_shown", "smallest margin"), ("target_not_shown", "largest target")])
+def test_the_margin_or_target_of_one_network_is_named_as_such_beside_the_mean_of_several(name, words):
+    record = ALL[name]()
+    test = record.candidates[record.answer.chosen].trained.test
+    record.answer.test = replace(record.answer.test, n_seeds=test.n_seeds)
+    assert f"the {words} that is shown is 0." in " ".join(answer_sentences(record))
+    record.answer.test, test.n_seeds = replace(record.answer.test, n_seeds=1), 4
+    assert f"the {words} that is shown for the network in best.ckpt is 0." in " ".join(answer_sentences(record))
+
+
 @pytest.mark.parametrize("classes", [4, ["a", "b", "c", "d"]])
 def test_guessing_has_a_balanced_accuracy_of_one_in_as_many_as_there_are_classes(classes):
     record = ALL["shown"]()
