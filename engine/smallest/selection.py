@@ -49,8 +49,7 @@ def pick_reference(
 
     The images cannot tell apart candidates within a standard error of the best. The most expensive of them becomes the
     reference: the cheaper ones race against it, whereas a reference that training does not improve would leave nothing to
-    compare with (docs/experiments.md). Of frozen ones, only the best can be it. Without any probe, the most expensive candidate
-    with random weights is the reference.
+    compare with (docs/experiments.md). Without any probe, the most expensive candidate with random weights is the reference.
 
     Args:
         time_s: seconds of one whole training of a candidate.
@@ -65,8 +64,7 @@ def pick_reference(
     if racers:
         best = max(racers, key=lambda each: each.expected)
         within = best.expected - _standard_error(candidates[best.index])
-        # Training a head does not change what a probe says, so of frozen ones only the best are worth their costs
-        near = [each for each in racers if each.expected >= (best.expected if each.frozen else within)]
+        near = [each for each in racers if each.expected >= within]
         return max(near, key=lambda each: (rank_of(candidates[each.index], cost), each.expected, not each.frozen))
     unprobed = [i for i in tuned if is_raced_unprobed(candidates[i])]
     largest = max(unprobed, key=lambda i: rank_of(candidates[i], cost), default=None)
