@@ -76,7 +76,8 @@ def test_the_note_on_a_run_that_failed_says_what_to_do(tmp_path):
     key, search = RunKey(0, 1), object.__new__(Smallest)
     search._has_answer, search.folder, search.folds = False, tmp_path, None
     search.candidates = [SimpleNamespace(stage="raced")]
-    search.record = SmallestRecord(question=Question(cost=["macs"], metric="accuracy", good_enough=0.02))
+    search.question = Question(cost=["macs"], metric="accuracy", good_enough=0.02)
+    search.record = SmallestRecord(question=search.question)
     search._decide = lambda name, take: [0] if name == "finals" else 1
     for error, wanted in ((full, "free some"), (AssertionError(), "AssertionError()")):
         search.runs = SimpleNamespace(
@@ -282,6 +283,38 @@ def test_latencies_of_a_busy_machine_are_measured_again_where_they_decide_and_th
     wanted = [2.0, 2.0, 9.0, None] if is_answered else [9.0, 9.0, 9.0, None]
     assert [each.costs.latency_ms for each in found] == wanted
     assert [bool(each.costs.latency and each.costs.latency.flag) for each in found] == [ms == 9.0 for ms in wanted]
+
+
+@pytest.mark.parametrize("is_decided", [False, True])
+def test_latencies_of_another_machine_do_not_decide(tmp_path, monkeypatch, is_decided):
+    """On this one, the network with more MACs is the faster one; the race was on another."""
+
+    def found(**ms: float) -> list[Candidate]:
+        networks = candidates(("resnet18",), sizes=(96,), cuts=2)
+        made = {each.keep: asdict(latency(ms[name])) for each, name in zip(networks, ("few", "many"), strict=True)}
+        monkeypatch.setattr(
+            "engine.smallest.latency._measure", lambda listed, _: ((each, made[each.keep]) for each in listed)
+        )
+        return networks
+
+    monkeypatch.setattr("engine.smallest.latency.processor_name", lambda: "another")
+    measure_latencies(found(few=1.0, many=2.0), 2, tmp_path)
+    monkeypatch.setattr("engine.smallest.latency.processor_name", lambda: "this one")
+    search = object.__new__(Smallest)
+    search.candidates, search.folder, search._has_answer = found(few=9.0, many=8.0), tmp_path, True
+    search.question = Question(cost=["latency_ms"], metric="accuracy", good_enough=0.02)
+    search.record = SmallestRecord(question=search.question, data={"classes": ["a", "b"]})
+    search.progress, search.settings = SimpleNamespace(set=lambda text: None), SimpleNamespace(n_finalists=1)
+    search.runs = SimpleNamespace(
+        first=lambda index: index, value=lambda key: 0.9, finals=lambda index: [index], train=lambda keys, title: None,
+        failed={}, is_cut_off=lambda key: False, is_trained=lambda key: True,
+    )  # fmt: skip
+    search._take_known_latencies()
+    for each in search.candidates:
+        each.stage = "raced"
+    search._decide = lambda name, take: 1 if name == "repeats" else [0, 1] if is_decided else take()
+    assert search._finals([0, 1]) == ([0, 1] if is_decided else [1])  # of equal ones the cheapest is the reference
+    assert [each.costs.latency_ms for each in search.candidates] == [9.0, 8.0]
 
 
 @pytest.mark.parametrize("question", [{"cost": ["latency_ms"]}, {"cost": ["macs"], "limits": {"latency_ms": 9.5}}])
