@@ -199,6 +199,8 @@ class SmallestRecord:
     """processor, cores, load_1min."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Per stage, over this and earlier commands that were not killed: start, screen, race, finals, proof, latency, export."""
+    earlier_s: float = 0.0
+    """How many of these seconds are of commands before the one that found the answer; each command has its own budget."""
     n_trained: int = 0
     """Number of runs that were trained."""
     candidates: list[Candidate] = field(default_factory=list)

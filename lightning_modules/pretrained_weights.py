@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from common.errors import UserError
 from lightning_modules.networks.registry import build_network, pretrained_name, timm_name
@@ -98,13 +98,19 @@ def load_initial_weights(
 
 def sets_its_weights(network: nn.Module, rebuild: Callable[[], nn.Module]) -> bool:
     """Return whether most weights before the head do not depend on the seed, as when the constructor loads them from a file."""
-    of_head = set(head_weights(network))
+    of_head, same = set(head_weights(network)), weights_of_itself(network, rebuild)
+    drawn = {name: weight for name, weight in network.named_parameters() if weight.dim() > 1 and name not in of_head}
+    return 2 * sum(drawn[name].numel() for name in drawn if name in same) > sum(map(torch.numel, drawn.values()))
+
+
+def weights_of_itself(network: nn.Module, rebuild: Callable[[], nn.Module]) -> dict[str, Tensor]:
+    """Return the weights and buffers, by name, that do not depend on the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch.initial_seed() + 1)
-        again = dict(rebuild().named_parameters())
-    drawn = {name: weight for name, weight in network.named_parameters() if weight.dim() > 1 and name not in of_head}
-    same = [weight.numel() for name, weight in drawn.items() if name in again and torch.equal(weight, again[name])]
-    return 2 * sum(same) > sum(weight.numel() for weight in drawn.values())
+        again = rebuild().state_dict()
+    return {
+        name: each for name, each in network.state_dict().items() if name in again and torch.equal(each, again[name])
+    }
 
 
 class InitialWeights(NamedTuple):

@@ -450,8 +450,10 @@ def _facts(record: SmallestRecord) -> list[tuple[str, str]]:
     times = [f"{name} {duration(record.seconds[key])}" for key, name in STAGES.items() if key in record.seconds]
     times += [f"{clean(key)} {duration(value)}" for key, value in record.seconds.items() if key not in STAGES]
     if times:
-        budget = f" (budget {question.budget_minutes:g} min)" if question.budget_minutes else ""
-        facts.append(("time", join_words(times, 10) + budget))
+        notes = [f"{duration(record.earlier_s)} of this in earlier commands"] if record.earlier_s else []
+        if question.budget_minutes:
+            notes.append(f"budget{' of the last command' if notes else ''} {question.budget_minutes:g} min")
+        facts.append(("time", join_words(times, 10) + (f" ({'; '.join(notes)})" if notes else "")))
     n = len(record.candidates)
     n_excluded = sum(each.excluded is not None for each in record.candidates)
     n_probed = sum(each.probe is not None for each in record.candidates)

@@ -90,10 +90,16 @@ def last_lines(record: SmallestRecord, page: Path | str) -> list[str]:
 
 
 def work(record: SmallestRecord) -> str:
-    """Return `Screened 312 networks, trained 14 runs, 18 min 05 s`."""
-    n_screened = sum(candidate.probe is not None for candidate in record.candidates)
-    parts = [f"Screened {plural(n_screened, 'network')}", f"trained {plural(record.n_trained, 'run')}"]
-    return ", ".join([*parts, *([duration(sum(record.seconds.values()))] if record.seconds else [])])
+    """Return `Screened 94 of 312 networks, trained 14 runs, 18 min 05 s`, or without ` of 312` if that is all."""
+    possible = [each for each in record.candidates if each.probe or (each.pretrained and not each.excluded)]
+    n_screened = sum(each.probe is not None for each in possible)
+    screened = plural(len(possible), "network")
+    if n_screened < len(possible):  # because of the budget, or of features that are not finite
+        screened = f"{n_screened:,} of {screened}"
+    parts = [f"Screened {screened}", f"trained {plural(record.n_trained, 'run')}"]
+    if record.seconds:
+        parts.append(duration(sum(record.seconds.values())) + (" with earlier commands" if record.earlier_s else ""))
+    return ", ".join(parts)
 
 
 def describe_cost(key: str, value: float | None) -> str:
@@ -385,15 +391,17 @@ def _what_is_shown(record: SmallestRecord, answer: Answer) -> str | None:
     if pair is None:
         not_evaluated = "the test images were not evaluated, since validation does not show it either"
         return not_evaluated if record.data.get("n_test") else None
-    margin = pair.smallest_margin
+    margin, measured = pair.smallest_margin, record.candidates[answer.chosen].trained
+    is_of_one = measured and measured.test and pair.n_seeds == 1 < measured.test.n_seeds
+    of = " for the network in best.ckpt" if is_of_one else ""
     if question.target is None:
         known = margin is not None and margin >= question.good_enough
-        smallest = [f"the smallest margin that is shown is {rounded_up(margin)}"] if known else []
+        smallest = [f"the smallest margin that is shown{of} is {rounded_up(margin)}"] if known else []
         itself = "reference" if pair.difference > 0 else "most accurate network"  # the race, with one seed, chose it
         only = f"{question.good_enough:g} is shown only for the {itself} itself"
         return "; ".join([*smallest, f"{only}, {at_size(reference)}"])
     known = margin is not None and margin <= question.target
-    parts = [f"the largest target that is shown is {rounded_down(margin)}"] if known else []
+    parts = [f"the largest target that is shown{of} is {rounded_down(margin)}"] if known else []
     test = reference.trained and reference.trained.test
     if answer.chosen != answer.reference and test and test.low is not None:
         value = f"the most accurate, {at_size(reference)}, has {describe_measured(test)} on test"

@@ -160,7 +160,8 @@ class Answerer:
             if not self.runs.is_trained(key):
                 continue
             trained = self.runs.record(key)
-            if not (trained.deployed and trained.deployed.is_file_of(name)):
+            known = trained.deployed
+            if not (known and known.is_file_of(name) and (trained.folder.path / (known.file or "")).exists()):
                 if index != self.chosen and self.runs.budget.is_over:
                     self.record.notes.append(f"{each.name} was not exported as {name}: {USED_UP}.")
                     continue

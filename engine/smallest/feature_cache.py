@@ -4,11 +4,11 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from torch import nn
+from torch import Tensor
 
 from common.atomic_io import atomic_open, tolerate_disk_errors
 
@@ -18,10 +18,10 @@ LARGEST_GIB = 2.0  # of all files, within datamodule.cache_max_gib; the least re
 VERSION = 1  # of the computation of features
 
 
-def weights_name(network: nn.Module) -> str:
-    """Return hex digits that name the weights of a network."""
+def weights_name(weights: Mapping[str, Tensor]) -> str:
+    """Return hex digits that name the weights of a network, its state dict."""
     digest = hashlib.blake2b(digest_size=12)
-    for name, tensor in network.state_dict().items():
+    for name, tensor in weights.items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -23,13 +23,15 @@ STEM = 0.2  # share of a whole pass that every cut takes: the first layers compu
 FIRST_RATE = 1.5e9  # MACs per second, assumed until a pass has measured this machine
 PER_RUN_S = 6.0  # seconds of a run outside its epochs
 RESERVE_S = 30.0  # seconds kept for test images, latencies and the page
-CUT_OFF = 1.15  # share of the budget at which a run is stopped before its last epoch
-IMAGES, WEIGHTS, FILES, NETWORKS = "images", "weights", "files", "networks"
+LIMIT = 1.2  # share of the budget that a command may take
+CUT_OFF = 1.15  # share of the budget at which a run is stopped before its last epoch, sooner where RESERVE_S needs it
+IMAGES, WEIGHTS, FILES, NETWORKS, OWN_WEIGHTS = "images", "weights", "files", "networks", "own_weights"
 CHANGED = {  # what identifies a search besides its settings: key -> its name in a message where it differs
     IMAGES: "images, labels, splits or image weights that have changed since",
     WEIGHTS: "weights files that have changed since",
     FILES: "settings in files of conf or --config-dir that have changed since",
     NETWORKS: "networks of your own whose layers have changed since",
+    OWN_WEIGHTS: "networks of your own that set other weights now",
 }
 SEARCH = "search"  # the key, among the decisions, of what identifies a folder's search
 
@@ -64,7 +66,7 @@ class Budget:
     @property
     def is_over(self) -> bool:
         """Whether runs have to stop before their last epoch."""
-        return self.minutes is not None and self.left_s(CUT_OFF) < 0
+        return self.minutes is not None and min(self.left_s(CUT_OFF), self.left_s(LIMIT) - RESERVE_S) < 0
 
 
 class Plan:
@@ -87,7 +89,7 @@ class Plan:
         with self._locked():
             known, search = self._read(), json.loads(json.dumps(search))
             before = known.setdefault(SEARCH, search)
-            for key in {FILES, NETWORKS} & search.keys() if isinstance(before, dict) else ():
+            for key in {FILES, NETWORKS, OWN_WEIGHTS} & search.keys() if isinstance(before, dict) else ():
                 before.setdefault(key, search[key])  # earlier versions did not store it
             if before != search:
                 before = before if isinstance(before, dict) else {}

@@ -1,10 +1,11 @@
 """Screen every cut: one forward pass per backbone and image size, and a probe of the features after each cut."""
 
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,14 @@ class PassResult:
     """Seconds to read the images, unless an earlier pass of this command has read them."""
     further_s: float = 0.0
     """All other seconds: weights, probes."""
+    machine: str | None = None
+    """The processor or GPU, and the number of threads, that the seconds of the pass are of."""
     budget_minutes: float | None = None
-    """The budget of the command that skipped the pass; a command with a larger one decides again."""
+    """The budget of the command that skipped the pass for lack of time; a command with a larger one decides again."""
+    expected_s: float | None = None
+    """Seconds that the skipped pass would have taken."""
+    left_s: float = 0.0
+    """Seconds that the screen had left for it."""
     probes: dict[str, Measured] = field(default_factory=dict)
     """By cut."""
 
@@ -139,8 +146,11 @@ class Screen:
         self.results: dict[tuple[str, int], PassResult] = {}
         self.progress = progress
 
-    def run(self) -> list[Pass]:
+    def run(self, is_planned: bool = True) -> list[Pass]:
         """Do the passes that no other process does, and wait for the others.
+
+        Args:
+            is_planned: whether runs are planned by the seconds of the passes.
 
         Raises:
             UserError: wrong images or settings, or too little time for the cheapest pass.
@@ -155,11 +165,44 @@ class Screen:
                     self.progress.set("screen", f"waiting for another process to finish {names}")
                     time.sleep(POLL_S)
                 waiting = left
+            if is_planned:
+                self._scale_seconds()
         for key, result in self.results.items():
             for candidate in self.groups[key]:
                 if candidate.keep in result.probes:
                     candidate.probe, candidate.stage = result.probes[candidate.keep], "screened"
         return [self.results[key].done for key in self.groups]
+
+    def _scale_seconds(self) -> None:
+        """Scale the seconds of passes that another machine has done: the cheapest of them is timed on this one, too."""
+        timed = {key: self.results[key] for key in self.groups if self.results[key].done.seconds}
+        machines = {each.machine for each in timed.values()} - {None}
+        here = _machine(compose_run([*self.overrides, "model=truncated"])) if machines else None
+        for machine in machines - {here}:
+            there = {key: each for key, each in timed.items() if each.machine == machine}
+            key, first = next(iter(there.items()))
+            again = PassResult(question=first.question, done=replace(first.done))
+            try:
+                self._features(key, first.question, again, f"screen: {first.done.name}, timed on this machine")
+            except DoesNotFit as error:
+                again.done.seconds = error.args[0]
+            except _SkippedError as error:
+                log.info("screen: the times of %s stay those of another machine, %s: %s", key[0], machine, error)
+                continue
+            ratio = again.done.seconds / first.done.seconds
+            log.info(
+                "screen: this machine takes %.2g times as long as the one that screened before, %s", ratio, machine
+            )
+            for each in there.values():
+                each.done.seconds *= ratio
+
+    def enough_minutes(self) -> int | None:
+        """Return the minutes of a budget that is about enough for all passes; None: no pass lacked time."""
+        lacking = [each for each in self.results.values() if each.expected_s and each.budget_minutes]
+        if not lacking:
+            return None
+        spent_s = max(SCREEN_SHARE * 60 * each.budget_minutes - each.left_s for each in lacking)
+        return math.ceil((spent_s + MARGIN * sum(each.expected_s for each in lacking)) / 60 / SCREEN_SHARE)
 
     def _settle(self, key: tuple[str, int]) -> bool:
         """Read the result of a pass, or do the pass; return False while another process is doing it."""
@@ -223,11 +266,12 @@ class Screen:
                     f"{done.name}, takes about {duration(seconds)}, and the screen gets {SCREEN_SHARE:.0%} of the budget; use "
                     f"budget.minutes={np.ceil(needed * 10) / 10:g} or more"
                 ) from None
+            result.budget_minutes, result.expected_s = self.budget_minutes, seconds
+            result.left_s = max(0.0, self.remaining_s() or 0.0)
             done.skipped = (
-                f"it would take about {duration(seconds)}, but the screen has only "
-                f"{duration(max(0.0, self.remaining_s() or 0.0))} left of budget.minutes={self.budget_minutes}"
+                f"it would take about {duration(seconds)}, but the screen has only {duration(result.left_s)} left of "
+                f"budget.minutes={self.budget_minutes}"
             )
-            result.budget_minutes = self.budget_minutes
         except _SkippedError as error:
             done.skipped = str(error)
         if done.skipped:  # the search notes it when all passes are done
@@ -290,10 +334,9 @@ class Screen:
         mean, std = (data.mean, data.std) if preprocessing.mean is None else (preprocessing.mean, preprocessing.std)
         look = Look(size, data.fit, data.value_range, data.interpolation)
         fingerprints = [data.pixel_cache.stats.fingerprints[row] for row in images.rows]
-        on_gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
-        machine = torch.cuda.get_device_name() if on_gpu else processor_name()  # runs are planned by its seconds
+        on_gpu, result.machine = _on_gpu(config), _machine(config)  # runs are planned by its seconds
         pixels = [look.name(), data.pixel_cache.kept_as == JpegPixels.kept_as, mean, std, fingerprints]
-        named = [backbone, cuts, weights_name(network), *pixels, machine, torch.get_num_threads()]
+        named = [backbone, cuts, weights_name(network.state_dict()), *pixels, result.machine]
         kept_gib = 0 if is_own_backbone(backbone) else data.cache_max_gib  # of the user's own the code may change
         cache = FeatureCache(data.cache / "features", named, kept_gib)
         found = cache.load([(len(images.rows), channels) for channels in network.channels])
@@ -446,6 +489,15 @@ def _folds(config: DictConfig, preprocessing: Preprocessing, folds: int) -> list
             ) from error
         found.append((data.rows("train"), data.rows("val")))
     return found
+
+
+def _on_gpu(config: DictConfig) -> bool:
+    return torch.cuda.is_available() and config.trainer.accelerator != "cpu"
+
+
+def _machine(config: DictConfig) -> str:
+    name = torch.cuda.get_device_name() if _on_gpu(config) else processor_name()
+    return f"{name}, {plural(torch.get_num_threads(), 'thread')}"
 
 
 class _SkippedError(Exception):

@@ -88,7 +88,7 @@ def pick_race(
     A candidate with a better probe than the reference and a higher cost, too slow to be fine-tuned in time, always races
     frozen. All others have to be cheaper than the reference or than that candidate, near the front of cost and probed value
     (SLACK), and good enough for fine-tuning to lift them to `need` (GAIN). Fine-tuning is assumed to add at least what it added
-    to a trained reference.
+    to a trained reference. The best probe races, too: the time to train its head is reserved.
 
     Where more than `most` qualify, the range of costs is divided into `most` equal steps on a logarithmic scale, and each step
     gives its best probe, since neighbors such as two cuts of one stage are much alike. As many race as fit into the budget;
@@ -108,10 +108,11 @@ def pick_race(
     lead, adds = candidates[reference.index], TUNING
     if lead.probe is not None and not reference.frozen:
         adds = max(TUNING, reference.expected - lead.probe.value)
-    frozen = set() if left_s is None else set(_can_freeze(candidates, head_s, RACE_SHARE * left_s))
+    race_s = math.inf if left_s is None else RACE_SHARE * left_s
+    frozen = set() if left_s is None else set(_can_freeze(candidates, head_s, race_s))
     best = min(frozen, key=lambda i: (-_probed(candidates[i]), rank_of(candidates[i], cost)), default=reference.index)
-    is_better = _probed(candidates[best]) > _probed(lead)
-    leads = with_best and is_better and rank_of(candidates[best], cost) > rank_of(lead, cost)
+    is_better = with_best and _probed(candidates[best]) > _probed(lead)
+    leads = is_better and rank_of(candidates[best], cost) > rank_of(lead, cost)
     top = max(rank_of(candidates[i], cost) for i in (reference.index, *([best] if leads else [])))
     cheaper = [
         i for i, each in enumerate(candidates)
@@ -126,18 +127,21 @@ def pick_race(
     chosen = _spread(candidates, hopeful, cost, most)
     unprobed = [i for i in cheaper if candidates[i].probe is None and is_raced_unprobed(candidates[i])]
     chosen += _spread(candidates, unprobed, cost, most - len(chosen))
+    if is_better and not leads and best not in chosen:
+        chosen.append(best)  # far below a target, and yet the most accurate one
     # The cheapest of those expected to be good enough come first, then those that lack least
     chosen.sort(key=lambda i: (max(0.0, need - adds - _probed(candidates[i])), rank_of(candidates[i], cost)))
     racers = [Racer(best, True, _probed(candidates[best]))] if leads else []
-    free_s = (
-        math.inf if left_s is None else RACE_SHARE * left_s - sum(head_s(candidates[each.index]) for each in racers)
-    )
+    # Cheaper ones must not take the last seconds from the best probe, next to which they have to be good enough
+    free_s = race_s - (head_s(candidates[best]) if is_better else 0.0)
     for i in chosen:
         value, tuning_s, heads_s = _probed(candidates[i]), PRUNED_SHARE * time_s(candidates[i]), head_s(candidates[i])
+        is_best = is_better and i == best
+        free_s += heads_s if is_best else 0.0
         if tuning_s <= free_s:
             racers.append(Racer(i, False, value + adds))
             free_s -= tuning_s
-        elif i in frozen and value >= need - SLACK and heads_s <= free_s:
+        elif i in frozen and (is_best or value >= need - SLACK) and heads_s <= free_s:
             racers.append(Racer(i, True, value))
             free_s -= heads_s
     return sorted(racers, key=lambda each: not each.frozen)

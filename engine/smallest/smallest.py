@@ -9,6 +9,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from engine.process_tuning import import_torchmetrics
@@ -35,8 +36,19 @@ from engine.search.space import compose_run
 from engine.search.study import database_url, storage_errors
 from engine.search.trial import log_to
 from engine.smallest.candidates import apply_limits, check_candidates, list_candidates
+from engine.smallest.feature_cache import weights_name
 from engine.smallest.latency import check_onnx, measure_latencies, processor_name, take_known_latencies
-from engine.smallest.plan import FILES, IMAGES, NETWORKS, RESERVE_S, WEIGHTS, Budget, Plan, TrainingTimes
+from engine.smallest.plan import (
+    FILES,
+    IMAGES,
+    NETWORKS,
+    OWN_WEIGHTS,
+    RESERVE_S,
+    WEIGHTS,
+    Budget,
+    Plan,
+    TrainingTimes,
+)
 from engine.smallest.progress import Progress, repeats_hidden
 from engine.smallest.race import Race
 from engine.smallest.runs import STAGES, RunKey, Runs, describe_failure
@@ -54,6 +66,8 @@ from engine.smallest.settings import WEIGHTED, SmallestSettings, read_settings
 from engine.smallest.workers import has_launcher, prepare_worker, run_workers
 from engine.state import STATE, resume_advice
 from engine.sweep.lost_jobs import wait_for_all
+from lightning_modules.networks.truncated import build_backbone
+from lightning_modules.pretrained_weights import OF_NETWORK, weights_of_itself
 from lightning_modules.weight_sources import find_file
 
 log = logging.getLogger(__name__)
@@ -245,6 +259,7 @@ class Smallest:
         self._has_answer = before is not None and before.status == "finished"
         self._is_answered = self._has_answer and self.plan.is_decided("repeats")
         self._before_s = sum(self.record.seconds.values())
+        self.record.earlier_s = before.earlier_s if self._is_answered else round(self._before_s, 1)
         if not self._is_answered:
             self._count_start()
         write_configuration(RunFolder(self.folder), OmegaConf.to_yaml(self.config), HydraConfig.instance().cfg)
@@ -285,14 +300,17 @@ class Smallest:
     def _screen(self) -> None:
         """Probe all cuts, and measure how fast this machine is."""
         with self._timed("screen"):
-            passes = Screen(
+            screen = Screen(
                 self.candidates, self.weights, self.folder, folds=self.folds, metric=self.question.metric,
                 budget_minutes=self.question.budget_minutes, remaining_s=lambda: self.budget.left_s(SCREEN_SHARE),
                 overrides=self.settings.overrides, progress=self.progress,
-            ).run()  # fmt: skip
+            )  # fmt: skip
+            passes = screen.run(is_planned=not self._is_answered)
         for each in passes:
             if each.skipped:
                 self.note(f"{each.name} was not screened: {each.skipped}.")
+        if minutes := screen.enough_minutes():
+            self.note(f"To screen all networks, the budget has to be about budget.minutes={minutes}.")
         self._save()
         self.times = TrainingTimes(passes, self.n_train, self.n_val, self.config.trainer.max_epochs)
         self.runs = Runs(
@@ -460,6 +478,7 @@ class Smallest:
         Return metric and cost by index, the most accurate candidate (the cheapest of equal ones), and the metric that is good
         enough.
         """
+        self._measure_on_this_machine(indices)
         values = {index: self.runs.value(self.runs.first(index)) for index in indices}
         costs = {index: rank_of(self.candidates[index], self.question.cost[0]) for index in indices}
         best = min(values, key=lambda index: (-values[index], costs[index]))
@@ -486,10 +505,10 @@ class Smallest:
         probed = [each for each in self.candidates if each.probe and not each.excluded]
         best = max(probed, key=lambda each: each.probe.value, default=None)
         if best and best.probe.value > max(each.probe.value if each.probe else 0.0 for each in listed):
-            self.note(
-                f"The network with the best probe, {best.name} ({best.probe.value:.3f}), does not race: besides the networks "
-                "that do, the budget leaves no time even to train its head."
-            )
+            why = "besides the networks that do, the budget leaves no time even to train its head"
+            if self.budget.minutes is None:
+                why = f"it is far below target_accuracy={self.question.target}"
+            self.note(f"The network with the best probe, {best.name} ({best.probe.value:.3f}), does not race: {why}.")
 
     @property
     def _asks_latency(self) -> bool:
@@ -521,6 +540,11 @@ class Smallest:
         with self._timed("latency"):
             measure_latencies(listed, len(self.record.data["classes"]), self.folder)
         apply_limits(self.candidates, self.question.limits)
+
+    def _measure_on_this_machine(self, indices: list[int]) -> None:
+        """Measure latencies that are missing, such as after a change of the machine; MACs would decide in their place."""
+        if self._asks_latency:
+            self._measure_latencies(indices)
 
     def _pick(self, pool: list[int], cost: str, most: int) -> list[Racer]:
         """Return the reference of a pool and at most `most` candidates that race against it by a cost."""
@@ -566,6 +590,7 @@ class Smallest:
         raced = [*raced, *self._trained_before()]
         reference, *finalists = self._decide("finals", lambda: self._plan_finals(raced))
         allowed = self._decide("repeats", lambda: self._plan_repeats([reference, *finalists]))
+        self._measure_on_this_machine([reference, *finalists])
         self.keys = {index: self.runs.finals(index)[:allowed] for index in (reference, *finalists)}
         with self._timed("finals"):
             # All networks with one seed before any with the next
@@ -683,9 +708,13 @@ def search_of(
     # The code of the user's own may change, and with it which candidate has which place
     layers = [(each.backbone, each.keep, each.image_size, each.costs.parameters, each.costs.macs)
               for each in candidates if is_own_backbone(each.backbone)]  # fmt: skip
+    setting = dict.fromkeys(each.backbone for each in candidates if each.weights == OF_NETWORK)
+    set_weights = [
+        weights_name(weights_of_itself(build_backbone(name), partial(build_backbone, name))) for name in setting
+    ]
     hashed = {
         IMAGES: images, WEIGHTS: weights, FILES: json.dumps(composed, sort_keys=True, default=str).encode(),
-        NETWORKS: json.dumps(layers).encode(),
+        NETWORKS: json.dumps(layers).encode(), OWN_WEIGHTS: json.dumps(set_weights).encode(),
     }  # fmt: skip
     hashes = {key: hashlib.blake2b(content, digest_size=8).hexdigest() for key, content in hashed.items()}
     return {**{key: value for key, _, value in typed}, **own, **hashes}

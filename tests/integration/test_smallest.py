@@ -127,6 +127,7 @@ def test_the_same_command_again_trains_nothing_and_gives_the_same_answer(found, 
     def answer() -> dict:
         record = SmallestRecord.read(folder)
         found = asdict(record.answer) | {stage: record.seconds[stage] for stage in ("start", "screen", "race", "proof")}
+        found["earlier_s"] = record.earlier_s
         # A latency of a busy machine, as that of the tests may be, is measured again
         found["sentences"] = [re.sub(r"[\d.]+ ms on this machine \([^)]*\)", "", each) for each in found["sentences"]]
         return found
@@ -226,6 +227,7 @@ def test_a_run_of_the_race_that_was_deleted_before_the_finals_is_trained_again(f
     status, _, err = run_script(smallest, *typed, f"hydra.run.dir={copy}")
     assert status == 0, err
     assert (deleted / "metrics.csv").read_bytes() == metrics
+    assert SmallestRecord.read(copy).earlier_s == pytest.approx(sum(record.seconds.values()), abs=0.1)
     again = SmallestRecord.read(copy).answer
     assert (again.chosen, again.val, again.test) == (record.answer.chosen, record.answer.val, record.answer.test)
 

@@ -125,6 +125,15 @@ def test_groups_of_images_are_named_since_they_widen_the_intervals():
     assert "445 test images; 37 groups of images, which intervals take into account" in words
 
 
+def test_seconds_of_earlier_commands_are_not_charged_to_the_budget_of_the_last_one():
+    record = smallest_record()
+    assert "choice and proof 41.0 s (budget 30 min)" in Parsed(make_page(record)).words()
+    record.earlier_s = 1000.0
+    words = Parsed(make_page(record)).words()
+    assert "41.0 s (16 min 40 s of this in earlier commands; budget of the last command 30 min)" in words
+    assert "18 min 01 s with earlier commands" in words
+
+
 def test_hostile_names_are_text():
     found = parsed("limited")
     for name in (

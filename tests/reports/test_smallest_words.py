@@ -76,7 +76,7 @@ PARTS = {  # of each record: the head, and what has to follow it
         "no smaller network was shown to come within 0.02 of it (on validation)",
     ),
     "limited": ("0.486 ms on this machine (ONNX, 1 thread; unreliable: other processes used 1.6 of 2 cores)",),
-    "running": ("No answer yet: screened 150 networks",),
+    "running": ("No answer yet: screened 150 of 312 networks",),
 }  # fmt: skip
 
 
@@ -158,6 +158,16 @@ def test_the_last_lines_have_page_and_command():
         "Use it: python predict.py ckpt=outputs/smallest/solar/best.ckpt images=DIR"
     )
     assert "Use it" not in last_lines(ALL["cut_off"](), "x")[-1]
+    record = ALL["limited"]()  # those without pretrained weights or above a limit cannot be screened
+    possible = [each for each in record.candidates if each.pretrained and each.excluded is None]
+    for each in record.candidates:
+        each.probe = each.probe if each.pretrained else None
+    record.earlier_s = 600.0
+    assert last_lines(record, "x")[-1].startswith(
+        f"Screened {len(possible)} networks, trained 14 runs, 18 min 01 s with ear"
+    )
+    possible[0].probe = possible[1].probe = None
+    assert last_lines(record, "x")[-1].startswith(f"Screened {len(possible) - 2} of {len(possible)} networks, ")
 
 
 def bound_of(record: SmallestRecord, pattern: str) -> float:
@@ -201,6 +211,16 @@ def test_the_smallest_margin_and_the_largest_target_are_named_only_where_the_one
     record = ALL["target_not_shown"]()
     record.answer.test = replace(record.answer.test, smallest_margin=record.question.target + 0.001)
     assert "the largest target that is shown" not in " ".join(answer_sentences(record))
+
+
+@pytest.mark.parametrize(("name", "words"), [("not_shown", "smallest margin"), ("target_not_shown", "largest target")])
+def test_the_margin_or_target_of_one_network_is_named_as_such_beside_the_mean_of_several(name, words):
+    record = ALL[name]()
+    test = record.candidates[record.answer.chosen].trained.test
+    record.answer.test = replace(record.answer.test, n_seeds=test.n_seeds)
+    assert f"the {words} that is shown is 0." in " ".join(answer_sentences(record))
+    record.answer.test, test.n_seeds = replace(record.answer.test, n_seeds=1), 4
+    assert f"the {words} that is shown for the network in best.ckpt is 0." in " ".join(answer_sentences(record))
 
 
 @pytest.mark.parametrize("classes", [4, ["a", "b", "c", "d"]])

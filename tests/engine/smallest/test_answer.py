@@ -7,9 +7,11 @@ import pytest
 from scipy.stats import binomtest
 
 from common.run_folder import METRIC_COLUMNS, RunFolder
+from common.run_record import Deployed, RunRecord
 from common.smallest_record import Candidate, Costs, Measured, Question, SmallestRecord, Trained
 from engine.smallest import answer
 from engine.smallest.answer import Answerer
+from engine.smallest.progress import Progress
 from engine.smallest.runs import Outcomes, RunKey
 
 N = 1000
@@ -130,6 +132,23 @@ def test_a_training_that_was_cut_off_is_not_tested(answerer):
     found.choose([0, 1])
     found.prove()
     assert found.opened == [([RunKey(1, 1), RunKey(0, 1)], "test", RunKey(1, 1))]
+
+
+def test_an_exported_file_that_was_deleted_is_exported_again(answerer, tmp_path, monkeypatch):
+    made, exported = answerer([50], deploy="onnx_int8"), []
+    made.choose([0])
+    trained = RunRecord(deployed=Deployed(format="onnx_int8", file="best_int8.onnx"))
+    trained.folder = RunFolder(tmp_path / "a")
+    trained.folder.path.mkdir()
+    made.runs.record, made.progress = lambda key: trained, Progress()
+    monkeypatch.setattr(answer, "deploy", lambda record, name, checkpoint: exported.append(name))
+    monkeypatch.setattr(answer, "write_record", lambda record: None)
+    (tmp_path / "a" / "best_int8.onnx").touch()
+    made._deploy()
+    assert exported == [] and made.record.candidates[0].deployed.file == "runs/a/best_int8.onnx"
+    (tmp_path / "a" / "best_int8.onnx").unlink()
+    made._deploy()
+    assert exported == ["onnx_int8"]
 
 
 def test_the_front_of_two_costs_is_that_of_brute_force(answerer):

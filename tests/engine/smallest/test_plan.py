@@ -1,9 +1,11 @@
 """Decisions that are kept, the clock of the budget, and predicted times."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from common.errors import UserError
@@ -12,6 +14,7 @@ from common.run_record import EpochSpeed, RunRecord, Throughput, write_record
 from common.smallest_record import Candidate, Costs
 from engine.smallest.plan import HEAD, PER_RUN_S, TRAINING, Budget, Plan, TrainingTimes
 from engine.smallest.smallest import DECISIVE, Smallest, search_of
+from lightning_modules.pretrained_weights import OF_NETWORK
 
 
 class Pass(NamedTuple):
@@ -86,6 +89,9 @@ def test_a_process_that_is_started_later_has_what_is_left():
     assert late.left_s(0.5) < 0
     assert not late.is_over  # runs end in the middle 1.15 times the budget after the start
     assert Budget(10, left_minutes=-1.6).is_over
+    assert [Budget(60, left_minutes=left).is_over for left in (-8.9, -9.1)] == [False, True]
+    # A fifth of 4 minutes is 48 s, of which 30 s are reserved for test images, latencies and the page
+    assert [Budget(4, left_minutes=left).is_over for left in (-17 / 60, -19 / 60)] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -217,3 +223,29 @@ def test_a_network_of_the_users_own_that_has_changed_is_of_another_search(tmp_pa
         UserError, match="with networks of your own whose layers have changed since; use another name=NAME"
     ):
         claim(candidate("resnet18", 10), candidate("my.Net", 15), candidate("my.Net", 20))
+
+
+def test_a_network_of_the_users_own_that_sets_other_weights_is_of_another_search(tmp_path, monkeypatch):
+    """Screen and runs would be of the weights before; those that depend on the seed differ each time it is built."""
+    file = tmp_path / "own.pth"
+
+    def build(name: str) -> torch.nn.Module:
+        network = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3), torch.nn.Linear(64, 9))
+        network[0].load_state_dict(torch.load(file))
+        return network
+
+    monkeypatch.setattr("engine.smallest.smallest.compose_run", lambda overrides: OmegaConf.create())
+    monkeypatch.setattr("engine.smallest.smallest.build_backbone", build)
+    config = OmegaConf.create(dict.fromkeys(DECISIVE) | {"candidates": {"backbones": ["my.Net"], "image_sizes": [64]}})
+    data = SimpleNamespace(catalog=SimpleNamespace(paths=["a.png"], groups=["a"]), fingerprint=lambda: "0a")
+    network = replace(candidate("my.Net", 20), weights=OF_NETWORK)
+
+    def claim() -> None:
+        Plan(tmp_path, Budget(10)).claim(search_of(SimpleNamespace(overrides=[], folds=None), config, data, [network]))
+
+    torch.save(torch.nn.Conv2d(3, 64, 3).state_dict(), file)
+    claim()
+    claim()
+    torch.save(torch.nn.Conv2d(3, 64, 3).state_dict(), file)
+    with pytest.raises(UserError, match="with networks of your own that set other weights now; use another name=NAME"):
+        claim()

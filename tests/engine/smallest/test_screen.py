@@ -205,11 +205,13 @@ def test_folds_are_those_of_runs_and_groups_are_respected(screened, monkeypatch,
     assert len(copies) == 7 and sum(bool(np.isin(copies, part.val).any()) for part in parts) == 1
 
 
-def test_a_pass_that_does_not_fit_is_skipped_in_words_and_stays_so(screened, forward_passes):
+def test_a_pass_that_does_not_fit_is_skipped_in_words_and_stays_so(screened, forward_passes, tmp_path):
     left = iter([1000.0] * 5)
     given, passes = screened(left=lambda: next(left, 0.001), minutes=1)
     assert passes[0].skipped is None and "budget.minutes=1" in passes[1].skipped and passes[1].seconds is None
     assert [each.stage for each in given] == ["screened"] * 3 + ["candidate"] * 3
+    stored = json.loads((tmp_path / "a" / "screen" / "simple_cnn-32.json").read_text())
+    assert stored["expected_s"] > stored["left_s"] == 0.001
     _, again = screened(left=1000.0, minutes=1)  # the decision was written down
     assert again == passes and len(forward_passes) == 1
     _, more = screened(left=1000.0, minutes=2)
@@ -273,6 +275,35 @@ def test_a_pass_is_expected_to_take_what_its_macs_took_in_calm_passes_of_its_bac
     assert expected(("a", 32), ("b", 32)) == [1 + 4 * 0.5, 1 + 8 * 0.5]  # of b, which nothing disturbed
     add(("b", 16), 1.0, 1.5, 0.0, flag="busy")
     assert expected(("a", 32), ("b", 32)) == [1 + 4 * 5.0, 1 + 8 * 0.5]
+
+
+def test_seconds_of_another_machine_are_scaled_to_this_one(screened, forward_passes, tmp_path, caplog):
+    """The other one took 10 times as long for each pass. Features of the cheapest pass are on disk, with the time here."""
+    _, passes = screened()
+    for file in (tmp_path / "a" / "screen").glob("*.json"):
+        result = json.loads(file.read_text())
+        result["done"]["seconds"] *= 10
+        file.write_text(json.dumps(result | {"machine": "another processor, 1 thread"}))
+    with caplog.at_level(logging.INFO):
+        _, again = screened()
+    assert [each.seconds for each in again] == [pytest.approx(each.seconds) for each in passes]
+    assert "this machine takes 0.1 times as long as the one that screened before, another processor, 1" in caplog.text
+    assert len(forward_passes) == 2
+
+
+def test_the_minutes_for_all_passes_by_hand(tmp_path):
+    """Of 10 minutes the screen has 210 s; 60 s and 40 s were left when passes of 100 s and 200 s did not fit."""
+    found = screen.Screen(
+        [], {}, tmp_path, folds=None, metric="accuracy", budget_minutes=10, remaining_s=lambda: None, overrides=[],
+        progress=Progress(),
+    )  # fmt: skip
+    assert found.enough_minutes() is None
+    for number, (expected_s, left_s) in enumerate(((None, 0.0), (100.0, 60.0), (200.0, 40.0))):
+        done = screen.Pass(backbone="a", image_size=number, images=9, macs=1.0, skipped="it would take too long")
+        found.results["a", number] = screen.PassResult(
+            question={}, done=done, budget_minutes=10, expected_s=expected_s, left_s=left_s
+        )
+    assert 25 < (170 + 1.2 * 300) / 0.35 / 60 < 26 == found.enough_minutes()
 
 
 def test_the_minutes_that_are_named_by_hand(screened, monkeypatch):

@@ -168,6 +168,19 @@ def test_the_best_probe_races_frozen_beside_a_cheaper_reference_and_what_lies_be
     assert (2, "frozen") not in race(listed, 1, 0.94, 8, 100, head_seconds)
 
 
+def test_cheaper_networks_leave_the_best_probe_the_time_to_train_its_head():
+    """Half of 24 s, in which the heads of all but the reference take 5, 5, 5 and 6 s, and none can be fine-tuned."""
+    costs = ((2 * 10**8, 0.90), (2 * 10**8 + 1, 0.90), (2 * 10**8 + 2, 0.90), (24 * 10**7, 0.93), (3 * 10**8, 0.91))
+    listed = [candidate(macs, probe) for macs, probe in costs]
+    assert race(listed, 4, 0.91, 8, 24, head_seconds, frozen=True) == [(0, "frozen"), (3, "frozen")]
+    listed[3].probe.value = 0.91  # no better than the reference
+    assert race(listed, 4, 0.91, 8, 24, head_seconds, frozen=True) == [(0, "frozen"), (1, "frozen")]
+    listed[3].probe.value = 0.93
+    assert race(listed, 4, 0.99, 8, 24, head_seconds, frozen=True) == [(3, "frozen")]  # a high target
+    assert race(listed, 4, 0.91, 8, 1000, head_seconds, frozen=True) == [0, 1, 2, 3]
+    assert race(listed, 4, 1.1, 8, 24, head_seconds, frozen=True) == [(3, "frozen")]  # 0.17 below what is needed
+
+
 @pytest.mark.parametrize("better", [0.0, 0.005, 0.05])
 def test_above_what_is_good_enough_only_the_cost_counts(better):
     """With a margin of 0.02 half of it, 0.01, is kept in reserve."""

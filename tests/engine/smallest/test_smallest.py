@@ -76,7 +76,8 @@ def test_the_note_on_a_run_that_failed_says_what_to_do(tmp_path):
     key, search = RunKey(0, 1), object.__new__(Smallest)
     search._has_answer, search.folder, search.folds = False, tmp_path, None
     search.candidates = [SimpleNamespace(stage="raced")]
-    search.record = SmallestRecord(question=Question(cost=["macs"], metric="accuracy", good_enough=0.02))
+    search.question = Question(cost=["macs"], metric="accuracy", good_enough=0.02)
+    search.record = SmallestRecord(question=search.question)
     search._decide = lambda name, take: [0] if name == "finals" else 1
     for error, wanted in ((full, "free some"), (AssertionError(), "AssertionError()")):
         search.runs = SimpleNamespace(
@@ -155,13 +156,17 @@ def test_a_best_probe_that_does_not_race_is_not_called_too_slow_by_itself():
     search, found = object.__new__(Smallest), candidates(("resnet18",), sizes=(96,), cuts=3)
     for each, probe in zip(found, (0.72, 0.74, 0.73), strict=True):
         each.probe = measured(probe)
-    search.candidates, search.times = found, SimpleNamespace(of=lambda each: 600.0)
-    search.record = SmallestRecord(question=Question(cost=["macs"], metric="accuracy", good_enough=0.02))
+    search.candidates, search.times, search.budget = found, SimpleNamespace(of=lambda each: 600.0), Budget(10)
+    search.question = Question(cost=["macs"], metric="accuracy", good_enough=0.02, target=0.99)
+    search.record = SmallestRecord(question=search.question)
     search._note_frozen([Racer(2, False, 0.76), Racer(0, False, 0.75)])
     assert search.record.notes == [
         f"The network with the best probe, {found[1].name} (0.740), does not race: besides the networks that do, the budget "
         "leaves no time even to train its head."
     ]
+    search.record.notes, search.budget = [], Budget(None)
+    search._note_frozen([Racer(2, False, 0.76)])
+    assert search.record.notes[0].endswith(" (0.740), does not race: it is far below target_accuracy=0.99.")
     search.record.notes = []
     search._note_frozen([Racer(2, False, 0.76), Racer(1, False, 0.77)])
     assert search.record.notes == []
@@ -280,6 +285,38 @@ def test_latencies_of_a_busy_machine_are_measured_again_where_they_decide_and_th
     assert [bool(each.costs.latency and each.costs.latency.flag) for each in found] == [ms == 9.0 for ms in wanted]
 
 
+@pytest.mark.parametrize("is_decided", [False, True])
+def test_latencies_of_another_machine_do_not_decide(tmp_path, monkeypatch, is_decided):
+    """On this one, the network with more MACs is the faster one; the race was on another."""
+
+    def found(**ms: float) -> list[Candidate]:
+        networks = candidates(("resnet18",), sizes=(96,), cuts=2)
+        made = {each.keep: asdict(latency(ms[name])) for each, name in zip(networks, ("few", "many"), strict=True)}
+        monkeypatch.setattr(
+            "engine.smallest.latency._measure", lambda listed, _: ((each, made[each.keep]) for each in listed)
+        )
+        return networks
+
+    monkeypatch.setattr("engine.smallest.latency.processor_name", lambda: "another")
+    measure_latencies(found(few=1.0, many=2.0), 2, tmp_path)
+    monkeypatch.setattr("engine.smallest.latency.processor_name", lambda: "this one")
+    search = object.__new__(Smallest)
+    search.candidates, search.folder, search._has_answer = found(few=9.0, many=8.0), tmp_path, True
+    search.question = Question(cost=["latency_ms"], metric="accuracy", good_enough=0.02)
+    search.record = SmallestRecord(question=search.question, data={"classes": ["a", "b"]})
+    search.progress, search.settings = SimpleNamespace(set=lambda text: None), SimpleNamespace(n_finalists=1)
+    search.runs = SimpleNamespace(
+        first=lambda index: index, value=lambda key: 0.9, finals=lambda index: [index], train=lambda keys, title: None,
+        failed={}, is_cut_off=lambda key: False, is_trained=lambda key: True,
+    )  # fmt: skip
+    search._take_known_latencies()
+    for each in search.candidates:
+        each.stage = "raced"
+    search._decide = lambda name, take: 1 if name == "repeats" else [0, 1] if is_decided else take()
+    assert search._finals([0, 1]) == ([0, 1] if is_decided else [1])  # of equal ones the cheapest is the reference
+    assert [each.costs.latency_ms for each in search.candidates] == [9.0, 8.0]
+
+
 @pytest.mark.parametrize("question", [{"cost": ["latency_ms"]}, {"cost": ["macs"], "limits": {"latency_ms": 9.5}}])
 def test_what_may_race_below_the_most_accurate_one_is_measured_where_latency_decides(tmp_path, monkeypatch, question):
     """A network of n MACs takes n ms here; only that with 12 was measured before the first race, besides the one that raced."""
@@ -300,3 +337,26 @@ def test_what_may_race_below_the_most_accurate_one_is_measured_where_latency_dec
 
     monkeypatch.setattr("engine.smallest.smallest.measure_latencies", measure)
     assert sorted(search._plan_race_below([4])["places"]) == [0, 1]
+
+
+@pytest.mark.parametrize("minutes", [None, 26])
+def test_a_note_names_the_budget_that_screens_all_networks(tmp_path, monkeypatch, minutes):
+    search, skipped = object.__new__(Smallest), [SimpleNamespace(name="a at 96 px", skipped="it would take about 9 s")]
+    search.question = Question(cost=["macs"], metric="accuracy", good_enough=0.02, budget_minutes=10)
+    search.record = SmallestRecord(question=search.question)
+    search.settings, search.config = (
+        SimpleNamespace(overrides=[]),
+        SimpleNamespace(trainer=SimpleNamespace(max_epochs=4)),
+    )
+    search._timed, search._save = lambda stage: contextlib.nullcontext(), lambda: None
+    search.candidates = search.weights = search.folds = search.progress = search.budget = search._run = None
+    search.n_train, search.n_val, search._is_answered = 9, 9, False
+    search.folder = tmp_path
+    screen = SimpleNamespace(run=lambda is_planned: skipped, enough_minutes=lambda: minutes)
+    for name, made in (("Screen", screen), ("TrainingTimes", None), ("Runs", None)):
+        monkeypatch.setattr(f"engine.smallest.smallest.{name}", lambda *_, made=made, **__: made)
+    search._screen()
+    assert search.record.notes[0] == "a at 96 px was not screened: it would take about 9 s."
+    assert search.record.notes[1:] == (
+        [] if minutes is None else ["To screen all networks, the budget has to be about budget.minutes=26."]
+    )
