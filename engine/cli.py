@@ -273,6 +273,8 @@ def _check_flags(flags: list[str], typed: list[str]) -> None:
     """Raise UserError where a setting is typed as a flag, as in other programs (--epochs 3), or -sc has no argument."""
     if {"-sc", "--shell-completion"} & set(flags) and not any("install=" in each or "query=" in each for each in typed):
         raise UserError("-sc: needs the name of a shell: python train.py -sc install=bash")
+    if (own := config_dir(flags)) and not Path(own).is_dir():
+        raise UserError(f"--config-dir={own}: no such folder; give the folder that holds model/NAME.yaml and the like")
     known = get_args_parser()._option_string_actions
     for flag in flags:
         name = flag.partition("=")[0]

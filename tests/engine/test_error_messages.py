@@ -178,6 +178,29 @@ def test_a_link_that_leads_back_to_itself_is_one_line(in_process, tmp_path, argu
     assert error.startswith("ERROR: ") and str(link) in error, error
 
 
+@pytest.mark.parametrize(
+    ("place", "folder"), [("models/tiny.yaml", ""), ("model/tiny.yml", ""), ("model/tiny.yaml", "model")]
+)
+def test_a_file_of_the_user_s_own_in_the_wrong_place_is_named(in_process, tmp_path, place, folder):
+    (file := tmp_path / place).parent.mkdir()
+    file.write_text("name: tiny\n")
+    status, _, error = in_process(train_script, f"--config-dir={tmp_path / folder}", "model=tiny")
+    wanted = f"; {file} is not read: its place is DIR/model/tiny.yaml, with --config-dir=DIR\n"
+    assert status == 1 and error.startswith("ERROR: model=tiny: no such choice") and error.endswith(wanted), error
+
+
+def test_a_folder_of_the_user_s_own_that_does_not_exist_is_named(in_process, tmp_path):
+    status, _, error = in_process(train_script, f"--config-dir={tmp_path / 'no'}", "model=tiny")
+    assert status == 1 and error.startswith(f"ERROR: --config-dir={tmp_path / 'no'}: no such folder; give the"), error
+
+
+def test_a_name_among_the_defaults_of_a_file_of_the_user_s_own_is_not_taken_for_a_path(in_process, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "tiny.yaml").write_text("defaults: [base/comon@_here_]\nname: tiny\n")
+    status, _, error = in_process(train_script, f"--config-dir={tmp_path}", "model=tiny")
+    assert status == 1 and error == "ERROR: model/base/comon: no such file; the defaults of model=tiny name it\n", error
+
+
 def test_a_key_that_a_file_of_the_user_s_own_lacks_is_one_line():
     config = OmegaConf.create({"model": {"name": "tiny"}})
     with pytest.raises(ConfigAttributeError) as caught:
