@@ -255,6 +255,12 @@ def _no_such_key(error: ConfigCompositionException) -> str:
             return f"{key}: no such key{place}, which has none{f'; {meant}' if meant else hint}"
         meant = meant and f"{meant} Or: "
         return f"{key}: no such key{place}; {meant}{did_you_mean(last, keys)}{hint}"
+    if local := re.match(r"In '(\w+)/(.+)': Could not override '\w+@", text):
+        return f"{local[1]}={local[2]}: its file must begin with the line # @package _global_"
+    if twice := re.match(r"Multiple values for (\S+)\. To override a value use 'override \S+: (.+)'", text):
+        if f"+{twice[1]}={twice[2]}" in _arguments():
+            return f"+{twice[1]}: this group exists; choose its file without +: {twice[1]}={twice[2]}"
+        return f"{twice[1]}: a file chooses {twice[2]} without overriding the default; write - override /{twice[1]}: {twice[2]}"
     if "No match in the defaults list" in text or "Could not override" in text:
         if key in groups:
             return f"{key}: is not a setting of {_script()}; --help lists its settings"
