@@ -224,19 +224,19 @@ def complete_overrides(arguments: list[str]) -> list[str]:
             f"{values.get('', values.get(None)).input_line}: a key is missing before =; KEY=VALUE, see --help"
         )
     script = Path(sys.argv[0]).name
-    if "hydra.run.dir" in values and script in PLACES:
-        raise UserError(
-            f"{values['hydra.run.dir'].input_line}: {script} has no run folder; choose where it writes with {PLACES[script]}"
-        )
+    for key in ("hydra.run.dir", "hydra.sweep.dir"):
+        if key in values and script in PLACES:
+            raise UserError(
+                f"{values[key].input_line}: {script} has no run folder; choose where it writes with {PLACES[script]}"
+            )
     if "hydra.run.dir" in values and set(MULTIRUN) & set(flags):
         raise UserError(
             f"{values['hydra.run.dir'].input_line}: is for a single run; for a sweep use hydra.sweep.dir=DIR"
         )
     sweeps = set(MULTIRUN) & set(flags) or {"experiment", "hydra.mode"} & set(values)  # a file may set the mode
-    if script == "train.py" and "hydra.sweep.dir" in values and not sweeps:
-        raise UserError(
-            f"{values['hydra.sweep.dir'].input_line}: is for a sweep (-m); for a single run use hydra.run.dir=DIR"
-        )
+    if script in ("train.py", "search.py", SMALLEST) and "hydra.sweep.dir" in values and not sweeps:
+        what = "a sweep (-m); for a single run" if script == "train.py" else f"a sweep of train.py (-m); for {script}"
+        raise UserError(f"{values['hydra.sweep.dir'].input_line}: is for {what} use hydra.run.dir=DIR")
     for key, override in values.items():
         if override.is_delete() and re.fullmatch(r"\w+", key) and not (CONF / key).is_dir():
             raise UserError(f"{override.input_line}: cannot be removed; leave this out, or set {key}=VALUE")
@@ -273,6 +273,8 @@ def _check_flags(flags: list[str], typed: list[str]) -> None:
     """Raise UserError where a setting is typed as a flag, as in other programs (--epochs 3), or -sc has no argument."""
     if {"-sc", "--shell-completion"} & set(flags) and not any("install=" in each or "query=" in each for each in typed):
         raise UserError("-sc: needs the name of a shell: python train.py -sc install=bash")
+    if (own := config_dir(flags)) and not Path(own).is_dir():
+        raise UserError(f"--config-dir={own}: no such folder; give the folder that holds model/NAME.yaml and the like")
     known = get_args_parser()._option_string_actions
     for flag in flags:
         name = flag.partition("=")[0]

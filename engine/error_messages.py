@@ -7,6 +7,7 @@ plain ValueError, is a defect of this project and keeps its traceback.
 import errno
 import re
 import traceback
+from glob import escape
 from pathlib import Path
 
 import yaml
@@ -181,7 +182,10 @@ def _no_such_choice(error: MissingConfigException) -> str:
             f"{typed}: no such choice; a folder of images: datamodule=image_folder {quoted('datamodule.root', folder)}"
         )
     top, _, above = group.partition("/")
-    if above and top != "hydra" and (CONF / top).is_dir():  # the value is a path
+    if above and top != "hydra" and (CONF / top).is_dir():
+        if "/" not in (_value_of(top) or "/"):
+            return f"{group}/{name}: no such file; the defaults of {top}={_value_of(top)} name it"
+        # The value is a path
         stem = name.removesuffix(".yaml")
         return (
             f"{top}: files are chosen by name, not by path: put {stem}.yaml into DIR/{top}, and use --config-dir=DIR "
@@ -190,7 +194,13 @@ def _no_such_choice(error: MissingConfigException) -> str:
     # Hydra lists no options where one of several choices is unknown
     folders = [CONF, *([Path(own)] if (own := config_dir(_arguments())) else [])]
     options = error.options or sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
-    return f"{group}={name}: no such choice; {did_you_mean(name, options)}" if group and options else str(error)
+    if not group or not options:
+        return str(error)
+    message = f"{group}={name}: no such choice; {did_you_mean(name, options)}"
+    misplaced = [path for part in ("", "*/") for path in Path(own).glob(f"{part}{escape(name)}.y*ml")] if own else []
+    if misplaced:
+        message += f"; {misplaced[0]} is not read: its place is DIR/{group}/{name}.yaml, with --config-dir=DIR"
+    return message
 
 
 def _of_another_kind(text: str, cause: ConfigTypeError) -> str | None:
@@ -245,6 +255,12 @@ def _no_such_key(error: ConfigCompositionException) -> str:
             return f"{key}: no such key{place}, which has none{f'; {meant}' if meant else hint}"
         meant = meant and f"{meant} Or: "
         return f"{key}: no such key{place}; {meant}{did_you_mean(last, keys)}{hint}"
+    if local := re.match(r"In '(\w+)/(.+)': Could not override '\w+@", text):
+        return f"{local[1]}={local[2]}: its file must begin with the line # @package _global_"
+    if twice := re.match(r"Multiple values for (\S+)\. To override a value use 'override \S+: (.+)'", text):
+        if f"+{twice[1]}={twice[2]}" in _arguments():
+            return f"+{twice[1]}: this group exists; choose its file without +: {twice[1]}={twice[2]}"
+        return f"{twice[1]}: a file chooses {twice[2]} without overriding the default; write - override /{twice[1]}: {twice[2]}"
     if "No match in the defaults list" in text or "Could not override" in text:
         if key in groups:
             return f"{key}: is not a setting of {_script()}; --help lists its settings"

@@ -39,6 +39,15 @@ LARGEST_TRIED = 512  # pixels, in the search for the smallest image size
 ACCEPTED: set[str] = set()  # `model` settings of earlier jobs of this process whose network takes its images
 NODES = ("datamodule", "augmentation", "loss", "decision", "optimizer", "trainer")
 MAY_BE_EMPTY = ("batch_transform", "scheduler")
+OTHERS = ("stages", "ckpt_path", "deploy", "overview", "teacher", "register", "seed", "seeds", "good_enough")
+# Keys whose absence shows what a file of the user's own lacks
+OF_OWN_FILES = {
+    "model": {"freeze": "begin the model's file with defaults: [base/common@_here_]"},
+    "datamodule": {
+        "_target_": "begin the file of the data with defaults: [base/loader@_here_]",
+        "source": "name the class that lists the images below source:, as conf/datamodule/image_folder.yaml does",
+    },
+}
 # Arguments that the run passes itself, which are not settings
 GIVEN = {
     "datamodule": ("augmentation", "batch_transform", "interpolation", "mean", "std"),
@@ -59,12 +68,22 @@ def validate(config: DictConfig) -> DictConfig:
     """
     if OmegaConf.select(config, "trainer.fast_dev_run"):  # one epoch, set before a schedule refers to it
         config = OmegaConf.merge(config, {"trainer": {"max_epochs": 1}})
+    if not config.get("ckpt_path"):  # an earlier run may have such a key
+        _check_all_are_read(config)
     try:
         for key in ("model", *NODES):
             node = OmegaConf.select(config, key, throw_on_missing=True)
             if not OmegaConf.is_dict(node) or not node:
                 given = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
+                if key == "augmentation" and isinstance(given, list):
+                    raise UserError(
+                        "augmentation: its file holds only a list; put it below transforms:, as "
+                        "conf/augmentation/trivial_augment.yaml does"
+                    )
                 raise UserError(f"{quote_override(key, given)}: choose a file of conf/{key}: {key}=NAME")
+            for name, advice in OF_OWN_FILES.get(key, {}).items():
+                if name not in node:
+                    raise UserError(f"{key}.{name} is missing; {advice}")
         # First, since the image size may be that of a backbone's weights; the user's configuration names it, no checkpoint
         for key, name in _own_parts(config):
             register_by_name([name], key)
@@ -107,6 +126,21 @@ def validate(config: DictConfig) -> DictConfig:
     if "fit" in checked.stages:
         _try_optimizer(checked)
     return checked
+
+
+def _check_all_are_read(config: DictConfig) -> None:
+    """Raise UserError for a key that nothing reads, which a file or `+` can add; other settings may refer to one (${KEY})."""
+    known = [*OTHERS, "model", *NODES, *MAY_BE_EMPTY, *OF_SEVERAL]
+    for key in [key for key in config if key not in known]:
+        if key in ("experiment", "recipe", "debug"):
+            raise UserError(
+                f"{key}: its file changes nothing, since it does not begin with the line # @package _global_"
+            )
+        if "." in str(key):
+            above, _, last = key.rpartition(".")
+            raise UserError(f"{key}: a file names the group and the setting apart: {above}: {{{last}: VALUE}}")
+        if f"${{{key}" not in OmegaConf.to_yaml(config):
+            raise UserError(f"{key}: nothing reads this key; {did_you_mean(str(key), known)}")
 
 
 def _own_parts(config: DictConfig) -> list[tuple[str, str]]:

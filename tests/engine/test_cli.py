@@ -185,10 +185,20 @@ def test_arguments_for_which_hydra_has_no_message_are_refused(argument, message)
 @pytest.mark.parametrize(("script", "instead"), [
     ("predict.py", "out=DIR"), ("export.py", "out=DIR"), ("report.py", "out=DIR"), ("demo.py", "format.cache=DIR"),
 ])  # fmt: skip
-def test_a_command_without_a_folder_of_a_run_takes_none(monkeypatch, tmp_path, script, instead):
+@pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir"])
+def test_a_command_without_a_folder_of_a_run_takes_none(monkeypatch, tmp_path, script, instead, key):
     monkeypatch.setattr("sys.argv", [script])
-    with pytest.raises(UserError, match=f"hydra.run.dir={tmp_path}: {script} has no run folder; .* {instead}$"):
-        complete_overrides([f"hydra.run.dir={tmp_path}"])
+    with pytest.raises(UserError, match=f"{key}={tmp_path}: {script} has no run folder; .* {instead}$"):
+        complete_overrides([f"{key}={tmp_path}"])
+
+
+@pytest.mark.parametrize("script", ["search.py", "smallest.py"])
+def test_a_search_takes_no_folder_of_a_sweep(monkeypatch, script):
+    monkeypatch.setattr("sys.argv", [script])
+    with pytest.raises(
+        UserError, match=rf"^hydra.sweep.dir=/x: is for a sweep .*; for {script} use hydra.run.dir=DIR$"
+    ):
+        complete_overrides(["hydra.sweep.dir=/x"])
 
 
 @pytest.mark.parametrize("flag", ["-m", "--multirun"])

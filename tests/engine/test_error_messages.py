@@ -63,6 +63,7 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
     (["seed=range(1,3)"], "add -m: python train.py -m 'seed=range(1,3)'"),
     (["~seed"], "~seed: cannot be removed; leave this out, or set seed=VALUE\n"),
     (["~datamodule.folds"], "~datamodule.folds: there is no such key, or it has no value already; leave this out\n"),
+    (["+model=resnet18"], "+model: this group exists; choose its file without +: model=resnet18\n"),
     (["+seed=3"], "+seed: this key exists; set it without +: seed=3\n"),
     (["stages={a:1}"], "stages={a:1}: stages takes a list or a single value: stages=[A,B]\n"),
     (["model.head=[1]"], "model.head=[1]: model.head is a group of settings; model.head.hidden_dims=VALUE sets one\n"),
@@ -176,6 +177,40 @@ def test_a_link_that_leads_back_to_itself_is_one_line(in_process, tmp_path, argu
     status, _, error = in_process(train_script, argument.format(link), *run)
     assert (status, list(tmp_path.iterdir())) == (1, [link]) and error.count("\n") == 1
     assert error.startswith("ERROR: ") and str(link) in error, error
+
+
+@pytest.mark.parametrize(
+    ("place", "folder"), [("models/tiny.yaml", ""), ("model/tiny.yml", ""), ("model/tiny.yaml", "model")]
+)
+def test_a_file_of_the_user_s_own_in_the_wrong_place_is_named(in_process, tmp_path, place, folder):
+    (file := tmp_path / place).parent.mkdir()
+    file.write_text("name: tiny\n")
+    status, _, error = in_process(train_script, f"--config-dir={tmp_path / folder}", "model=tiny")
+    wanted = f"; {file} is not read: its place is DIR/model/tiny.yaml, with --config-dir=DIR\n"
+    assert status == 1 and error.startswith("ERROR: model=tiny: no such choice") and error.endswith(wanted), error
+
+
+def test_a_folder_of_the_user_s_own_that_does_not_exist_is_named(in_process, tmp_path):
+    status, _, error = in_process(train_script, f"--config-dir={tmp_path / 'no'}", "model=tiny")
+    assert status == 1 and error.startswith(f"ERROR: --config-dir={tmp_path / 'no'}: no such folder; give the"), error
+
+
+def test_a_name_among_the_defaults_of_a_file_of_the_user_s_own_is_not_taken_for_a_path(in_process, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "tiny.yaml").write_text("defaults: [base/comon@_here_]\nname: tiny\n")
+    status, _, error = in_process(train_script, f"--config-dir={tmp_path}", "model=tiny")
+    assert status == 1 and error == "ERROR: model/base/comon: no such file; the defaults of model=tiny name it\n", error
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("defaults: [{override /model: resnet18}]\n", "experiment=week: its file must begin with the line # @package _global_\n"),
+    ("# @package _global_\ndefaults: [{/model: resnet18}]\n", "write - override /model: resnet18\n"),
+])  # fmt: skip
+def test_what_an_experiment_of_the_user_s_own_lacks_is_named(in_process, tmp_path, content, message):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "week.yaml").write_text(content)
+    status, _, error = in_process(train_script, f"--config-dir={tmp_path}", "experiment=week")
+    assert status == 1 and error.endswith(message) and error.count("\n") == 1, error
 
 
 def test_a_key_that_a_file_of_the_user_s_own_lacks_is_one_line():

@@ -286,3 +286,33 @@ def test_a_head_of_the_user_s_own_is_tried_before_training(head, settings, messa
     network = build_network(**network_arguments(OmegaConf.to_container(config.model)), num_classes=2)
     with pytest.raises(UserError, match=re.escape(f"model.head.name={name}: {message}")):
         check_image_size(config, network, 2)
+
+
+@pytest.mark.parametrize(("further", "message"), [
+    ({"optimiser": {"lr": 1}}, "optimiser: nothing reads this key; did you mean optimizer"),
+    ({"trainer.max_epochs": 3}, "trainer.max_epochs: a file names the group and the setting apart: trainer: {max_epochs:"),
+    ({"experiment": {"optimizer": {"lr": 1}}}, "experiment: its file changes nothing, since it does not begin with the line"),
+])  # fmt: skip
+def test_a_key_that_nothing_reads_is_refused_and_one_that_another_refers_to_is_not(further, message):
+    config = changed()
+    wrong = OmegaConf.create({**config, **further})
+    with pytest.raises(UserError, match="^" + re.escape(message)):
+        validate(wrong)
+    wrong.ckpt_path = "RUN/checkpoints/last.ckpt"  # of an earlier version, which took it
+    assert validate(wrong).optimizer.lr == validate(config).optimizer.lr
+    assert validate(
+        OmegaConf.create({**config, "rate": 0.5, "seed": 3, "optimizer": {**config.optimizer, "lr": "${rate}"}})
+    )
+
+
+@pytest.mark.parametrize(("group", "content", "message"), [
+    ("model", {"name": "tiny", "network": "my.Tiny"}, "model.freeze is missing; begin the model's file with defaults: [base"),
+    ("datamodule", {"root": "x", "source": {}}, "datamodule._target_ is missing; begin the file of the data with defaults: ["),
+    ("datamodule", {"_target_": "my.Cells", "root": "x"}, "datamodule.source is missing; name the class that lists"),
+    ("augmentation", [{"_target_": "my.Flip"}], "augmentation: its file holds only a list; put it below transforms:"),
+])  # fmt: skip
+def test_what_a_file_of_the_user_s_own_lacks_is_named(group, content, message):
+    config = changed()
+    OmegaConf.update(config, group, content, merge=False)
+    with pytest.raises(UserError, match="^" + re.escape(message)):
+        validate(config)
