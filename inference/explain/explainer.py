@@ -81,10 +81,7 @@ class Explainer:
         return np.concatenate(vectors) if vectors else np.empty((0, 0), np.float32), read
 
     def _batch(self, pixels: np.ndarray):
-        from datamodules.normalize import as_batch, normalize
-
-        description = self.model.description
-        return normalize(as_batch(pixels).to(self.model.backend.device), description.mean, description.std)
+        return self.model.description.normalized(pixels, self.model.backend.device)
 
 
 class FeatureIndex:
