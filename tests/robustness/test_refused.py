@@ -150,7 +150,7 @@ def test_a_refused_sweep_leaves_no_folder(train, tmp_path, arguments, message):
 
 
 @pytest.mark.thorough
-def test_evaluated_again_in_its_own_folder_a_run_keeps_what_it_was_trained_with(train, made, two_colors, tmp_path):
+def test_evaluated_again_in_its_own_folder_a_run_keeps_what_it_was_trained_with(train, made, tmp_path):
     before, config = made_record(made), content(made.hydra)
     weights = content(made.checkpoints)
     command = ("stages=[test]", f"ckpt_path={made.best_checkpoint}", f"hydra.run.dir={made.path}")
