@@ -40,8 +40,6 @@ class FreezeBatchNorm(L.Callback):
     """
 
     def __init__(self, *, enabled: bool | Literal["auto"], similar_below: float = 0.05, lr_factor: float = 0.2):
-        if enabled not in (True, False, "auto"):
-            raise UserError(f"callbacks.freeze_batch_norm.enabled={enabled}: use true, false or auto")
         if not 0 <= similar_below < math.inf:
             raise UserError(f"callbacks.freeze_batch_norm.similar_below={similar_below}: use 0 or more")
         if not 0 < lr_factor <= 1:

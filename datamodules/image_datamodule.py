@@ -357,7 +357,7 @@ class ImageDataModule(L.LightningDataModule):
         rows = rows[np.argsort(fingerprints[rows], kind="stable")]
         names = np.array(self.catalog.classes, object)
         digest = hashlib.blake2b(digest_size=8)
-        for part in _parts_of(fingerprints[rows], LINES):  # the lines of a million images at once would take 100 MB
+        for part in _parts_of(fingerprints[rows]):  # the lines of a million images at once would take 100 MB
             columns = [each[rows[part]].tolist() for each in (fingerprints, names[labels], in_split)]
             lines = [f"{image:016x} {name} {split}" for image, name, split in zip(*columns, strict=True)]
             if self.catalog.weights is not None:
@@ -571,11 +571,11 @@ class ImageDataModule(L.LightningDataModule):
         )
 
 
-def _parts_of(values: np.ndarray, size: int) -> Iterator[slice]:
-    """Cut sorted values into parts of at least `size` (the last may be smaller); equal values stay together."""
+def _parts_of(values: np.ndarray) -> Iterator[slice]:
+    """Cut sorted values into parts of at least LINES (the last may be smaller); equal values stay together."""
     begin = 0
     while begin < len(values):
-        end = int(np.searchsorted(values, values[min(begin + size, len(values)) - 1], side="right"))
+        end = int(np.searchsorted(values, values[min(begin + LINES, len(values)) - 1], side="right"))
         yield slice(begin, end)
         begin = end
 

@@ -186,24 +186,23 @@ def share(process: Process, key: str, value: object = None) -> object:
     return json.loads(_store(process).get(key))
 
 
-def meet(process: Process, key: str, value: str, differs: str) -> None:
-    """Wait until all processes have come here with the same value.
-
-    Args:
-        differs: what is wrong with a process whose value differs, for the message.
+def check_same_images(process: Process, fingerprint: str) -> None:
+    """Wait until all processes have come here, with the same fingerprint of images and splits.
 
     Raises:
-        UserError: a process has another value, or one has failed.
+        UserError: a process has another one, or one has failed.
         FirstProcessFailed: the first process has failed; raised in the others.
     """
     if not process.is_launched:
         return
-    store, keys = _store(process), [f"{key} {rank}" for rank in range(process.world_size)]
-    store.set(keys[process.rank], value)
+    store, keys = _store(process), [f"images {rank}" for rank in range(process.world_size)]
+    store.set(keys[process.rank], fingerprint)
     _wait(process, {each: rank for rank, each in enumerate(keys)})
     for rank, other in enumerate(keys):
-        if (found := store.get(other).decode()) != store.get(keys[0]).decode():
-            raise UserError(f"process {rank} {differs} ({found}, not {store.get(keys[0]).decode()})")
+        if (found := store.get(other).decode()) != (first := store.get(keys[0]).decode()):
+            raise UserError(
+                f"process {rank} has different images or splits than the first process ({found}, not {first})"
+            )
 
 
 def check_shared(process: Process, file: Path) -> None:

@@ -17,6 +17,7 @@ from evaluation.scores import checked
 
 ROUNDED_TO_ZERO = 5e-7  # the largest probability that the six digits of predictions.csv show as 0
 TEMPERATURES = (0.05, 20.0)  # bounds of the search
+BINS = 15  # of confidence, as usual since Guo et al. 2017
 GROUPED_STEPS = 100  # each needs a design effect
 
 
@@ -40,7 +41,7 @@ def brier(labels: np.ndarray, probabilities: np.ndarray) -> float:
     return float(((probabilities - truth) ** 2).sum(axis=1).mean())
 
 
-def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> list[ConfidenceBin]:
+def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> list[ConfidenceBin]:
     """Return bins of confidence of equal width; the last one includes a confidence of 1.
 
     Guo et al. 2017, arXiv:1706.04599, eq. 1 and 2, fig. 1. Labels (n,), probabilities (n, K).
@@ -54,7 +55,7 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -
     ]
 
 
-def ece(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:
+def ece(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> float:
     """Return the expected calibration error, Guo et al. 2017, arXiv:1706.04599, eq. 3.
 
     As in torchmetrics, bins are [low, high), and a confidence of exactly 1 has its own bin. Labels (n,),
@@ -65,9 +66,7 @@ def ece(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:
     return float(np.abs(hits - sums).sum() / len(confidence))
 
 
-def ece_by_chance(
-    probabilities: np.ndarray, bins: int = 15, effect: float = 1.0, draws: int = 1000, seed: int = 0
-) -> EceByChance:
+def ece_by_chance(probabilities: np.ndarray, effect: float = 1.0, draws: int = 1000, seed: int = 0) -> EceByChance:
     """Return the ECE that a perfectly calibrated network with these confidences would show; with few images it is not 0.
 
     In each draw an image is right with a probability equal to its confidence. Broecker & Smith 2007, Weather and Forecasting
@@ -75,12 +74,11 @@ def ece_by_chance(
 
     Args:
         probabilities: (n, K).
-        bins: as of `ece`.
         effect: `design_effect` of images in groups; the error by chance is larger by its square root.
         draws: at most.
         seed: of the draws.
     """
-    confidence, _, index = _binned(np.argmax(probabilities, axis=1), probabilities, bins)
+    confidence, _, index = _binned(np.argmax(probabilities, axis=1), probabilities, BINS)
     starts = np.flatnonzero(np.diff(index, prepend=-1))  # the most confident come first, so bins are contiguous
     sums, n = np.add.reduceat(confidence, starts), len(confidence)
     draws = min(draws, max(FEWEST_RESAMPLES, DRAWS // n))
@@ -237,8 +235,6 @@ def _sorted(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, 
 
 def _binned(labels: np.ndarray, probabilities: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return confidence, whether right, and bin, (n,) each; bins are 0 to bins - 1, and `bins` for a confidence of 1."""
-    if bins < 1:
-        raise ValueError(f"bins={bins}; use 1 or more, e.g. 15")
     confidence, correct = _sorted(labels, probabilities)
     return confidence, correct, np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="right") - 1
 

@@ -13,6 +13,7 @@ from evaluation.intervals import columns_of, effective_groups
 DRAWS = 4000  # of mean squares
 MOST_IMAGES = 10_000_000
 MOST_SEEDS = 30
+POWER = 0.8
 
 
 class Spread(NamedTuple):
@@ -116,21 +117,21 @@ def _least_gap(target: float, gap: float, n: float) -> float:
     return min(value - target, float(logit(value) - logit(target)) * value * (1 - value))
 
 
-def images_needed(spread: Spread, gap: float, n_seeds: int, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """Return how many images show a true difference `gap` above its limit with this power; None: not even MOST_IMAGES do.
+def images_needed(spread: Spread, gap: float, n_seeds: int, alpha: float = 0.05) -> int | None:
+    """Return how many images show a true difference `gap` above its limit with POWER; None: not even MOST_IMAGES do.
 
     If the variance between seeds is too large, more images cannot help.
     """
-    if gap <= 0 or spread.power(gap, MOST_IMAGES, n_seeds, alpha) < power:
+    if gap <= 0 or spread.power(gap, MOST_IMAGES, n_seeds, alpha) < POWER:
         return None
     low, high = 1.0, float(MOST_IMAGES)
     while high / low > 1.001:
         middle = math.sqrt(low * high)
-        low, high = (low, middle) if spread.power(gap, middle, n_seeds, alpha) >= power else (middle, high)
+        low, high = (low, middle) if spread.power(gap, middle, n_seeds, alpha) >= POWER else (middle, high)
     return math.ceil(high)
 
 
-def seeds_needed(spread: Spread, gap: float, n: int, alpha: float = 0.05, power: float = 0.8) -> int | None:
+def seeds_needed(spread: Spread, gap: float, n: int, alpha: float = 0.05) -> int | None:
     """Return how many seeds show it on n images; None: not even MOST_SEEDS do."""
-    enough = (count for count in range(2, MOST_SEEDS + 1) if spread.power(gap, n, count, alpha) >= power)
+    enough = (count for count in range(2, MOST_SEEDS + 1) if spread.power(gap, n, count, alpha) >= POWER)
     return next(enough, None) if gap > 0 else None

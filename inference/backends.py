@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,9 @@ from common.untrusted.description import Fit, Interpolation, check_decision, che
 from datamodules.decode import resize
 from datamodules.deep_pixels import ValueRange
 from inference.arguments import EXAMPLE, checkpoint_argument, is_read_by_predict
+
+if TYPE_CHECKING:
+    import torch
 
 CHECKSUM = "sha256"  # name in the metadata of an ONNX file
 
@@ -49,6 +52,12 @@ class ModelDescription:
     def pixels(self, image: Image.Image) -> np.ndarray:
         """Return an upright RGB image as the network takes it, (S, S, 3) uint8."""
         return np.array(resize(image, self.image_size, self.fit, self.interpolation))
+
+    def normalized(self, pixels: np.ndarray, device: "torch.device | str" = "cpu") -> "torch.Tensor":
+        """Return images (B, S, S, 3) uint8 as the network takes them, (B, 3, S, S) float32."""
+        from datamodules.normalize import as_batch, normalize  # late: torch
+
+        return normalize(as_batch(pixels).to(device, non_blocking=True), self.mean, self.std)
 
     def with_threshold(self, threshold: float) -> "ModelDescription":
         """Return the description with another threshold of the positive class of two.
@@ -127,11 +136,8 @@ class CheckpointBackend:
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         import torch
 
-        from datamodules.normalize import as_batch, normalize
-
         with torch.inference_mode():
-            batch = as_batch(pixels).to(self.device, non_blocking=True)
-            logits = self.network(normalize(batch, self.description.mean, self.description.std))
+            logits = self.network(self.description.normalized(pixels, self.device))
             return logits.float().softmax(1).cpu().numpy()
 
 

@@ -13,12 +13,12 @@ from common.own_test_images import OwnTestImages, images_folder
 from common.predictions_csv import read_predicted_images
 from common.run_folder import RunFolder
 from common.run_record import DataInfo, RunRecord, increment_test_evaluations
-from common.text import clean, plural
+from common.text import plural
 from common.untrusted.tables import OwnTable
 from datamodules.sources.catalog import split_of
-from datamodules.sources.csv_table import FileFinder
+from datamodules.sources.csv_table import FileFinder, check_label
 from datamodules.sources.image_folder import NAMED, image_suffixes, is_ignored, walk_images
-from datamodules.sources.source import is_utf8, relative_to
+from datamodules.sources.source import relative_to
 
 EXAMPLE = "give an image, a folder, a pattern with *, a table with a column path (.csv), or [A,B] of these"
 
@@ -126,11 +126,7 @@ class ImageTable:
                 found = None if self._rows else files.find(row["path"])
                 image_input = self._image(row | {"path": found or row["path"]}, line)
                 if not self._rows:
-                    if not is_utf8(image_input.label):
-                        label = clean(image_input.label, 60)
-                        raise UserError(
-                            f"{self.path}: line {line}: label={label!r}: not in UTF-8; save the table as UTF-8"
-                        )
+                    check_label(self.path, line, image_input.label)
                     n_found += found is not None
                     missing = missing or (None if found else row["path"])
                     same, n_known = hash(os.path.abspath(image_input.file)), len(labels)  # noqa: PTH100 no link is followed

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from common.errors import UserError
-from common.text import did_you_mean, override_value
+from common.text import did_you_mean, finite_number, override_value
 from common.untrusted.description import IMAGENET_MEAN, IMAGENET_STD, Interpolation, check_preprocessing
 from lightning_modules import pretrained_weights
 from lightning_modules.checkpoint import read_checkpoint
@@ -111,9 +111,7 @@ def parse_normalization(value) -> str | tuple[list[float], list[float]]:
 def _channels(name: str, values, key: str) -> list[float]:
     """Return the three numbers of a mean or a std."""
     values = list(values) if isinstance(values, (list, tuple)) else [values]
-    odd = next(
-        (v for v in values if isinstance(v, bool) or not isinstance(v, (int, float)) or not math.isfinite(v)), None
-    )
+    odd = next((v for v in values if finite_number(v) is None), None)
     if odd is not None or any(v is None for v in values):
         raise UserError(f"{key}: its {name} has {odd!r}, which is not a finite number; use {NUMBERS}")
     if len(values) not in (1, 3):

@@ -81,9 +81,14 @@ def groups_of(runs: Sequence[Run], tables: Sequence[Predictions]) -> np.ndarray 
     return next((groups for groups in found if groups is not None), None)
 
 
+def has_tables(runs: Sequence[Run], split: str) -> bool:
+    """Return whether each run has the predictions of a split."""
+    return all(predictions_file(run.folder_of(split), split) for run in runs)
+
+
 def read_split(runs: Sequence[Run]) -> tuple[str, list[Predictions]]:
     """Return the split that was evaluated, test if all runs have it, and its tables."""
-    split = "test" if all(predictions_file(run.folder_of("test"), "test") for run in runs) else "val"
+    split = "test" if has_tables(runs, "test") else "val"
     return split, [read_predictions(run.folder_of(split), split, getattr(run.record, split)) for run in runs]
 
 

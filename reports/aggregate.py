@@ -6,10 +6,9 @@ import os
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from common.predictions_csv import predictions_file
 from common.run_record import DIGESTS
 from common.text import SPLIT_NAMES, clean
-from reports.accuracy import CorrectnessMatrix, GroupNames, accuracy, correctness_matrix, read_tables
+from reports.accuracy import CorrectnessMatrix, GroupNames, accuracy, correctness_matrix, has_tables, read_tables
 from reports.config_diff import changed_settings, settings_key, values_of
 from reports.load_runs import LoadedRuns, Run
 from reports.per_setting import compare_settings
@@ -119,11 +118,11 @@ def _by_date(rows: list[ResultRow]) -> list[Study | None]:
 
 def _finished_row(runs: list[Run], names: GroupNames) -> ResultRow:
     runs.sort(key=lambda run: (run.seed or 0, run.fold or 0))
-    shown = "test" if all(predictions_file(run.folder_of("test"), "test") for run in runs) else "val"
+    shown = "test" if has_tables(runs, "test") else "val"
     outcomes, accuracies = {}, {}
     for split in SPLIT_NAMES:  # one at a time, because tables may be large
         tables = read_tables(runs, split)
-        if isinstance(tables, str) and all(predictions_file(run.folder_of(split), split) for run in runs):
+        if isinstance(tables, str) and has_tables(runs, split):
             log.warning("%s images are not compared: %s", SPLIT_NAMES[split], tables)
         outcomes[split] = correctness_matrix(runs, tables, names)
         accuracies[split] = accuracy(runs, split, outcomes[split])

@@ -1,10 +1,8 @@
 """methods.md: the methods section of a paper, one paragraph for each group, of what the records of its best row state."""
 
-from math import isfinite
-
 from common.run_record import RunInfo
 from common.table import escape_markdown
-from common.text import SPLIT_NAMES, clean, join_words, plural, short_name
+from common.text import SPLIT_NAMES, clean, finite_number, join_words, plural, short_name
 from evaluation.paired_tests import ALMOST_SINGLE, mean_group
 from reports.accuracy import CorrectnessMatrix
 from reports.model_card import settings_of
@@ -127,8 +125,7 @@ def _was_trained(row: ResultRow) -> bool:
 
 def _number(settings: dict, key: str) -> float | None:
     """Return the value of a setting if it is a number; a record may hold anything."""
-    value = settings.get(key)
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value) else None
+    return finite_number(settings.get(key))
 
 
 def _choice(about: RunInfo, group: str, name: str) -> str | None:

@@ -1,7 +1,7 @@
 """The table of contents of a data set, one row per image: made by a source, completed by prepare.py."""
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -32,10 +32,8 @@ def repeated_rows(numbers: np.ndarray) -> np.ndarray:
 class Texts(Sequence):
     """Hold texts in one block of memory; a million paths take a third of the memory of a list."""
 
-    def __init__(self, texts: Iterable[str] = ()):
+    def __init__(self):
         self._block, self._ends = bytearray(), array("q", [0])
-        for text in texts:
-            self.append(text)
 
     def append(self, text: str) -> None:
         self._block += text.encode(errors="surrogatepass")  # file names may hold bytes that are not UTF-8

@@ -83,10 +83,7 @@ class CsvTable(Source):
                     like_splits = of_splits if like_splits is None else like_splits & of_splits
                 found, label = files.find(row["path"]), row["label"]
                 split, group, weight = (row.get(column) or "" for column in OPTIONAL)
-                if not is_utf8(label):
-                    raise UserError(
-                        f"{self.table}: line {line}: label={clean(label, 60)!r}: not in UTF-8; save the table as UTF-8"
-                    )
+                check_label(self.table, line, label)
                 meant = split_of(split) or split
                 if meant != split:
                     files.notes[f"split {clean(split, 20)!r} as {meant}"] += 1
@@ -218,6 +215,12 @@ def _number(text: str) -> float | str:
         return float(text or 1)
     except ValueError:
         return text
+
+
+def check_label(table: Path, line: int, label: str) -> None:
+    """Raise UserError if a label is not in UTF-8."""
+    if not is_utf8(label):
+        raise UserError(f"{table}: line {line}: label={clean(label, 60)!r}: not in UTF-8; save the table as UTF-8")
 
 
 def is_file(path: Path) -> bool:

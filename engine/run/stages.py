@@ -35,7 +35,7 @@ from datamodules.sources.image_folder import ImageFolder
 from engine.config.instantiate import instantiate
 from engine.config.trainer_flags import batch_limits, lightning_flags
 from engine.config.validate import check_image_size, check_metrics, validate
-from engine.processes import Process, cluster_environment, meet, process_of_run, trainer_settings
+from engine.processes import Process, check_same_images, cluster_environment, process_of_run, trainer_settings
 from engine.run.callback_list import all_callbacks, evaluation_callbacks
 from engine.run.checkpoint_io import AtomicCheckpointIO, check_best, intact_checkpoint
 from engine.run.cost import describe_model
@@ -228,7 +228,7 @@ def read_images(
         described = read_checkpoint(Path(config.ckpt_path))["hyper_parameters"]
         data.keep_range(described["range"], config.ckpt_path)
     data.setup()
-    meet(process, "images", data.fingerprint(), "has different images or splits than the first process")
+    check_same_images(process, data.fingerprint())
     record.data = describe_data(data, source)
     record.check_same_images()
     fingerprints = data.pixel_cache.stats.fingerprints

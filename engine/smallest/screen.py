@@ -23,8 +23,7 @@ from common.text import duration, is_own_backbone, override_value, plural, round
 from common.untrusted.json_files import read_json, to_type
 from datamodules.cached_pixels import JpegPixels
 from datamodules.image_datamodule import ImageDataModule
-from datamodules.loader import as_batch
-from datamodules.normalize import normalize
+from datamodules.normalize import as_batch, normalize
 from datamodules.pixel_cache import Look
 from datamodules.splits import join_groups, spread_rows
 from engine.config.trainer_flags import batch_limits

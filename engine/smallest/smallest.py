@@ -35,6 +35,7 @@ from engine.run.stages import MEMORY, build_data
 from engine.search.space import compose_run
 from engine.search.study import database_url, storage_errors
 from engine.search.trial import log_to
+from engine.smallest.answer import Answerer
 from engine.smallest.candidates import apply_limits, check_candidates, list_candidates
 from engine.smallest.feature_cache import weights_name
 from engine.smallest.latency import check_onnx, measure_latencies, processor_name, take_known_latencies
@@ -649,8 +650,6 @@ class Smallest:
     def _answer(self, finals: list[int]) -> None:
         """Choose on validation, prove on test, write the answer."""
         with contextlib.nullcontext() if self._is_answered else self._timed("proof"):
-            from engine.smallest.answer import Answerer  # late: scipy
-
             answerer = Answerer(self.settings, self.record, self.runs, self.keys, self.has_test, self.progress)
             answerer.choose(finals)
             answerer.prove()

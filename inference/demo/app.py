@@ -17,6 +17,7 @@ from inference.demo import server
 from inference.export.export import MANIFEST, export
 from inference.export.web import PAGE
 from inference.export.web.onnxruntime_web import PACKAGE
+from inference.export.web.web_folder import WebFolder
 
 LARGEST = 2**20  # bytes of a JSON file of the folder
 MADE_AGAIN = "export it again: python export.py ckpt=FILE format=web out=DIR"
@@ -50,8 +51,6 @@ def find_or_make(checkpoint: Path, runtime: str | None, cache: str, register: Se
     parent = next(each for each in folder.absolute().parents if each.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise UserError(f"format.cache={cache}: cannot be written; use format.cache=DIR")
-    from inference.export.web.web_folder import WebFolder  # late: torch
-
     with Progress("reading the checkpoint") as progress:
         made = export(
             str(checkpoint),

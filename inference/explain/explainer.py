@@ -81,10 +81,7 @@ class Explainer:
         return np.concatenate(vectors) if vectors else np.empty((0, 0), np.float32), read
 
     def _batch(self, pixels: np.ndarray):
-        from datamodules.normalize import as_batch, normalize
-
-        description = self.model.description
-        return normalize(as_batch(pixels).to(self.model.backend.device), description.mean, description.std)
+        return self.model.description.normalized(pixels, self.model.backend.device)
 
 
 class FeatureIndex:
@@ -102,15 +99,15 @@ class FeatureIndex:
         self.total, self.n_unread = len(images), len(used) - len(self.images)
         self._unit = unit(vectors)
 
-    def nearest(self, features: np.ndarray, image_input: ImageInput | None, most: int = 3) -> list[SimilarImage]:
-        """Return the training images with the features most similar to (C,), best first, without the image itself."""
+    def nearest(self, features: np.ndarray, image_input: ImageInput | None) -> list[SimilarImage]:
+        """Return the three training images with the features most similar to (C,), best first, without the image itself."""
         if not self.images:
             return []
         cosines = self._unit @ unit(features[None])[0]
         order = np.argsort(-cosines, kind="stable")
         itself = image_input.file.resolve() if image_input else None
-        others = (index for index in order[: most + 1] if self.images[index].file.resolve() != itself)
-        return [SimilarImage(self.images[index], float(cosines[index])) for index in others][:most]
+        others = (index for index in order[:4] if self.images[index].file.resolve() != itself)
+        return [SimilarImage(self.images[index], float(cosines[index])) for index in others][:3]
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ from datamodules.decode import DECODER
 from inference.arguments import check_export_arguments, check_threshold, checkpoint_argument, is_read_by_predict
 from inference.backends import CheckpointBackend, ModelDescription, import_extra
 from inference.export.file_format import Computes, FileFormat, TrainedModel
+from inference.export.preprocessing import plain
 from inference.export.verify import (
     N_CALIBRATION,
     N_INEXACT,
@@ -401,8 +402,6 @@ def _model(
     calibration: list[ImageInput],
     compared: VerificationImages,
 ) -> TrainedModel:
-    from inference.export.preprocessing import plain  # late: torch
-
     more = {"format": format.name, "decoder": DECODER, "version": importlib.metadata.version("justenough")}
     metadata = checkpoint.description.as_metadata() | {name: json.dumps(value) for name, value in more.items()}
     return TrainedModel(

@@ -62,9 +62,7 @@ class TrainedModel:
 
     def normalized(self, pixels: np.ndarray) -> "Tensor":
         """Return images (N, S, S, 3) uint8 as the network takes them."""
-        from datamodules.normalize import as_batch, normalize  # late: torch
-
-        return normalize(as_batch(pixels), self.description.mean, self.description.std).contiguous()
+        return self.description.normalized(pixels).contiguous()
 
 
 class FileFormat(abc.ABC):

@@ -140,10 +140,10 @@ def numbered_children(whole: nn.Module) -> tuple[str, OrderedDict[str, nn.Module
     return "", OrderedDict(whole.named_children())
 
 
-def shorten(names: list[str], most: int = 30) -> str:
-    """Return names in order; if there are many, only the first and the last ones."""
-    if len(names) > most:
-        names = [*names[: most // 2], "...", *names[-most // 2 :]]
+def shorten(names: list[str]) -> str:
+    """Return names in order; of more than 30, only the first and the last 15."""
+    if len(names) > 30:
+        names = [*names[:15], "...", *names[-15:]]
     return ", ".join(names)
 
 

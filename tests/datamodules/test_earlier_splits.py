@@ -38,7 +38,7 @@ def root(tmp_path):
 
 
 @pytest.fixture
-def table(root, tmp_path):
+def table(tmp_path):
     """Splits that no hash gives: by number."""
     rows = [
         (f"{name}/{n:03}.png", name, ("train", "val", "test")[n % 3]) for name in ("blue", "red") for n in range(20)

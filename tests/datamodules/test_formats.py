@@ -54,7 +54,7 @@ def test_png_of_16_bits_keeps_its_values(tmp_path, channels):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_png_of_16_bits_keeps_its_alpha(tmp_path, channels):
+def test_png_of_16_bits_keeps_its_alpha(channels):
     values = np.concatenate([VALUES[..., :channels], VALUES[::-1, :, :1] * np.uint16(16)], axis=2)
     decoded = read_content(png(values), "content").source
     assert decoded.has_alpha and np.array_equal(decoded.values, values)

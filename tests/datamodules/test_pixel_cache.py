@@ -455,7 +455,7 @@ def test_two_folders_of_equal_names_sizes_and_times_have_their_own_pixels(tmp_pa
     assert colors == [[255, 0, 0], [0, 0, 255]]
 
 
-def test_a_file_replaced_in_place_is_seen_though_size_and_time_are_the_same(files, tmp_path):
+def test_a_file_replaced_in_place_is_seen_though_size_and_time_are_the_same(tmp_path):
     bitmap = tmp_path / "a.bmp"
     for color in ("red", "blue"):
         Image.new("RGB", (32, 32), color).save(bitmap)

@@ -149,7 +149,7 @@ def test_a_crop_that_is_none_is_named(scale):
         Augmentation(**OFF, crop_scale=scale)
 
 
-def test_draws_are_the_same_wherever_they_are_applied(image):
+def test_draws_are_the_same_wherever_they_are_applied():
     augmentation = Augmentation(
         horizontal_flip=0.5, vertical_flip=0.5, rotation_degrees=15, color_jitter=0.2, erasing=1
     )

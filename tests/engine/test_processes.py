@@ -137,12 +137,13 @@ def test_all_processes_learn_the_value_of_the_first(both):
 def test_other_images_on_another_node_end_both_with_one_message(both):
     def work(process):
         try:
-            processes.meet(process, "images", "abc" if process.is_first else "xyz", "has other images")
+            processes.check_same_images(process, "abc" if process.is_first else "xyz")
         except Exception as error:
             return processes.agreed_error(process, error, str(error))
 
     first, other = both(work, work)
-    assert str(first) == "process 1 has other images (xyz, not abc)" and isinstance(other, FirstProcessFailed)
+    assert str(first) == "process 1 has different images or splits than the first process (xyz, not abc)"
+    assert isinstance(other, FirstProcessFailed)
 
 
 def test_the_first_process_shows_why_another_one_has_ended(both):
@@ -182,7 +183,7 @@ def test_what_another_process_has_shown_is_recorded_but_not_shown_again(both, mo
 
 def test_a_signal_to_one_of_them_ends_a_wait_of_the_other(both):
     first, other = both(
-        lambda process: processes.meet(process, "images", "a", ""), lambda process: processes.announce_stop(process, 15)
+        lambda process: processes.check_same_images(process, "a"), lambda process: processes.announce_stop(process, 15)
     )
     assert isinstance(first, StopRequested) and first.number == 15 and other is None
 
@@ -198,14 +199,14 @@ def test_a_process_that_reads_for_long_is_waited_for(both, quick_watch):
     def read(process):
         processes._store(process)
         time.sleep(1.5)
-        return processes.meet(process, "images", "a", "")
+        return processes.check_same_images(process, "a")
 
-    assert both(lambda process: processes.meet(process, "images", "a", ""), read) == (None, None)
+    assert both(lambda process: processes.check_same_images(process, "a"), read) == (None, None)
 
 
 def test_the_first_process_says_which_one_was_killed(both, quick_watch, monkeypatch):
     monkeypatch.setattr(processes, "beat", lambda store, rank, name: store.set(f"alive {rank}", f"7 {name} (host)"))
-    first, _ = both(lambda process: processes.meet(process, "images", "a", ""), processes._store)
+    first, _ = both(lambda process: processes.check_same_images(process, "a"), processes._store)
     assert str(first).startswith("process 1 on node 1 (host) has given no sign of life for 60 s: it was killed")
 
 

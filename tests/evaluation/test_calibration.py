@@ -341,7 +341,6 @@ def test_nan_is_refused(function):
 
 
 @pytest.mark.parametrize(("call", "message"), [
-    (lambda: ece(np.array([0]), np.ones((1, 2)) / 2, bins=0), "bins=0"),
     (lambda: with_temperature(np.ones((1, 2)) / 2, 0.0), r"temperature=0\.0"),
     (lambda: fit_temperature(np.array([0]), np.array([[-np.inf, 0.0]])), "finite"),
     (lambda: brier(np.array([0, 1]), np.ones((1, 2)) / 2), "labels"),

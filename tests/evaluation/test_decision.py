@@ -532,12 +532,6 @@ def test_nan_has_no_threshold():
         choose_threshold(np.array([0, 1]), np.array([np.nan, 0.2]), "accuracy")
 
 
-def test_a_criterion_that_there_is_not_is_a_defect():
-    with pytest.raises(ValueError, match="criterion='auc'; use accuracy") as caught:
-        choose_threshold(np.array([0, 1]), np.array([0.1, 0.2]), "auc")
-    assert not isinstance(caught.value, UserError)
-
-
 def test_of_many_classes_the_most_frequent_confusions_take_the_place_of_the_matrix():
     labels = np.arange(303) % 101
     probabilities = np.full((303, 101), 0.001)

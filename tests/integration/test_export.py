@@ -181,7 +181,7 @@ def test_what_a_file_can_be_made_of_is_checked(run, tmp_path):
 
 
 @pytest.mark.thorough
-def test_the_latency_of_the_file_is_measured_on_one_thread(exported, run, monkeypatch):
+def test_the_latency_of_the_file_is_measured_on_one_thread(exported, monkeypatch):
     opened = []
     usual = onnxruntime.InferenceSession
 

@@ -135,7 +135,7 @@ def test_images_that_were_moved_are_found_below_root_and_damaged_tables_are_name
     assert a.record.read_bytes() == before
 
 
-def test_a_fold_s_model_is_counted_on_the_test_images(train, predict, two_colors, tmp_path):
+def test_a_fold_s_model_is_counted_on_the_test_images(train, predict, tmp_path):
     fold = train(*SIMPLE_CNN, "datamodule.folds=3", "datamodule.fold=0", "trainer.max_epochs=1")
     run = RunFolder(fold.folder)
     assert predict(f"ckpt={run.best_checkpoint}", f"images={run.splits}", f"out={tmp_path}/out.csv")[0] == 0
@@ -164,7 +164,7 @@ def test_test_images_that_were_replaced_since_are_named(finished_run, predict, t
     run, root = RunFolder(tmp_path / "run"), shutil.copytree(two_colors, tmp_path / "images")
     shutil.copytree(finished_run.folder, run.path)
     arguments = f"ckpt={run.best_checkpoint}", f"images={run.path}", f"root={root}", f"out={tmp_path}/out.csv"
-    assert "other pixels" not in predict(*arguments)[1]
+    assert "different pixels" not in predict(*arguments)[1]
     replaced = sorted((root / "test" / "blue").iterdir())[0]
     shutil.copyfile(next((root / "train" / "red").iterdir()), replaced)
     text = f"1 of its 14 test images have different pixels than when the run was tested, such as test/blue/{replaced.name}:"

@@ -86,7 +86,6 @@ def test_a_loss_that_weighs_classes_gets_their_counts(train, settings, tmp_path)
 
 
 @pytest.mark.parametrize(("setting", "words"), [
-    ("datamodule.folds=3", "datamodule.folds=3: streamed training images are not divided"),
     ("model.normalization=dataset", "model.normalization=dataset: mean and std of streamed training images"),
     ("trainer.overfit_batches=1", "trainer.overfit_batches cannot be used with streamed training images"),
     ("deploy=onnx_int8", "deploy=onnx_int8: needs training images, and this run streams them"),

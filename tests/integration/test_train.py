@@ -400,33 +400,6 @@ def test_other_callbacks_on_top_of_a_resumed_run_keep_its_settings_of_the_common
 
 
 @pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        ([], "trainer.max_epochs"),
-        (["trainer.max_epochs=5", "optimizer.lr=-1"], "optimizer"),
-        (["trainer.max_epochs=5", "model.keep=3"], "keep"),
-        (
-            ["trainer.max_epochs=5", "optimizer=sgd"],
-            "has the state of torch.optim.Adam, which another optimizer cannot",
-        ),
-        (["trainer.max_epochs=5", "recipe=fast"], "recipe=fast with ckpt_path: a resumed run keeps its settings"),
-    ],
-)
-def test_a_refusal_to_resume_leaves_the_run_as_it_was(train, finished_run, tmp_path, more, message):
-    made = Path(shutil.copytree(finished_run.folder, tmp_path / "made"))
-    files = [
-        made / "result.json",
-        made / ".hydra" / "config.yaml",
-        made / "MODEL_CARD.md",
-        made / "checkpoints" / "best.ckpt",
-    ]
-    before = [file.read_bytes() for file in files]
-    ran = train(f"ckpt_path={made / 'checkpoints' / 'last.ckpt'}", *more, small=False, to=made)
-    assert ran.status == 1 and [file.read_bytes() for file in files] == before, ran.err
-    assert message in ran.err
-
-
-@pytest.mark.parametrize(
     ("optimizer", "missing"),
     [pytest.param("sgd", "dampening and momentum", marks=pytest.mark.thorough), ("rmsprop", "alpha")],
 )

@@ -281,12 +281,12 @@ class Compared(NamedTuple):
     changed: int  # JPEGs that the browser calls differently from predictions_val.csv
 
 
-def compare_validation(run: RunFolder, root: Path, folder: Path, most: int = 50) -> Compared:
-    """Open validation images of a run as JPEG and as PNG in Chromium, and compare with predictions_val.csv."""
+def compare_validation(run: RunFolder, root: Path, folder: Path) -> Compared:
+    """Open 50 validation images of a run as JPEG and as PNG in Chromium, and compare with predictions_val.csv."""
     rows = list(read_csv(run.predictions("val")))
-    rows = [rows[k] for k in np.linspace(0, len(rows) - 1, most).round().astype(int)]
+    rows = [rows[k] for k in np.linspace(0, len(rows) - 1, 50).round().astype(int)]
     columns = [name for name in rows[0] if name.startswith("p_")]
-    assert len({row["path"] for row in rows}) == most
+    assert len({row["path"] for row in rows}) == 50
     checkpoint = CheckpointBackend(run.best_checkpoint, "cpu")
     description, found, expected = checkpoint.description, [], []
     with served(export_site(run, folder / "site")) as server, in_chromium(server.url) as (view, _, messages):

@@ -66,7 +66,7 @@ def test_the_page_is_whole_and_needs_nothing(parsed):
     assert policy.startswith("default-src 'none'")
 
 
-def test_hostile_names_are_text(parsed, sweep):
+def test_hostile_names_are_text(parsed):
     assert parsed.count("script") == 1
     assert not any(name.startswith("on") for _, attributes in parsed.tags for name in attributes)
     assert all(name in parsed.words() for name in HOSTILE)

@@ -8,6 +8,7 @@ from scipy.stats import binom
 from evaluation.choice import Finalist, Rule, measure
 from evaluation.paired_tests import PairedComparison, compare_pair
 from evaluation.planning import Spread, seeds_needed
+from reports import wording
 from reports.wording import _rounded, as_pair, at_most, verdict, what_would_decide
 
 
@@ -96,6 +97,16 @@ def test_the_verdict_is_of_the_level_of_the_sign_and_of_the_seeds(p_value, diffe
     assert verdict(compared(difference, n_seeds=3), p_value, shown) == text
     as_trained = text if text == "not decided" else f"{text} as trained"
     assert verdict(compared(difference, n_seeds=2), p_value, shown) == as_trained
+
+
+def test_what_one_row_by_itself_would_show_is_not_enough_for_several():
+    pair = compared(-0.002, at_least=-0.0181, margin_p_value=0.04)
+    text = wording.evidence(pair, "test", shown=False, tests=2)
+    assert text == (
+        "0.002 below, by itself at most 0.019 below (95%) with 400 test images and 1 seed, which is not enough with 2 rows "
+        f"tested; {what_would_decide(pair, 'test', 2)}"
+    )
+    assert what_would_decide(pair, "test", 2) != what_would_decide(pair, "test")  # the level is halved
 
 
 @pytest.mark.parametrize(("at_least", "text"), [

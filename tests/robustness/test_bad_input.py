@@ -169,13 +169,6 @@ def test_a_checkpoint_of_another_network_or_other_classes(train, tmp_path, finis
     assert says(train("stages=[test]", f"ckpt_path={last}", f"datamodule.root={root}", small=False), "blue, green, red")
 
 
-def test_a_run_whose_epochs_are_done(train, finished):
-    last = finished.last_checkpoint
-    assert says(
-        train(f"ckpt_path={last}", small=False), "has finished 2 of trainer.max_epochs=2", "trainer.max_epochs=12"
-    )
-
-
 def test_an_output_folder_that_cannot_be_made(train, tmp_path):
     (tmp_path / "file").write_text("")
     assert says(train(f"hydra.run.dir={tmp_path / 'file' / 'run'}"), str(tmp_path / "file"), "hydra.run.dir=DIR")

@@ -86,7 +86,7 @@ def test_what_would_run_when_it_is_unpickled_is_named_and_does_not(base, tmp_pat
         epochs_done(tmp_path / "evil.ckpt")
 
 
-def test_files_that_are_no_archives(base, tmp_path, canary):
+def test_files_that_are_no_archives(tmp_path, canary):
     (tmp_path / "evil.ckpt").write_bytes(pickle.dumps(Payload(os.system, f"touch {canary}")))
     refused(tmp_path / "evil.ckpt", "not a torch archive")
     torch.save(Payload(os.system, f"touch {canary}"), tmp_path / "evil.ckpt", _use_new_zipfile_serialization=False)

