@@ -243,7 +243,9 @@ def complete_overrides(arguments: list[str]) -> list[str]:
         )
     for key, override in values.items():
         if override.is_delete() and re.fullmatch(r"\w+", key) and not (CONF / key).is_dir():
-            raise UserError(f"{override.input_line}: cannot be removed; leave this out, or set {key}=VALUE")
+            known = OmegaConf.load(CONF / f"{Path(script).stem}.yaml").get(key)
+            inner = f".{next(iter(known))}" if OmegaConf.is_dict(known) else ""
+            raise UserError(f"{override.input_line}: cannot be removed; leave this out, or set {key}{inner}=VALUE")
         if re.match(r"default_space\.\w+\.", key):  # Hydra takes its keys, which contain dots, apart
             raise UserError(
                 f"{override.input_line}: a key with dots cannot be changed by itself; give the whole space: "

@@ -61,6 +61,10 @@ def user_message(error: BaseException) -> str | None:
         if isinstance(link, yaml.MarkedYAMLError) and link.problem_mark is not None:
             mark = link.problem_mark
             return f"{mark.name}: line {mark.line + 1}: not valid YAML: {link.problem or link.context}"
+        if isinstance(link, ValueError) and str(link).startswith(
+            "Exceeds the limit"
+        ):  # of Python, for texts of numbers
+            return "a whole number in this command or its files has thousands of digits; use a smaller one"
         if isinstance(link, RuntimeError) and (message := _of_process(link)):
             return message
         # Python < 3.13

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 from torch import nn
 
+from common.checks import check_whole_numbers
 from common.errors import UserError
 from common.run_record import SplitMetrics
 from common.targets import resolve_target
@@ -57,6 +58,7 @@ def validate(config: DictConfig) -> DictConfig:
     Raises:
         UserError: names key, value and what is allowed.
     """
+    check_whole_numbers(OmegaConf.to_container(config))
     if OmegaConf.select(config, "trainer.fast_dev_run"):  # one epoch, set before a schedule refers to it
         config = OmegaConf.merge(config, {"trainer": {"max_epochs": 1}})
     try:

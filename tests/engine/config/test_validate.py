@@ -69,6 +69,8 @@ def test_every_file_passes(choices):
 
 
 @pytest.mark.parametrize(("overrides", "message"), [
+    ("optimizer.lr=" + "9" * 400, "optimizer.lr: its whole number has more than 64 bits; use one below"),
+    ("scheduler.epochs=" + "9" * 400, "scheduler.epochs: its whole number has more than 64 bits; use one below"),
     ("optimizer.lr=fast", "optimizer.lr=fast: expected float"),
     ("optimizer=sgd optimizer.lr=[1]", "optimizer.lr=[1]: expected float"),
     ("+optimizer.betas=0.9", "optimizer.betas=0.9: expected [float, float]"),
