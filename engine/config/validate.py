@@ -23,6 +23,7 @@ from common.targets import resolve_target
 from common.text import BACKBONE, OWN_KEYS, did_you_mean, names_own_code, override_value, quote_override
 from engine.config.annotations import PLAIN, matches_type, type_name
 from engine.config.instantiate import LIBRARIES, OF_SEVERAL, OURS, instantiate, is_about_settings, setting_error
+from engine.config.top_level import check_top_level
 from engine.config.trainer_flags import check_trainer
 from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.network_errors import network_errors, register_by_name
@@ -59,6 +60,8 @@ def validate(config: DictConfig) -> DictConfig:
         UserError: names key, value and what is allowed.
     """
     check_whole_numbers(OmegaConf.to_container(config))
+    if config.ckpt_path is None:  # the settings of a run of an earlier version are not the user's
+        check_top_level(config)
     if OmegaConf.select(config, "trainer.fast_dev_run"):  # one epoch, set before a schedule refers to it
         config = OmegaConf.merge(config, {"trainer": {"max_epochs": 1}})
     try:
