@@ -170,6 +170,7 @@ class ImageDataModule(L.LightningDataModule):
         self.findings: list[Finding] = []
         self._warned_single = False
         self.limits: dict[str, int | float] = {}  # split -> number or share of its batches that are used; absent: all
+        self.trains = True  # False: only evaluates, so that a small train split is no problem
         self.overfits = False  # validates on its training images, which are not augmented
         self.read_s = 0.0  # seconds of listing, decoding and auditing
         self.memory = Memory()  # the engine gives all jobs of a sweep the same
@@ -232,7 +233,7 @@ class ImageDataModule(L.LightningDataModule):
         started = time.perf_counter()
         pixel_cache = self._prepare()
         catalog, n_train = self.catalog, self.n_images("train")
-        if self.batch_size > n_train:
+        if self.trains and self.batch_size > n_train:
             raise UserError(
                 f"datamodule.batch_size={self.batch_size} is larger than the train split ({n_train} "
                 f"images); use {n_train} or fewer"

@@ -100,6 +100,7 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
     if record.in_sweep:
         data.memory = MEMORY
     data.limits, data.overfits = batch_limits(config.trainer), bool(config.trainer.get("overfit_batches"))
+    data.trains = "fit" in config.stages
     check_place(record, data)
     rules = instantiate(config, "decision")
     progress.set("listing the images")
