@@ -122,7 +122,8 @@ def _of_callbacks(config: DictConfig, configured: Mapping[str, L.Callback], pret
         configured.get(f"callbacks.{name}") for name in ("distillation", "freeze_batch_norm", "early_stopping")
     )
     weight, epochs = distillation and distillation.loss.weight, config.trainer.max_epochs
-    patience = max(stopping.patience, 1) if isinstance(stopping, EarlyStopping) else None
+    patience = stopping.patience if isinstance(stopping, EarlyStopping) else None
+    needed = max(patience or 1, 1) + 2
     probes = pretrained and "callbacks.linear_probe" in configured
     return [
         *rules,
@@ -132,8 +133,8 @@ def _of_callbacks(config: DictConfig, configured: Mapping[str, L.Callback], pret
         (norms is not None and norms.enabled is True, "without callbacks.freeze_batch_norm.enabled=auto",
          ("callbacks.freeze_batch_norm.similar_below", "callbacks.freeze_batch_norm.lr_factor")),
         (probes, "with callbacks.linear_probe, which turns the dropout of the head off", ("model.head.dropout",)),
-        # An epoch to compare with, `patience` that are not better, and one that is not trained
-        (patience is not None and epochs < patience + 2,
-         f"in {plural(epochs, 'epoch')}: callbacks.early_stopping.patience={patience} needs {(patience or 0) + 2}",
+        # An epoch to compare with, `patience` (at least one) that are not better, and one that is not trained
+        (patience is not None and epochs < needed,
+         f"in {plural(epochs, 'epoch')}: callbacks.early_stopping.patience={patience} needs {needed}",
          ("callbacks.early_stopping", "callbacks=early_stopping")),
     ]  # fmt: skip
