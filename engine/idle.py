@@ -3,11 +3,17 @@
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from engine.hints import CONF
+
 
 def idle_in_verb(verb: str, config: DictConfig) -> dict[str, str]:
     """Return what `common.idle.warn_of_idle` needs; values of a wrong type, which the verb itself refuses, count as set."""
-    of_verb = {"predict": _of_predict, "smallest": _of_smallest, "search": _of_search}.get(verb)
-    return of_verb(config) if of_verb else {}
+    of_verb = {"predict": _of_predict, "smallest": _of_smallest, "search": _of_search}.get(verb, lambda _: {})
+    idle = of_verb(config)
+    if verb not in ("smallest", "search"):  # these check their keys, since they pass some to runs
+        known = {*OmegaConf.load(CONF / f"{verb}.yaml"), "format"}
+        idle |= {str(key): f"in {verb}.py, which has no such setting" for key in config if key not in known}
+    return idle
 
 
 def _of_predict(config: DictConfig) -> dict[str, str]:

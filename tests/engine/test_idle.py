@@ -25,6 +25,11 @@ from tests.support.configs import compose_verb
     ("search", ["space={model.keep:[3,4]}", "default_space.optimizer=[adam]"],
      "default_space.optimizer=[adam]: has no effect with space"),
     ("export", ["threshold=0.5"], ""),
+    ("predict", ["+model.image_size=3"], "+model.image_size=3: has no effect in predict.py, which has no such setting"),
+    ("export", ["format=web", "format.runtime=a"], ""),
+    ("export", ["+treshold=0.5"], "+treshold=0.5: has no effect in export.py, which has no such setting"),
+    ("report", ["+tilte=a"], "+tilte=a: has no effect in report.py, which has no such setting"),
+    ("demo", ["+share=true"], "+share=true: has no effect in demo.py, which has no such setting"),
 ])  # fmt: skip
 def test_what_was_typed_without_an_effect_is_warned_of(caplog, verb, typed, warning):
     config = compose_verb(verb, *typed)
