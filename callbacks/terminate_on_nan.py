@@ -28,7 +28,11 @@ class TerminateOnNaN(L.Callback):
     def __init__(self):
         self._sum: torch.Tensor | None = None
         self._since = 0  # first step of the sum
+        self._lr = 0.0  # of this step; after it, a schedule has set the next one
         self._images: torch.Tensor | list[str] = []  # rows of the last batch; for streamed images, their places
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         loss, step = outputs["loss"].detach(), trainer.global_step
@@ -65,11 +69,10 @@ class TerminateOnNaN(L.Callback):
 
     def _message(self, trainer, value: float, step: int, names: list[str]) -> str:
         where = f"step {step}" if self._since == step else f"one of the steps {self._since} to {step}"
-        lr = trainer.optimizers[0].param_groups[0]["lr"]
         images = join_words(names, 16)
         kept = RunFolder(Path(trainer.default_root_dir)).last_checkpoint.is_file()
         return (
-            f"the loss is {value} at {where} (epoch {trainer.current_epoch + 1}, learning rate {lr:g}). Try a smaller "
+            f"the loss is {value} at {where} (epoch {trainer.current_epoch + 1}, learning rate {self._lr:g}). Try a smaller "
             f"optimizer.lr or trainer.gradient_clip_val=1{'; last.ckpt and best.ckpt are from earlier' if kept else ''}. "
             f"Images of {'this step' if self._since == step else 'the last step'}: {images}"
         )

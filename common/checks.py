@@ -4,6 +4,7 @@ from common.errors import UserError
 from common.text import quote_override
 
 FEWEST_SEEDS = 3  # for a statement about settings; with fewer it is about the trained networks
+LARGEST_NUMBER = 2**63  # larger whole numbers overflow floats and arrays
 LARGE = 1000  # upper limits above this read "or more, up to", since nobody means to reach them
 
 
@@ -15,6 +16,22 @@ def check_between(key: str, value: float, low: float, high: float) -> None:
     """
     if not low <= value <= high:
         raise UserError(f"{key}={value}: use {low} " + (f"or more, up to {high:,}" if high > LARGE else f"to {high}"))
+
+
+def check_whole_numbers(values: object, key: str = "") -> None:
+    """Refuse a whole number of more than 64 bits anywhere in a configuration; such a float is inf.
+
+    Raises:
+        UserError: names its key.
+    """
+    if isinstance(values, dict):
+        for name, value in values.items():
+            check_whole_numbers(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(values, list):
+        for place, value in enumerate(values):
+            check_whole_numbers(value, f"{key}[{place}]")
+    elif isinstance(values, int) and abs(values) >= LARGEST_NUMBER:
+        raise UserError(f"{key}: its whole number has more than 64 bits; use one below {LARGEST_NUMBER:,}")
 
 
 def check_target_accuracy(value: object) -> None:

@@ -170,6 +170,7 @@ class ImageDataModule(L.LightningDataModule):
         self.findings: list[Finding] = []
         self._warned_single = False
         self.limits: dict[str, int | float] = {}  # split -> number or share of its batches that are used; absent: all
+        self.trains = True  # False: only evaluates, so that a small train split is no problem
         self.overfits = False  # validates on its training images, which are not augmented
         self.read_s = 0.0  # seconds of listing, decoding and auditing
         self.memory = Memory()  # the engine gives all jobs of a sweep the same
@@ -232,7 +233,7 @@ class ImageDataModule(L.LightningDataModule):
         started = time.perf_counter()
         pixel_cache = self._prepare()
         catalog, n_train = self.catalog, self.n_images("train")
-        if self.batch_size > n_train:
+        if self.trains and self.batch_size > n_train:
             raise UserError(
                 f"datamodule.batch_size={self.batch_size} is larger than the train split ({n_train} "
                 f"images); use {n_train} or fewer"
@@ -255,8 +256,11 @@ class ImageDataModule(L.LightningDataModule):
         compared_look = near_duplicates.compared_look("own" if self._compares_by_own else self.value_range)
         look = Look(self.image_size, self.fit, compared_look.value_range, self.interpolation)
         look = self._kept_as(look, beside=compared_look)
-        splits = self.rules["splits"]
-        splits = None if splits is None else read_splits(splits)  # a wrong file is refused before all images are read
+        rules = self.rules if self.rules["train_fraction"] < 1 else self.rules | {"train_seed": None}
+        key = f"{source_key} {compared_look} {sorted(rules.items())}"
+        earlier = functools.cache(lambda: None if self.rules["splits"] is None else read_splits(self.rules["splits"]))
+        if key not in self.memory:
+            earlier()  # a wrong file is refused before all images are read
         compared, pixels = self._pixels(compared_look, look)
         if self.cache_format == "auto" and pixels.kept_as == JpegPixels.kept_as:
             log.info(
@@ -264,11 +268,12 @@ class ImageDataModule(L.LightningDataModule):
                 "docs/scale.md)", self.cache_max_gib, f"{len(self.catalog):,}", self._uint8_gib(look, compared_look),
                 JPEG_QUALITY,
             )  # fmt: skip
-        rules = self.rules if self.rules["train_fraction"] < 1 else self.rules | {"train_seed": None}
-        key = f"{source_key} {compared_look} {sorted(rules.items())}"
-        rules = self.rules | {"splits": splits, "streams_train": self.source.streams}
-        prepared = self.memory.get(key, lambda: (self.catalog, prepare_catalog(self.catalog, compared, **rules)))
-        self.catalog, findings = prepared
+
+        def prepare() -> tuple[Catalog, list[Finding]]:
+            rules = self.rules | {"splits": earlier(), "streams_train": self.source.streams}
+            return self.catalog, prepare_catalog(self.catalog, compared, **rules)
+
+        self.catalog, findings = self.memory.get(key, prepare)
         stats = compared.stats
         if self._finds_range:
             self.value_range = training_range(self.catalog, stats)

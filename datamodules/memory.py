@@ -15,6 +15,9 @@ class Memory:
     def __init__(self):
         self._made: dict[Hashable, tuple[object, list[logging.LogRecord]]] = {}
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._made
+
     def get(self, key: Hashable, make: Callable[[], Made]) -> Made:
         """Return what `make` returns, or returned for this key before; log its warnings again for this job's record."""
         if key in self._made:

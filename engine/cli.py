@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import StopRequested, UserError
+from common.idle import warn_of_idle
 from common.processor_time import own_cores
 from common.progress import Progress
 from common.run_folder import OUTPUTS, PROJECT, RunFolder, missing_folders, remove_empty
@@ -35,6 +36,7 @@ from engine.config.instantiate import OF_SEVERAL
 from engine.error_messages import PLACES, user_message
 from engine.flags import config_dir, networks_asked_for, own_folders, split_flags
 from engine.hints import CONF, keys_called, suggest
+from engine.idle import idle_in_verb
 from engine.process_tuning import tune_process
 from engine.processes import (
     FirstProcessFailed,
@@ -157,6 +159,8 @@ def _warn_of_encoding() -> None:
 def keep_error(name: str, config: DictConfig) -> Iterator[None]:
     """Keep an error of the root script's own work for `run_cli`, since Hydra would print more around it."""
     _warn_of_encoding()
+    if idle := idle_in_verb(name, config):
+        warn_of_idle(HydraConfig.get().overrides.task, idle)
     try:
         yield
     except Exception as error:
@@ -239,7 +243,9 @@ def complete_overrides(arguments: list[str]) -> list[str]:
         raise UserError(f"{values['hydra.sweep.dir'].input_line}: is for {what} use hydra.run.dir=DIR")
     for key, override in values.items():
         if override.is_delete() and re.fullmatch(r"\w+", key) and not (CONF / key).is_dir():
-            raise UserError(f"{override.input_line}: cannot be removed; leave this out, or set {key}=VALUE")
+            known = OmegaConf.load(CONF / f"{Path(script).stem}.yaml").get(key)
+            inner = f".{next(iter(known))}" if OmegaConf.is_dict(known) else ""
+            raise UserError(f"{override.input_line}: cannot be removed; leave this out, or set {key}{inner}=VALUE")
         if re.match(r"default_space\.\w+\.", key):  # Hydra takes its keys, which contain dots, apart
             raise UserError(
                 f"{override.input_line}: a key with dots cannot be changed by itself; give the whole space: "

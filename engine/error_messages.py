@@ -62,6 +62,9 @@ def user_message(error: BaseException) -> str | None:
         if isinstance(link, yaml.MarkedYAMLError) and link.problem_mark is not None:
             mark = link.problem_mark
             return f"{mark.name}: line {mark.line + 1}: not valid YAML: {link.problem or link.context}"
+        # Python's limit for texts of numbers
+        if isinstance(link, ValueError) and str(link).startswith("Exceeds the limit"):
+            return "a whole number in this command or its files has thousands of digits; use a smaller one"
         if isinstance(link, RuntimeError) and (message := _of_process(link)):
             return message
         # Python < 3.13

@@ -6,12 +6,12 @@ from typing import TypeVar
 
 import msgspec
 
+from common.checks import LARGEST_NUMBER
 from common.errors import UserError
 from common.untrusted.tables import check_size
 
 T = TypeVar("T")
 NEXT = "rerun it, or delete the folder"
-LARGEST_NUMBER = 2**63  # larger whole numbers overflow floats and arrays
 
 
 def read_json(path: Path, largest: int, then: str = NEXT) -> dict:

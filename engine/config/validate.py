@@ -16,12 +16,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 from torch import nn
 
+from common.checks import check_whole_numbers
 from common.errors import UserError
 from common.run_record import SplitMetrics
 from common.targets import resolve_target
 from common.text import BACKBONE, OWN_KEYS, did_you_mean, names_own_code, override_value, quote_override
 from engine.config.annotations import PLAIN, matches_type, type_name
 from engine.config.instantiate import LIBRARIES, OF_SEVERAL, OURS, instantiate, is_about_settings, setting_error
+from engine.config.top_level import check_top_level
 from engine.config.trainer_flags import check_trainer
 from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.network_errors import network_errors, register_by_name
@@ -39,7 +41,6 @@ LARGEST_TRIED = 512  # pixels, in the search for the smallest image size
 ACCEPTED: set[str] = set()  # `model` settings of earlier jobs of this process whose network takes its images
 NODES = ("datamodule", "augmentation", "loss", "decision", "optimizer", "trainer")
 MAY_BE_EMPTY = ("batch_transform", "scheduler")
-OTHERS = ("stages", "ckpt_path", "deploy", "overview", "teacher", "register", "seed", "seeds", "good_enough")
 # Keys whose absence shows what a file of the user's own lacks
 OF_OWN_FILES = {
     "model": {"freeze": "begin the model's file with defaults: [base/common@_here_]"},
@@ -66,10 +67,11 @@ def validate(config: DictConfig) -> DictConfig:
     Raises:
         UserError: names key, value and what is allowed.
     """
+    check_whole_numbers(OmegaConf.to_container(config))
+    if config.ckpt_path is None:  # the settings of a run of an earlier version are not the user's
+        check_top_level(config)
     if OmegaConf.select(config, "trainer.fast_dev_run"):  # one epoch, set before a schedule refers to it
         config = OmegaConf.merge(config, {"trainer": {"max_epochs": 1}})
-    if not config.get("ckpt_path"):  # an earlier run may have such a key
-        _check_all_are_read(config)
     try:
         for key in ("model", *NODES):
             node = OmegaConf.select(config, key, throw_on_missing=True)
@@ -126,21 +128,6 @@ def validate(config: DictConfig) -> DictConfig:
     if "fit" in checked.stages:
         _try_optimizer(checked)
     return checked
-
-
-def _check_all_are_read(config: DictConfig) -> None:
-    """Raise UserError for a key that nothing reads, which a file or `+` can add; other settings may refer to one (${KEY})."""
-    known = [*OTHERS, "model", *NODES, *MAY_BE_EMPTY, *OF_SEVERAL]
-    for key in [key for key in config if key not in known]:
-        if key in ("experiment", "recipe", "debug"):
-            raise UserError(
-                f"{key}: its file changes nothing, since it does not begin with the line # @package _global_"
-            )
-        if "." in str(key):
-            above, _, last = key.rpartition(".")
-            raise UserError(f"{key}: a file names the group and the setting apart: {above}: {{{last}: VALUE}}")
-        if f"${{{key}" not in OmegaConf.to_yaml(config):
-            raise UserError(f"{key}: nothing reads this key; {did_you_mean(str(key), known)}")
 
 
 def _own_parts(config: DictConfig) -> list[tuple[str, str]]:

@@ -1,6 +1,5 @@
 """The callbacks of a run: what every run needs, and what conf/callbacks asks for."""
 
-import logging
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -36,15 +35,7 @@ from common.text import did_you_mean
 from engine.config.instantiate import LIBRARIES, OURS, instantiate
 from engine.state import STATE
 
-log = logging.getLogger(__name__)
-
 OF_EVERY_RUN = (StepSeed, CudaGraphs, Throughput, EpochLogger, PredictionWriter, TerminateOnNaN, GracefulShutdown)
-# Callbacks without `enabled` -> the setting that turns them on
-WAKES = {
-    "callbacks.distillation": "teacher=CHECKPOINT",
-    "callbacks.linear_probe": "callbacks.linear_probe.steps=STEPS",
-    "callbacks.progressive_resizing": "callbacks.progressive_resizing.initial_scale=SHARE",
-}
 METRICS = (*METRIC_COLUMNS[1:-1], *SCORE_COLUMNS)
 
 
@@ -59,7 +50,6 @@ def all_callbacks(config: DictConfig, record: RunRecord, further: Sequence[L.Cal
     """
     configured = configured_callbacks(config)
     _check(config, configured)
-    _warn_of_idle(config, configured, record.run.overrides)
     for key, callback in configured.items():
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
             callback.dirpath = str(record.folder.checkpoints)
@@ -102,20 +92,6 @@ def configured_callbacks(config: DictConfig) -> dict[str, L.Callback]:
                 f"{key}._target_={target}: is not a Lightning callback; use a subclass of lightning.Callback"
             )
     return {key: each for key, each in built.items() if each is not None and getattr(each, "enabled", True)}
-
-
-def _warn_of_idle(config: DictConfig, configured: dict[str, L.Callback], overrides: Sequence[str]) -> None:
-    """Warn of settings that do nothing: those typed for a callback that has nothing to do, and two others."""
-    for typed in overrides:
-        key, _, setting = typed.lstrip("+").partition("=")[0].rpartition(".")
-        wake = WAKES.get(key, f"{key}.enabled=true")
-        is_idle = key.startswith("callbacks.") and OmegaConf.select(config, key) is not None and key not in configured
-        if is_idle and not wake.startswith(f"{key}.{setting}="):
-            log.warning("%s: has no effect without %s", typed, wake)
-    if config.teacher is not None and "callbacks.distillation" not in configured:
-        log.warning("teacher=%s: has no effect without callbacks.distillation", config.teacher)
-    if config.trainer.get("sync_batchnorm") and not str(config.trainer.get("strategy")).startswith("ddp"):
-        log.warning("trainer.sync_batchnorm=true: has no effect in one process, without trainer=ddp")
 
 
 def evaluation_callbacks(config: DictConfig, trained_with: Sequence[L.Callback]) -> list[L.Callback]:

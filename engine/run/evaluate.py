@@ -173,10 +173,9 @@ def _predictions(trainer: L.Trainer, split: str) -> Predictions:
     """
     found = find_callback(trainer, PredictionWriter).predictions[split]
     if odd := int((~np.isfinite(found.probabilities).all(axis=1)).sum()):
-        raise UserError(
-            f"{split}: the network gives NaN for {odd:,} of {len(found.labels):,} images, so its weights are damaged; use "
-            "another checkpoint"
-        )
+        diverged = "the training diverged in its last steps; try a smaller optimizer.lr or trainer.gradient_clip_val=1"
+        why = diverged if trainer.global_step else "its weights are damaged; use another checkpoint"
+        raise UserError(f"{split}: the network gives NaN for {odd:,} of {len(found.labels):,} images: {why}")
     return found
 
 

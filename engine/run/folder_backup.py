@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import stat
 from pathlib import Path
 
 from common.atomic_io import tolerate_disk_errors, write_json
@@ -76,10 +77,11 @@ class FolderBackup:
                 write_json(self._building / PRESENT, self._checkpoints)
                 self._place = self.folder.before_restart if restarts or extends else self.folder.before_resume
                 self._building.rename(self._place)
-            except OSError as error:
+            except (OSError, UserError) as error:
                 self._place = None
                 shutil.rmtree(self._building, ignore_errors=True)
-                error.filename = error.filename or str(self.folder.path)
+                if isinstance(error, OSError):
+                    error.filename = error.filename or str(self.folder.path)
                 raise
         if restarts:
             for path in entries:
@@ -161,8 +163,8 @@ def remove_outdated(folder: RunFolder) -> None:
 
 def _version(path: Path) -> tuple[int, int]:
     """Return what changes when a file is written again; a copy has the same."""
-    stat = path.stat()
-    return stat.st_mtime_ns, stat.st_size
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
 
 
 def _copy(path: Path, to: Path) -> None:
@@ -175,7 +177,12 @@ def _copy(path: Path, to: Path) -> None:
 
 def _copy_file(path: str | Path, to: str | Path) -> None:
     path = Path(path)
-    if path.suffix == ".ckpt" or path.stat(follow_symlinks=False).st_size > LARGEST_COPY:
+    found = path.stat(follow_symlinks=False)
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
+        raise UserError(
+            f"{path}: not a file but a pipe, a socket or a device; remove it, or use another hydra.run.dir=DIR"
+        )
+    if path.suffix == ".ckpt" or found.st_size > LARGEST_COPY:
         try:
             os.link(path, to, follow_symlinks=False)
             return

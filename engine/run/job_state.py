@@ -10,6 +10,7 @@ from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
 from common.text import join_words, override_value, quote_override
+from engine.config.top_level import check_trainer_group
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +50,9 @@ def check_in_sweep(config: DictConfig, debug: str | None) -> None:
         debug: the chosen file of conf/debug.
 
     Raises:
-        UserError: the job would start processes with the sweep's command line, or is a debug run.
+        UserError: the job would start processes with the sweep's command line, is a debug run, or has no trainer.
     """
+    check_trainer_group(config)
     if str(config.trainer.strategy).startswith("ddp"):
         raise UserError(
             "trainer=ddp in a sweep: each process would start the whole sweep again. Use one "

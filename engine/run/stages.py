@@ -26,6 +26,7 @@ from callbacks.graceful_shutdown import GracefulShutdown, ended_by
 from callbacks.line_progress import EpochBar, LineProgress
 from callbacks.throughput import Throughput
 from common.errors import UserError
+from common.idle import warn_of_idle
 from common.progress import Progress
 from common.run_record import AuditFinding, BestEpoch, DataInfo, Excluded, InputInfo, RunRecord
 from common.text import plural
@@ -36,12 +37,13 @@ from engine.config.instantiate import instantiate
 from engine.config.trainer_flags import batch_limits, lightning_flags
 from engine.config.validate import check_image_size, check_metrics, validate
 from engine.processes import Process, check_same_images, cluster_environment, process_of_run, trainer_settings
-from engine.run.callback_list import all_callbacks, evaluation_callbacks
+from engine.run.callback_list import all_callbacks, configured_callbacks, evaluation_callbacks
 from engine.run.checkpoint_io import AtomicCheckpointIO, check_best, intact_checkpoint
 from engine.run.cost import describe_model
 from engine.run.debug import mark_debug
 from engine.run.deploy import check_calibration, check_deploy, deploy
 from engine.run.evaluate import evaluate_test, evaluate_val, finalize, find_callback
+from engine.run.idle_settings import idle_settings
 from engine.run.loggers import Loggers, log_settings, open_loggers
 from engine.run.resume import check_unseen, compare_images, evaluated_elsewhere, resume_errors
 from lightning_modules.checkpoint import (
@@ -98,6 +100,7 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
     if record.in_sweep:
         data.memory = MEMORY
     data.limits, data.overfits = batch_limits(config.trainer), bool(config.trainer.get("overfit_batches"))
+    data.trains = "fit" in config.stages
     check_place(record, data)
     rules = instantiate(config, "decision")
     progress.set("listing the images")
@@ -117,6 +120,11 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
         data.trainer = trainer  # Lightning sets it too late: limits count the batches of all processes
         progress.set("reading the images")
         read_images(config, record, process, data, source)
+        idle = idle_settings(
+            config, configured_callbacks(config), data,
+            pretrained=model.pretrained, on_gpu=trainer.strategy.root_device.type == "cuda", in_sweep=record.in_sweep,
+        )  # fmt: skip
+        warn_of_idle(record.run.overrides, idle)
         model.hparams["range"] = data.value_range and list(data.value_range)
         model.hparams["mean"], model.hparams["std"] = data.mean, data.std
         progress.set("measuring the cost")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig, OmegaConf
 
-from common.checks import check_good_enough
+from common.checks import check_good_enough, check_whole_numbers
 from common.errors import UserError
 from common.text import did_you_mean, quote_override
 from engine.cli import safe_name
@@ -64,6 +64,7 @@ def read_settings(config: DictConfig) -> SearchSettings:
         UserError: names the key, what was found and what is allowed.
     """
     values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    check_whole_numbers(values)
     for key, value in values.items():
         if key not in TYPES:
             raise UserError(f"{key}: no such key; {did_you_mean(key, TYPES)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from common.checks import check_good_enough, check_target_accuracy
+from common.checks import check_good_enough, check_target_accuracy, check_whole_numbers
 from common.errors import UserError
 from common.smallest_record import COSTS, Question
 from common.text import did_you_mean, quote_override
@@ -89,6 +89,7 @@ def read_settings(config: DictConfig, folder: Path, typed: Sequence[str]) -> Sma
     Raises:
         UserError: names the key, what was found and what is allowed.
     """
+    check_whole_numbers(OmegaConf.to_container(config))
     _check_groups(config)
     values = {key: config[key] for key in OWN - {"candidates"}}
     values = OmegaConf.to_container(OmegaConf.create(values), resolve=True)

@@ -38,6 +38,7 @@ from engine.search.trial import log_to
 from engine.smallest.answer import Answerer
 from engine.smallest.candidates import apply_limits, check_candidates, list_candidates
 from engine.smallest.feature_cache import weights_name
+from engine.smallest.idle import warn_of_idle_in_runs
 from engine.smallest.latency import check_onnx, measure_latencies, processor_name, take_known_latencies
 from engine.smallest.plan import (
     FILES,
@@ -165,6 +166,8 @@ class Smallest:
             self.progress.begin("reading the images")
             data.setup()
             self.folds = self._folds(data)
+        if self.config.worker is None:
+            warn_of_idle_in_runs(self.settings, HydraConfig.get().overrides.task, data, self.folds)
         self._begin(data)
         self.record.notes = [*notes, *self.record.notes]
 

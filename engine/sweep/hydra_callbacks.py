@@ -14,6 +14,7 @@ from common.errors import UserError
 from common.progress import EVERY_S, Progress
 from common.run_folder import missing_folders
 from common.text import printable
+from engine.config.top_level import check_trainer_group
 from engine.error_messages import user_message
 from engine.state import STATE, FailedJob
 from engine.sweep import ray_launcher
@@ -40,8 +41,9 @@ class SweepReport(Callback):
         return {**vars(self), "_lines": None}  # launchers pickle this object for their processes
 
     def on_run_start(self, config: DictConfig, **_) -> None:
-        if config.hydra.job.name == "train":  # smallest.py shares this configuration
-            with _refusing():
+        with _refusing():
+            check_trainer_group(config)  # first, since the name of the run's folder depends on it
+            if config.hydra.job.name == "train":  # smallest.py shares this configuration
                 check_single_run(config)
         with contextlib.suppress(OSError, OmegaConfBaseException):  # as below
             STATE.made_folders += missing_folders(Path(config.hydra.run.dir))
@@ -84,8 +86,8 @@ class SweepReport(Callback):
         try:
             drawn = config.get("overview") is not False
             report = write_report(str(folder), str(folder), good_enough=config.good_enough, draws_overview=drawn)
-        except UserError as error:
-            log.error("%s: no report: %s", folder, error)
+        except UserError as error:  # such as only debug runs; failed runs give the exit status
+            log.warning("%s: no report: %s", folder, error)
         except Exception as error:  # a defect of the report must not fail the runs, which are recorded
             log.exception("%s: no report: %r", folder, error)
         else:

@@ -1,6 +1,7 @@
 """The seeds of a sweep: `seeds` of conf/train.yaml as its slowest axis, and one line on its runs and what they can show."""
 
 import math
+import re
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -51,7 +52,7 @@ def check_single_run(config: DictConfig) -> None:
     """Refuse settings of a sweep in a single run, before it has a folder.
 
     Raises:
-        UserError: `seeds` has a value, or `good_enough` is on the command line.
+        UserError: `seeds` has a value, or `good_enough` or a launcher is on the command line.
     """
     seeds, typed = config.get("seeds"), _typed(config)
     if seeds is not None:
@@ -63,6 +64,9 @@ def check_single_run(config: DictConfig) -> None:
         raise UserError(
             "good_enough: is for the page of a sweep: add -m, or use python report.py runs=DIR good_enough=..."
         )
+    launchers = [each for each in config.hydra.overrides.hydra if re.match(r"\+*hydra[/.]launcher", each)]
+    if launchers:
+        raise UserError(f"{launchers[0]}: a launcher starts the runs of a sweep: add -m, or leave it out")
 
 
 def complete_sweep(config: DictConfig) -> str:

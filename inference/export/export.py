@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.atomic_io import replace_folder, write_bytes, write_json
 from common.errors import DISK_ERRORS, UserError
+from common.idle import warn_of_idle
 from common.progress import Progress, quiet_native
 from common.run_folder import missing_folders, remove_empty, shown_script
 from common.run_record import Latency
@@ -68,6 +69,8 @@ def run(config: DictConfig, make_format: Callable[[], object]) -> None:
     """
     checkpoint_argument(config.ckpt)  # refuse a wrong one before the format imports torch
     made = checked_format(HydraConfig.get().runtime.choices["format"], config, make_format)
+    if made.exact:
+        warn_of_idle(HydraConfig.get().overrides.task, {"least_agreement": f"with format={made.name}, which is exact"})
     settings = {key: value for key, value in OmegaConf.to_container(config).items() if key not in ("hydra", "format")}
     with Progress("reading the checkpoint") as progress:
         exported = export(**settings, format=made, progress=progress)

@@ -10,12 +10,15 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
+from datamodules import image_datamodule
 from datamodules.earlier_splits import read_splits
+from datamodules.memory import Memory
 from datamodules.near_duplicates import compared_look
 from datamodules.prepare import prepare_catalog
 from datamodules.sources.csv_table import CsvTable
 from datamodules.sources.image_folder import ImageFolder
 from datamodules.sources.source import read_source
+from tests.support.configs import data_module
 from tests.support.helpers import make_images, open_pixel_cache
 
 
@@ -183,3 +186,21 @@ def test_a_table_of_splits_of_ones_own_is_shown_the_way(root, tmp_path):
     table.write_text("path;label;split\nred/000.png;red;train\n")
     with pytest.raises(UserError, match=r"a column split: datamodule\.table=FILE with path,label,split$"):
         prepared(ImageFolder(root=root), tmp_path, str(table))
+
+
+def test_the_jobs_of_a_sweep_read_the_table_once(root, tmp_path, table, monkeypatch):
+    read, memory, splits = [], Memory(), []
+    monkeypatch.setattr(image_datamodule, "read_splits", lambda place: read.append(place) or read_splits(place))
+    for seed in (1, 2, 3):
+        data = data_module(root, tmp_path / "cache", f"datamodule.splits={table}", f"seed={seed}")
+        data.memory = memory
+        data.setup()
+        splits.append(split_of(data.catalog))
+    assert read == [table] and splits[0] == splits[1] == splits[2]
+    assert splits[0]["red/004.png"] == "val" and splits[0]["blue/005.png"] == "test"
+    later = data_module(
+        root, tmp_path / "cache", f"datamodule.splits={table}", "datamodule.folds=2", "datamodule.fold=0"
+    )
+    later.memory = memory
+    later.setup()  # other rules
+    assert read == [table, table]

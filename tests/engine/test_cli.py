@@ -35,7 +35,7 @@ def test_folders_of_a_refused_command_are_removed_with_those_around_them(outputs
 def test_a_warning_says_what_to_set_where_python_reads_file_names_as_ascii(monkeypatch, caplog):
     for encoding in ("utf-8", "ascii"):
         monkeypatch.setattr("sys.getfilesystemencoding", lambda encoding=encoding: encoding)
-        with cli.keep_error("predict", OmegaConf.create()):
+        with cli.keep_error("report", OmegaConf.create()):
             assert ("file names are read as ascii" in caplog.text) == (encoding == "ascii")
     assert "set PYTHONUTF8=1" in caplog.text
 
@@ -50,7 +50,7 @@ def test_a_refused_search_leaves_no_folder_of_its_name(outputs, monkeypatch, nam
     monkeypatch.setattr(cli.STATE, "failed", [])
     hydra = SimpleNamespace(run=SimpleNamespace(dir=str(folder)))
     monkeypatch.setattr(cli.HydraConfig, "get", lambda: hydra)
-    with cli.keep_error("search", OmegaConf.create({})):
+    with cli.keep_error("search", OmegaConf.create({"space": None, "objectives": None})):
         raise UserError("name: refused")
     cli.remove_empty(cli.STATE.made_folders)
     assert [each.name for each in outputs.iterdir()] == ["kept"]

@@ -13,6 +13,7 @@ import export as export_script
 import predict as predict_script
 import report as report_script
 import search as search_script
+import smallest as smallest_script
 import train as train_script
 from common.atomic_io import write_text
 from engine.error_messages import user_message
@@ -61,6 +62,7 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
     (["callbacks=early_stopping,ema"], "-m callbacks=early_stopping,ema; as a list: 'callbacks=[early_stopping,ema]'\n"),
     (["stages=cost,fit"], "-m stages=cost,fit; as a list: 'stages=[cost,fit]'; as one text: 'stages=\"cost,fit\"'\n"),
     (["seed=range(1,3)"], "add -m: python train.py -m 'seed=range(1,3)'"),
+    (["seed=" + "9" * 5000], "a whole number in this command or its files has thousands of digits; use a smaller one\n"),
     (["~seed"], "~seed: cannot be removed; leave this out, or set seed=VALUE\n"),
     (["~datamodule.folds"], "~datamodule.folds: there is no such key, or it has no value already; leave this out\n"),
     (["+model=resnet18"], "+model: this group exists; choose its file without +: model=resnet18\n"),
@@ -96,6 +98,8 @@ def test_of_train(in_process, tmp_path, arguments, words):
     (predict_script, ["ckpt=a.ckpt", "images=x/[ab]*.jpg"], "two kinds of quotes: 'images=\"x/[ab]*.jpg\"'"),
     (export_script, ["format=onnx,web"], "format=onnx,web: several values; give one\n"),
     (predict_script, ["images=a,b"], "several values; as a list: 'images=[a,b]'; as one text: 'images=\"a,b\"'"),
+    (smallest_script, ["~budget"], "~budget: cannot be removed; leave this out, or set budget.minutes=VALUE\n"),
+    (smallest_script, ["~workers"], "~workers: cannot be removed; leave this out, or set workers=VALUE\n"),
     (search_script, ["model=simple_cnn"], "is a setting of the trials; pass it to them: 'base_overrides=\"model=simple_cnn\"'"),
     (search_script, ["optimizer.lr=1"], "of the trials; pass it to them: 'base_overrides=\"optimizer.lr=1\"'"),
     (search_script, ["space={scheduler:[null,cosine]}"], "space: scheduler=null: no such choice; did you mean none or cosine?"),

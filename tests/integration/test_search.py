@@ -360,6 +360,7 @@ def test_a_killed_trial_resumes_and_nothing_finished_runs_twice(search, base_ove
         (["space={optimizer.lrr:[1,2]}"], "space: optimizer.lrr: no such key in optimizer; did you mean lr"),
         (["objectives=[val.accurac]"], "objectives=val.accurac: no such objective; did you mean val.accuracy"),
         (["objectives=[test.accuracy]"], "test images are not evaluated in a search"),
+        (["n_trials=" + "9" * 400], "n_trials: its whole number has more than 64 bits"),
         (["n_trials=0"], "n_trials=0: use 1 or more"),
         (["n_trials=many"], "n_trials=many: expected int"),
         (["seeds=3"], "seeds=3: expected [int, ...]"),

@@ -412,3 +412,11 @@ def test_a_checkpoint_by_itself_does_not_resume_with_another_optimizer(
     ran = train(*given, to=tmp_path / "made")
     assert ran.status == 1 and f"has the state of another optimizer (without {missing})" in ran.err, ran.err
     assert not (tmp_path / "made").exists()
+
+
+def test_an_evaluation_takes_batches_larger_than_the_train_split(train, finished_run, tmp_path):
+    best = f"ckpt_path={RunFolder(finished_run.folder).best_checkpoint}"
+    ran = train(
+        "stages=[test]", best, "datamodule.batch_size=25", f"hydra.run.dir={tmp_path / 'again'}", to=tmp_path / "again"
+    )
+    assert ran.status == 0 and ran.record.test.accuracy == finished_run.record.test.accuracy, ran.err

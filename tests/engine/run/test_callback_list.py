@@ -21,7 +21,6 @@ from engine.run.callback_list import all_callbacks
 from engine.run.checkpoint_io import AtomicCheckpointIO
 from engine.search.objectives import EPOCH_METRICS
 from tests.support.configs import composed
-from tests.support.fake_checkpoints import make_checkpoint
 from tests.support.helpers import SIMPLE_CNN, at_step, read_csv
 
 LIGHTNING = "lightning.pytorch.callbacks"
@@ -31,29 +30,6 @@ EARLY = f"_target_:{LIGHTNING}.EarlyStopping,monitor:val/loss"
 def listed(folder: Path, *overrides: str, further=()) -> list:
     record = RunRecord.begin(RunFolder(folder), command=[], overrides=list(overrides))
     return all_callbacks(validate(composed(*overrides)), record, further)
-
-
-@pytest.mark.parametrize(("overrides", "warning"), [
-    (["callbacks.ema.decay=0.9"], "callbacks.ema.decay=0.9: has no effect without callbacks.ema.enabled=true"),
-    (["callbacks.ema.decay=0.9", "callbacks.ema.enabled=true"], ""),
-    (["callbacks.ema.enabled=false"], ""),
-    (["callbacks.linear_probe.lr=1"], "callbacks.linear_probe.lr=1: has no effect without callbacks.linear_probe.steps=STEPS"),
-    (["callbacks.linear_probe.steps=0"], ""),
-    (["callbacks.distillation.weight=1"], "callbacks.distillation.weight=1: has no effect without teacher=CHECKPOINT"),
-    (["trainer.sync_batchnorm=true"], "trainer.sync_batchnorm=true: has no effect in one process, without trainer=ddp"),
-    (["callbacks.best_checkpoint.monitor=val/loss", "~callbacks.contact_sheet", "optimizer.lr=0.1"], ""),
-])  # fmt: skip
-def test_what_was_typed_without_an_effect_is_warned_of(tmp_path, caplog, overrides, warning):
-    listed(tmp_path, *overrides)
-    assert [record.getMessage() for record in caplog.records if "no effect" in record.getMessage()] == [warning] * bool(
-        warning
-    )
-
-
-def test_a_teacher_without_distillation_is_warned_of(tmp_path, caplog):
-    teacher = make_checkpoint(tmp_path / "teacher.ckpt", decision=None)
-    listed(tmp_path, f"teacher={teacher}", "~callbacks.distillation")
-    assert f"teacher={teacher}: has no effect without callbacks.distillation" in caplog.text
 
 
 @pytest.mark.parametrize(("overrides", "message"), [

@@ -214,4 +214,13 @@ def test_a_network_that_gives_nan_is_named(train, finished_run, tmp_path):
     next(iter(state["state_dict"].values()))[:] = float("nan")
     torch.save(state, damaged)
     ran = train("stages=[test]", f"ckpt_path={damaged}", small=False, to=tmp_path / "again")
-    assert ran.status == 1 and "val: the network gives NaN for 12 of 12 images" in ran.err + ran.out
+    words = "val: the network gives NaN for 12 of 12 images: its weights are damaged; use another checkpoint"
+    assert ran.status == 1 and words in ran.err
+
+
+def test_a_training_that_diverges_in_its_last_step_says_what_to_try(train):
+    ran = train(*SIMPLE_CNN, "optimizer=sgd", "optimizer.lr=1e30", "trainer.max_steps=1")
+    words = (
+        "12 images: the training diverged in its last steps; try a smaller optimizer.lr or trainer.gradient_clip_val=1"
+    )
+    assert ran.status == 1 and words in ran.err

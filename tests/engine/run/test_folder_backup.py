@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from common.errors import UserError
 from common.run_folder import RunFolder
 from engine.run.folder_backup import FolderBackup
 
@@ -55,3 +56,17 @@ def test_what_it_has_not_trained_is_put_back_where_the_clock_was_set(folder, how
     backup(folder).recover()
     assert (folder.last_checkpoint.read_text(), folder.record.read_text()) == ("old", "old")
     assert sorted(path.name for path in folder.path.iterdir()) == ["checkpoints", "result.json"]
+
+
+@pytest.mark.parametrize("inside", ["", "deeper"])
+def test_a_pipe_in_the_folder_is_named_and_nothing_stays_behind(folder, inside):
+    pipe = folder.path / inside / "pipe"
+    pipe.parent.mkdir(exist_ok=True)
+    os.mkfifo(pipe)
+    before = sorted(folder.path.rglob("*"))
+    whole = FolderBackup(folder, whole=True, kept_in=folder.path.with_name("kept"))
+    with pytest.raises(
+        UserError, match=rf"^{pipe}: not a file but a pipe, .*; remove it, or use another hydra.run.dir=DIR$"
+    ):
+        whole.begin(restarts=True)
+    assert sorted(folder.path.rglob("*")) == before

@@ -26,6 +26,8 @@ def read(*typed: str) -> SmallestSettings:
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
+        ("limits.macs=" + "9" * 400, "limits.macs: its whole number has more than 64 bits"),
+        ("budget.minutes=" + "9" * 400, "budget.minutes: its whole number has more than 64 bits"),
         ("good_enough=0", "good_enough=0: use a difference in accuracy above 0 and below 1"),
         ("good_enough=1", "good_enough=1: use a difference"),
         ("target_accuracy=1.0", "target_accuracy=1.0: use an accuracy above 0 and below 1"),

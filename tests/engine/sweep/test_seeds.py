@@ -14,8 +14,8 @@ from tests.support.configs import compose_verb
 from tests.support.helpers import SIMPLE_CNN
 
 
-def config(*task, params=None, **settings):
-    hydra = {"sweeper": {"params": params}, "overrides": {"task": list(task)}}
+def config(*task, params=None, of_hydra=(), **settings):
+    hydra = {"sweeper": {"params": params}, "overrides": {"task": list(task), "hydra": list(of_hydra)}}
     return OmegaConf.create(
         {"seed": 48763, "seeds": None, "good_enough": 0.02, "stages": ["fit"], **settings, "hydra": hydra}
     )
@@ -119,11 +119,16 @@ def test_what_is_refused(settings, task, words):
         complete_sweep(config(*task, **settings))
 
 
-def test_a_single_run_has_one_seed():
+def test_a_single_run_has_one_seed_and_no_launcher():
     check_single_run(config("model=a"))
     for refused, words in (
         (config("seeds=3", seeds=3), r"seeds=3: a single run has one seed: use seed=48763; for several seeds, add -m"),
         (config("good_enough=0.1", good_enough=0.1), "good_enough: is for the page of a sweep: add -m"),
+        (
+            config(of_hydra=["hydra.run.dir=a", "hydra/launcher=joblib"]),
+            r"^hydra/launcher=joblib: a launcher starts .* add -m",
+        ),
+        (config(of_hydra=["+hydra.launcher.n_jobs=2"]), r"^\+hydra.launcher.n_jobs=2: a launcher starts .* add -m"),
     ):
         with pytest.raises(UserError, match=words):
             check_single_run(refused)

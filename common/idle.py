@@ -1,0 +1,29 @@
+"""Warn of settings that were typed without an effect, since another setting, the images or the machine decides."""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from common.text import join_words
+
+log = logging.getLogger(__name__)
+
+MOST = 20  # settings in one line
+
+
+def warn_of_idle(typed: Sequence[str], idle: Mapping[str, str]) -> None:
+    """Warn of typed settings that have no effect, in one line for each reason.
+
+    Args:
+        typed: arguments of the command line. One that only turns something off (null, false or ~) is not a mistake.
+        idle: setting, group or KEY=VALUE without an effect -> what it would need, or what decides instead.
+    """
+    without = {}
+    for text in typed:
+        key, _, value = text.lstrip("+").partition("=")
+        if text.startswith("~") or value in ("null", "false"):
+            continue
+        found = (why for name, why in idle.items() if name in (key, text) or key.startswith(f"{name}."))
+        if why := next(found, None):
+            without.setdefault(why, []).append(text)
+    for why, texts in without.items():
+        log.warning("%s: %s no effect %s", join_words(texts, MOST), "has" if len(texts) == 1 else "have", why)
