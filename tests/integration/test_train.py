@@ -415,7 +415,8 @@ def test_a_checkpoint_by_itself_does_not_resume_with_another_optimizer(
 
 
 def test_an_evaluation_takes_batches_larger_than_the_train_split(train, finished_run, tmp_path):
-    best = f"ckpt_path={RunFolder(finished_run.folder).best_checkpoint}"
+    trained = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "trained"))  # its evaluations are counted
+    best = f"ckpt_path={trained.best_checkpoint}"
     ran = train(
         "stages=[test]", best, "datamodule.batch_size=25", f"hydra.run.dir={tmp_path / 'again'}", to=tmp_path / "again"
     )
