@@ -243,8 +243,10 @@ def complete_overrides(arguments: list[str]) -> list[str]:
         raise UserError(f"{values['hydra.sweep.dir'].input_line}: is for {what} use hydra.run.dir=DIR")
     for key, override in values.items():
         if override.is_delete() and re.fullmatch(r"\w+", key) and not (CONF / key).is_dir():
-            known = OmegaConf.load(CONF / f"{Path(script).stem}.yaml").get(key)
-            inner = f".{next(iter(known))}" if OmegaConf.is_dict(known) else ""
+            known = OmegaConf.load(CONF / f"{Path(script).stem}.yaml")
+            if key not in known:
+                raise UserError(f"{override.input_line}: no such setting in {script}, so there is nothing to remove")
+            inner = f".{next(iter(known[key]))}" if OmegaConf.is_dict(known[key]) else ""
             raise UserError(f"{override.input_line}: cannot be removed; leave this out, or set {key}{inner}=VALUE")
         if re.match(r"default_space\.\w+\.", key):  # Hydra takes its keys, which contain dots, apart
             raise UserError(

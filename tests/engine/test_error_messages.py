@@ -63,6 +63,7 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
     (["stages=cost,fit"], "-m stages=cost,fit; as a list: 'stages=[cost,fit]'; as one text: 'stages=\"cost,fit\"'\n"),
     (["seed=range(1,3)"], "add -m: python train.py -m 'seed=range(1,3)'"),
     (["seed=" + "9" * 5000], "a whole number in this command or its files has thousands of digits; use a smaller one\n"),
+    (["~budget"], "~budget: no such setting in train.py, so there is nothing to remove\n"),
     (["~seed"], "~seed: cannot be removed; leave this out, or set seed=VALUE\n"),
     (["~datamodule.folds"], "~datamodule.folds: there is no such key, or it has no value already; leave this out\n"),
     (["+model=resnet18"], "+model: this group exists; choose its file without +: model=resnet18\n"),
