@@ -309,7 +309,7 @@ class Smallest:
                 budget_minutes=self.question.budget_minutes, remaining_s=lambda: self.budget.left_s(SCREEN_SHARE),
                 overrides=self.settings.overrides, progress=self.progress,
             )  # fmt: skip
-            passes = screen.run(is_planned=not self._is_answered)
+            passes = screen.run(is_planned=not self.plan.is_decided("repeats"))  # not after workers of fewer threads
         for each in passes:
             if each.skipped:
                 self.note(f"{each.name} was not screened: {each.skipped}.")

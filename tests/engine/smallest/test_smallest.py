@@ -350,7 +350,8 @@ def test_a_note_names_the_budget_that_screens_all_networks(tmp_path, monkeypatch
     )
     search._timed, search._save = lambda stage: contextlib.nullcontext(), lambda: None
     search.candidates = search.weights = search.folds = search.progress = search.budget = search._run = None
-    search.n_train, search.n_val, search._is_answered = 9, 9, False
+    search.n_train, search.n_val = 9, 9
+    search.plan = SimpleNamespace(is_decided=lambda name: False)
     search.folder = tmp_path
     screen = SimpleNamespace(run=lambda is_planned: skipped, enough_minutes=lambda: minutes)
     for name, made in (("Screen", screen), ("TrainingTimes", None), ("Runs", None)):
