@@ -133,7 +133,7 @@ def _draw_curves(loss: Axes, accuracy: Axes, record: RunRecord) -> None:
             if np.isfinite(known).any():
                 style = "o-" if len(epochs) <= FEW_EPOCHS else "-"
                 axes.plot(epochs, known, style, color=color, markersize=3.5, linewidth=1.5, label=names[kind])
-        axes.set_ylabel(metric, labelpad=1)
+        axes.set_ylabel(metric, labelpad=2)
         axes.tick_params(labelsize=8)  # else the label leaves the sheet beside numbers like 0.00025 and 1000000
         axes.grid(alpha=0.25)
         if epochs:
