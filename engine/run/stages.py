@@ -46,6 +46,7 @@ from engine.run.evaluate import evaluate_test, evaluate_val, finalize, find_call
 from engine.run.idle_settings import idle_settings
 from engine.run.loggers import Loggers, log_settings, open_loggers
 from engine.run.resume import check_unseen, compare_images, evaluated_elsewhere, resume_errors
+from engine.state import STATE
 from lightning_modules.checkpoint import (
     check_same_network,
     epochs_done,
@@ -124,7 +125,8 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
             config, configured_callbacks(config), data,
             pretrained=model.pretrained, on_gpu=trainer.strategy.root_device.type == "cuda", in_sweep=record.in_sweep,
         )  # fmt: skip
-        warn_of_idle(record.run.overrides, idle)
+        typed = record.run.overrides  # with the files of the run that ckpt_path names, which nobody typed
+        warn_of_idle(typed if record.in_sweep else [each for each in typed if each in STATE.command], idle)
         model.hparams["range"] = data.value_range and list(data.value_range)
         model.hparams["mean"], model.hparams["std"] = data.mean, data.std
         progress.set("measuring the cost")

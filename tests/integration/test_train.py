@@ -421,3 +421,6 @@ def test_an_evaluation_takes_batches_larger_than_the_train_split(train, finished
         "stages=[test]", best, "datamodule.batch_size=25", f"hydra.run.dir={tmp_path / 'again'}", to=tmp_path / "again"
     )
     assert ran.status == 0 and ran.record.test.accuracy == finished_run.record.test.accuracy, ran.err
+    # Not the scheduler and other files of the run, which nobody typed
+    idle = "trainer.max_epochs=2 and optimizer.lr=0.003: have no effect without the stage fit"
+    assert [each for each in ran.record.run.warnings if "no effect" in each] == [idle]
