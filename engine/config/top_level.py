@@ -1,5 +1,6 @@
 """Check the top level of a run's configuration, where files of the user's own may write anything. Imports no torch."""
 
+import functools
 import re
 
 from hydra.core.hydra_config import HydraConfig
@@ -16,21 +17,30 @@ def check_trainer_group(config: DictConfig) -> None:
         raise UserError(f"{quote_override('trainer', trainer)}: choose a file of conf/trainer: trainer=NAME")
 
 
+@functools.cache
+def _known() -> set[str]:
+    """Return the keys at the top level that the project reads."""
+    files = OmegaConf.load(CONF / "train.yaml")
+    groups = {
+        re.sub(r"^override |[/@].*", "", name) for each in files.defaults if OmegaConf.is_dict(each) for name in each
+    }
+    return (groups | set(files)) - {"recipe", "experiment", "debug", "defaults"} | {"callbacks", "hydra"}
+
+
 def check_top_level(config: DictConfig) -> None:
     """Refuse keys that reach no code, such as `max_epochs: 3` in an experiment, unless other settings refer to them.
 
     Raises:
         UserError: names the key, and what is probably meant.
     """
-    files = OmegaConf.load(CONF / "train.yaml")
-    groups = {
-        re.sub(r"^override |[/@].*", "", name) for each in files.defaults if OmegaConf.is_dict(each) for name in each
-    }
-    known = (groups | set(files)) - {"recipe", "experiment", "debug", "defaults"} | {"callbacks", "hydra"}
+    known = _known()
+    unknown = [key for key in config if key not in known]
+    if not unknown:
+        return
     texts = [OmegaConf.to_yaml(config), *([OmegaConf.to_yaml(HydraConfig.get())] if HydraConfig.initialized() else [])]
     used = set(re.findall(r"\$\{(\w+)", "".join(texts)))
-    for key in config:
-        if key in known or key in used:
+    for key in unknown:
+        if key in used:
             continue
         value = OmegaConf.to_container(config, resolve=False)[key]
         typed = quote_override(str(key), value)

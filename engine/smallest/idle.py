@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import lightning as L
-import torch
 
 from common.idle import warn_of_idle
 from common.text import plural
@@ -11,6 +10,7 @@ from engine.config.validate import validate
 from engine.run.callback_list import configured_callbacks
 from engine.run.idle_settings import idle_settings
 from engine.search.space import compose_run
+from engine.smallest.screen import on_gpu
 from engine.smallest.settings import SmallestSettings
 
 
@@ -26,8 +26,7 @@ def warn_of_idle_in_runs(
     config = validate(
         compose_run([*settings.overrides, "model=truncated", "model.weights=null", "model.image_size=64"])
     )
-    on_gpu = torch.cuda.is_available()
-    idle = idle_settings(config, configured_callbacks(config), data, pretrained=False, on_gpu=on_gpu)
+    idle = idle_settings(config, configured_callbacks(config), data, pretrained=False, on_gpu=on_gpu(config))
     if folds is not None:  # drawn by this seed
         idle.pop("datamodule.split_seed", None)
     elif (n_val := data.n_images("val")) >= settings.folds_below:

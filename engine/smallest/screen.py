@@ -333,14 +333,15 @@ class Screen:
         mean, std = (data.mean, data.std) if preprocessing.mean is None else (preprocessing.mean, preprocessing.std)
         look = Look(size, data.fit, data.value_range, data.interpolation)
         fingerprints = [data.pixel_cache.stats.fingerprints[row] for row in images.rows]
-        on_gpu, result.machine = _on_gpu(config), _machine(config)  # runs are planned by its seconds
+        result.machine = _machine(config)  # runs are planned by its seconds
         pixels = [look.name(), data.pixel_cache.kept_as == JpegPixels.kept_as, mean, std, fingerprints]
         named = [backbone, cuts, weights_name(network.state_dict()), *pixels, result.machine]
         kept_gib = 0 if is_own_backbone(backbone) else data.cache_max_gib  # of the user's own the code may change
         cache = FeatureCache(data.cache / "features", named, kept_gib)
         found = cache.load([(len(images.rows), channels) for channels in network.channels])
         if found is None:
-            found = self._forward(key, network, images, (mean, std), torch.device("cuda" if on_gpu else "cpu"), head)
+            device = torch.device("cuda" if on_gpu(config) else "cpu")
+            found = self._forward(key, network, images, (mean, std), device, head)
             result.forward_s = found[1]
             cache.save(*found)
         features, done.seconds, done.flag = found
@@ -490,12 +491,13 @@ def _folds(config: DictConfig, preprocessing: Preprocessing, folds: int) -> list
     return found
 
 
-def _on_gpu(config: DictConfig) -> bool:
+def on_gpu(config: DictConfig) -> bool:
+    """Return whether the runs of a configuration compute on a CUDA GPU."""
     return torch.cuda.is_available() and config.trainer.accelerator != "cpu"
 
 
 def _machine(config: DictConfig) -> str:
-    name = torch.cuda.get_device_name() if _on_gpu(config) else processor_name()
+    name = torch.cuda.get_device_name() if on_gpu(config) else processor_name()
     return f"{name}, {plural(torch.get_num_threads(), 'thread')}"
 
 

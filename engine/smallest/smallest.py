@@ -482,7 +482,7 @@ class Smallest:
         Return metric and cost by index, the most accurate candidate (the cheapest of equal ones), and the metric that is good
         enough.
         """
-        self._measure_on_this_machine(indices)
+        self._measure_latencies(indices)
         values = {index: self.runs.value(self.runs.first(index)) for index in indices}
         costs = {index: rank_of(self.candidates[index], self.question.cost[0]) for index in indices}
         best = min(values, key=lambda index: (-values[index], costs[index]))
@@ -536,7 +536,12 @@ class Smallest:
                 return fast
 
     def _measure_latencies(self, indices: list[int]) -> None:
-        """Measure the latency of candidates that have none, and exclude those above the limit."""
+        """Measure latencies that are missing, such as after a change of the machine, and exclude candidates above the limit.
+
+        Where latency decides, MACs would decide in the place of those that are missing.
+        """
+        if not self._asks_latency:
+            return
         listed = [each for each in (self.candidates[index] for index in indices) if each.costs.latency is None]
         if not listed:
             return
@@ -544,11 +549,6 @@ class Smallest:
         with self._timed("latency"):
             measure_latencies(listed, len(self.record.data["classes"]), self.folder)
         apply_limits(self.candidates, self.question.limits)
-
-    def _measure_on_this_machine(self, indices: list[int]) -> None:
-        """Measure latencies that are missing, such as after a change of the machine; MACs would decide in their place."""
-        if self._asks_latency:
-            self._measure_latencies(indices)
 
     def _pick(self, pool: list[int], cost: str, most: int) -> list[Racer]:
         """Return the reference of a pool and at most `most` candidates that race against it by a cost."""
@@ -594,7 +594,7 @@ class Smallest:
         raced = [*raced, *self._trained_before()]
         reference, *finalists = self._decide("finals", lambda: self._plan_finals(raced))
         allowed = self._decide("repeats", lambda: self._plan_repeats([reference, *finalists]))
-        self._measure_on_this_machine([reference, *finalists])
+        self._measure_latencies([reference, *finalists])
         self.keys = {index: self.runs.finals(index)[:allowed] for index in (reference, *finalists)}
         with self._timed("finals"):
             # All networks with one seed before any with the next

@@ -133,8 +133,12 @@ def test_a_mistake_is_named(refused, overrides, message):
     ("datamodule", "image_folder", "datamodule=image_folder: choose a file of conf/datamodule: datamodule=NAME"),
     ("model", {}, "model={}: choose a file of conf/model: model=NAME"),
     ("metrics", True, "metrics='True': choose files of conf/metrics: metrics=NAME or metrics=[A,B]"),
+    ("model", {"name": "tiny", "network": "my.Tiny"}, "model.freeze is missing; begin the model's file with defaults: [base"),
+    ("datamodule", {"root": "x", "source": {}}, "datamodule._target_ is missing; begin the file of the data with defaults: ["),
+    ("datamodule", {"_target_": "my.Cells", "root": "x"}, "datamodule.source is missing; name the class that lists"),
+    ("augmentation", [{"_target_": "my.Flip"}], "augmentation: its file holds only a list; put it below transforms:"),
 ])  # fmt: skip
-def test_a_group_that_a_file_sets_to_a_value_is_named(group, value, message):
+def test_what_a_file_of_a_group_sets_or_lacks_is_named(group, value, message):
     config = changed()
     OmegaConf.update(config, group, value, merge=False)
     with pytest.raises(UserError, match="^" + re.escape(message)):
@@ -288,16 +292,3 @@ def test_a_head_of_the_user_s_own_is_tried_before_training(head, settings, messa
     network = build_network(**network_arguments(OmegaConf.to_container(config.model)), num_classes=2)
     with pytest.raises(UserError, match=re.escape(f"model.head.name={name}: {message}")):
         check_image_size(config, network, 2)
-
-
-@pytest.mark.parametrize(("group", "content", "message"), [
-    ("model", {"name": "tiny", "network": "my.Tiny"}, "model.freeze is missing; begin the model's file with defaults: [base"),
-    ("datamodule", {"root": "x", "source": {}}, "datamodule._target_ is missing; begin the file of the data with defaults: ["),
-    ("datamodule", {"_target_": "my.Cells", "root": "x"}, "datamodule.source is missing; name the class that lists"),
-    ("augmentation", [{"_target_": "my.Flip"}], "augmentation: its file holds only a list; put it below transforms:"),
-])  # fmt: skip
-def test_what_a_file_of_the_user_s_own_lacks_is_named(group, content, message):
-    config = changed()
-    OmegaConf.update(config, group, content, merge=False)
-    with pytest.raises(UserError, match="^" + re.escape(message)):
-        validate(config)
