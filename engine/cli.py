@@ -80,6 +80,7 @@ def run_cli(main: Callable[[], None]) -> None:
     """Run a root script's `main` on the completed command line; exit with a message and a status where it fails."""
     tune_process()
     script = Path(sys.argv[0]).name
+    resumes = bool(set(MULTIRUN) & set(sys.argv)) or script in (SMALLEST, "search.py")  # if typed again
     STATE.command, STATE.made_folders = ["python", script, *sys.argv[1:]], []
     STATE.process, is_of_lightning = Process(), TRACEBACK in os.environ and "LOCAL_RANK" in os.environ
     log_handlers.protect_screen()
@@ -111,10 +112,9 @@ def run_cli(main: Callable[[], None]) -> None:
     except StopRequested as stopped:
         if not STATE.process.is_first:
             sys.exit(0)  # with another status, the launcher would kill the first process before it shows this
-        print(f"stopped by {stopped}{stopped.next_step}", file=sys.stderr)
+        print(f"stopped by {stopped}{stopped.next_step or resume_advice(STATE.command) * resumes}", file=sys.stderr)
         sys.exit(128 + stopped.number)
     except KeyboardInterrupt:
-        resumes = bool(set(MULTIRUN) & set(STATE.command)) or script in (SMALLEST, "search.py")
         print("stopped" + resume_advice(STATE.command) * resumes, file=sys.stderr)
         sys.exit(130)
     except Exception as error:

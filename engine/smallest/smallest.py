@@ -66,7 +66,7 @@ from engine.smallest.selection import (
 )
 from engine.smallest.settings import WEIGHTED, SmallestSettings, read_settings
 from engine.smallest.workers import has_launcher, prepare_worker, run_workers
-from engine.state import STATE, resume_advice
+from engine.state import STATE
 from engine.sweep.lost_jobs import wait_for_all
 from lightning_modules.networks.truncated import build_backbone
 from lightning_modules.pretrained_weights import OF_NETWORK, weights_of_itself
@@ -92,12 +92,8 @@ def run_smallest(config: DictConfig, run: Callable, progress: Progress) -> None:
     Raises:
         UserError: wrong settings, no candidate, or images from which nothing can be learned.
     """
-    try:
-        with stop_immediately():
-            Smallest(config, run, progress).find()
-    except StopRequested as stopped:
-        stopped.next_step = stopped.next_step or resume_advice(STATE.command)
-        raise
+    with stop_immediately():
+        Smallest(config, run, progress).find()
 
 
 def work(config: DictConfig) -> None:

@@ -1,12 +1,13 @@
 import logging
 import re
+import signal
 from types import SimpleNamespace
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from common.errors import UserError
+from common.errors import StopRequested, UserError
 from common.run_folder import PROJECT
 from engine import cli, log_handlers
 from engine.cli import complete_overrides, job_dir_name, new_run_dir, safe_name
@@ -61,9 +62,14 @@ def test_a_refused_search_leaves_no_folder_of_its_name(outputs, monkeypatch, nam
     (["search.py", "n_trials=3"], "stopped. Resume with: python search.py n_trials=3\n"),
     (["predict.py", "images=a.png"], "stopped\n"),
 ])  # fmt: skip
-def test_an_interrupted_command_that_resumes_by_itself_says_so(tmp_path, monkeypatch, capsys, arguments, says):
-    def interrupt():
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(("stop", "by", "status"), [
+    (KeyboardInterrupt(), "stopped", 130), (StopRequested(signal.SIGTERM), "stopped by SIGTERM", 143),
+])  # fmt: skip
+def test_a_stopped_command_that_resumes_by_itself_says_so(
+    tmp_path, monkeypatch, capsys, arguments, says, stop, by, status
+):
+    def end():
+        raise stop
 
     for variable in (cli.TRACEBACK, "HYDRA_FULL_ERROR"):  # which are set for further processes of the command
         monkeypatch.setenv(variable, "0")
@@ -71,8 +77,8 @@ def test_an_interrupted_command_that_resumes_by_itself_says_so(tmp_path, monkeyp
         monkeypatch.setattr("sys.argv", list(arguments))
         monkeypatch.chdir(place)
         with pytest.raises(SystemExit) as ended:
-            cli.run_cli(interrupt)
-        assert ended.value.code == 130 and capsys.readouterr().err == says_there
+            cli.run_cli(end)
+        assert ended.value.code == status and capsys.readouterr().err == says_there.replace("stopped", by)
 
 
 def test_a_rank_that_no_launcher_has_set_is_refused(monkeypatch, capsys):
