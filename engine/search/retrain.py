@@ -1,6 +1,8 @@
 """The end of a search: retrain the best with several seeds, write pages, and print commands with the best settings."""
 
 import logging
+import math
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +12,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from common.errors import UserError
 from common.run_folder import RunFolder, shown_script
+from common.search_record import SearchRecord, SearchTrial
 from common.text import join_words, plural, shell_join
 from engine.cli import job_dir_name
 from engine.flags import own_folders
-from engine.search.page_data import STATES, search_record
 from engine.search.settings import SearchSettings
 from engine.search.space import as_overrides, run_name
 from engine.search.study import best_trials, effective_trials
@@ -21,6 +23,15 @@ from engine.search.trial import completed_record, run_trial
 from engine.state import STATE
 
 log = logging.getLogger(__name__)
+
+STATES = {
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+FEWEST_TRIALS = 4  # finished ones, to compute importances
 
 
 def selected_trials(settings: SearchSettings, study: optuna.Study) -> list[FrozenTrial]:
@@ -111,6 +122,46 @@ def report_search(settings: SearchSettings, study: optuna.Study, folder: Path, *
                 f"        in the search {_values(settings, trial)}: one run, selected for it",
             ]
     print("\n" + "\n".join(lines))
+
+
+def search_record(settings: SearchSettings, study: optuna.Study) -> SearchRecord:
+    """Return the record of a search, from which its pages are made."""
+    trials = [
+        SearchTrial(
+            state=STATES[trial.state],
+            values=list(trial.values or []),
+            name=" ".join(as_overrides(settings.space, trial.params)),
+            folder=run_name(settings.space, trial.params),
+        )
+        for trial in effective_trials(study, settings.space).values()
+    ]
+    importance, missing = _importance(settings, study)
+    return SearchRecord(
+        name=settings.name,
+        objectives=[each.key for each in settings.objectives],
+        maximize=[each.direction == "maximize" for each in settings.objectives],
+        trials=trials,
+        importance=importance,
+        no_importance=missing,
+    )
+
+
+def _importance(settings: SearchSettings, study: optuna.Study) -> tuple[dict[str, float], str | None]:
+    """Return Optuna's importance of each setting for the objective or objectives, or the reason why there is none."""
+    n = sum(trial.state == TrialState.COMPLETE for trial in study.get_trials(deepcopy=False))
+    if len(settings.space) < 2:
+        return {}, "only one setting was searched"
+    if n < FEWEST_TRIALS:
+        return {}, f"{plural(n, 'finished trial')} {'is' if n == 1 else 'are'} too few; it takes {FEWEST_TRIALS}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # experimental features
+            found = optuna.importance.get_param_importances(study)
+    except (ValueError, RuntimeError, ImportError) as error:
+        return {}, f"Optuna cannot compute it: {' '.join(str(error).split())[:200]}"
+    if not found or not all(map(math.isfinite, found.values())):
+        return {}, "the trials do not differ enough for Optuna to compute it"
+    return dict(found), None
 
 
 def describe_best(settings: SearchSettings, study: optuna.Study) -> list[str]:

@@ -6,7 +6,7 @@ from optuna.distributions import FloatDistribution
 
 from common.search_record import SearchRecord
 from engine.search.objectives import Objective
-from engine.search.page_data import search_record
+from engine.search.retrain import search_record
 from engine.search.settings import SearchSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # of retries
