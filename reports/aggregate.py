@@ -26,7 +26,6 @@ def aggregate(loaded: LoadedRuns, good_enough: float = 0.02, target_accuracy: fl
     """Make everything that a report shows: rows grouped by data, ranked by validation accuracy, then MACs, and compared.
 
     Args:
-        loaded: the runs.
         good_enough: how far below the best a smaller network may be in accuracy and still be good enough.
         target_accuracy: accuracy that is enough whatever the best has.
     """

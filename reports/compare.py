@@ -106,8 +106,6 @@ def compare(a: Side, b: Side, good_enough: float = 0.02) -> list[str]:
     """Return the lines that compare two networks.
 
     Args:
-        a: one side.
-        b: the other side.
         good_enough: how far one may be below the other in accuracy and still take its place.
 
     Raises:

@@ -19,7 +19,6 @@ def settings_key(run: Run, *, of_network: bool = False) -> Hashable:
     """Return a key that is equal for runs that differ in nothing but REPEATS, and in whether their cost was measured.
 
     Args:
-        run: a run.
         of_network: also equal for runs that differ in what was done with the network.
     """
     about, ignored = run.record.run, REPEATS | OF_MEASURING if of_network else REPEATS

@@ -138,7 +138,6 @@ def load_runs(paths: Sequence[Path], given: Sequence[Path] = ()) -> LoadedRuns:
     """Read records; exclude, with the reason, debug runs and records that are cut off, damaged or of another schema.
 
     Args:
-        paths: of the records.
         given: the folders that were searched; each sweep or search inside one of them is a study of its own.
 
     Raises:

@@ -62,7 +62,6 @@ def write_card(record: RunRecord, ckpt_path: str | None) -> None:
     """Write the card of a run that has finished.
 
     Args:
-        record: of the run.
         ckpt_path: the checkpoint that was measured, if nothing was trained.
     """
     checkpoint = record.best.checkpoint if record.best else ckpt_path

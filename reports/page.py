@@ -52,8 +52,6 @@ def make_page(data: ReportData, title: str, folder: Path, search: Path | None = 
     """Make the page for a folder; it also shows the problems of single runs.
 
     Args:
-        data: what it shows.
-        title: its heading.
         folder: where the page will be written; links are relative to it.
         search: folder of the search that the runs belong to, if any.
     """

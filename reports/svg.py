@@ -126,7 +126,6 @@ def smallest(found: Smallest, narrow: bool = False) -> str:
     """Draw the value of all networks over cost (logarithmic): probes as dots joined from cut to cut, trained ones numbered.
 
     Args:
-        found: what to draw.
         narrow: draw for a phone.
     """
     with mpl.rc_context(STYLE):
@@ -241,7 +240,6 @@ def to_svg(figure: Figure, label: str, tips: Mapping[str, str] | None = None) ->
     """Return the drawing for a page: sized by the page, with no ids that would clash with other drawings.
 
     Args:
-        figure: what is drawn.
         label: what it shows, for screen readers.
         tips: gid of an artist -> text to show when it is hovered over, tapped or reached by keyboard.
     """

@@ -44,7 +44,6 @@ def evidence(pair: PairedComparison, split: str, shown: bool, *, differs: bool |
 
     Args:
         pair: the row that could be good enough against the reference.
-        split: val or test.
         shown: whether the row counts as good enough.
         differs: whether the row counts as worse; None: its own interval decides.
         tests: number of rows that could have been shown to be good enough, for which the level is corrected.
@@ -70,8 +69,6 @@ def what_would_decide(pair: PairedComparison, split: str, tests: int = 1) -> str
     The true difference is taken to be the observed one, but not above 0.
 
     Args:
-        pair: the row against the reference.
-        split: val or test.
         tests: number of tests for which the level is corrected.
     """
     gap, level = pair.margin + min(pair.difference, 0.0), LEVEL / tests
@@ -142,7 +139,6 @@ def verdict(pair: PairedComparison, p_value: float, shown: bool) -> str:
     """Return how a row compares with the best: worse, better, good enough, or not decided.
 
     Args:
-        pair: the row against the best.
         p_value: for equal accuracy, after Holm's correction over the table.
         shown: whether it is shown to be good enough.
     """

@@ -34,7 +34,6 @@ def check_deploy(name: object, stages: Sequence[str] = ("fit",)) -> None:
 
     Args:
         name: a format: a file of conf/format or of the user's own folder; None: no export.
-        stages: stages of the run.
 
     Raises:
         UserError: an unknown format, one that is not measured, a package that is not installed, or a run without a trained
@@ -107,7 +106,6 @@ def deploy(
 
     Args:
         record: the run's record, with its data; the run's splits.csv lists the images.
-        name: name of the format.
         test: whether to compare on the test images, too.
         register: full names of the user's own networks, backbones and heads, which the checkpoint may name.
     """

@@ -25,7 +25,6 @@ class FolderBackup:
     The backup is inside the folder, so that the next command can restore it after a kill (`recover`).
 
     Args:
-        folder: folder of the run.
         whole: whether everything in it belongs to the run, as in a sweep; otherwise only files that a run is known to write.
         kept_in: folder for a run that another run replaces.
     """

@@ -46,7 +46,6 @@ def check_in_sweep(config: DictConfig, debug: str | None) -> None:
     """Check that a job can be part of a sweep or a search.
 
     Args:
-        config: the job's configuration.
         debug: the chosen file of conf/debug.
 
     Raises:

@@ -23,7 +23,6 @@ def log_verdict(record: RunRecord, name: str) -> None:
     """Log accuracy with its interval and the comparison with the most frequent class, in one line.
 
     Args:
-        record: the record of an evaluated run.
         name: name of the split, or words for a part of it.
     """
     metrics = record.test or record.val
@@ -40,7 +39,6 @@ def log_next_commands(record: RunRecord, checkpoint: Path, val: Predictions | No
     With streamed training images, which smallest.py refuses, the last one is left out.
 
     Args:
-        record: the run's record.
         checkpoint: the checkpoint that was evaluated.
         val: predictions of validation images; the command labels one of these, since a test image would be an evaluation.
         network: the network's name and arguments; the user's own networks, backbones and heads must be registered.

@@ -50,7 +50,6 @@ def run_search(config: DictConfig, folder: Path, run: Callable) -> None:
     Failed runs are kept in STATE, for the exit status.
 
     Args:
-        folder: folder of the search.
         run: train.py's function, which takes a configuration, a record and further callbacks.
 
     Raises:

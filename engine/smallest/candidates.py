@@ -55,7 +55,6 @@ def list_candidates(config: DictConfig, num_classes: int, notes: list[str] | Non
     As in a run, weights that are neither in a cache nor in a package are downloaded.
 
     Args:
-        config: the configuration of smallest.py.
         notes: gets a sentence, also logged, on each backbone and size that is left out.
 
     Raises:

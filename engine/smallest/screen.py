@@ -110,13 +110,9 @@ class Screen:
     Args:
         candidates: all cuts that are asked for, of all backbones and sizes.
         files: `candidates.weights` by backbone.
-        folder: folder of the search.
         folds: number of folds, where probes predict train and val by cross-validation; None: they predict val.
-        metric: metric of the probes.
-        budget_minutes: `budget.minutes`.
         remaining_s: returns the seconds left for the screen; None: no limit.
         overrides: arguments of train.py that all runs share.
-        progress: shows how far the screen is.
     """
 
     def __init__(

@@ -96,10 +96,7 @@ def pick_race(
     probe; they fill the places that are left.
 
     Args:
-        reference: the candidate that the others race against.
-        cost: the cost that decides.
         need: the value that is good enough.
-        most: the largest number of racers.
         time_s: seconds of one whole training of a candidate.
         head_s: seconds to train a candidate's head on the frozen backbone.
         left_s: remaining seconds after the training of the reference; None: no limit.
@@ -204,8 +201,6 @@ def pick_finalists(
         values: validation metric, with one seed, of the candidates that finished the race.
         costs: their sort keys (`rank_of`).
         need: the value that is good enough.
-        most: the largest number of finalists.
-        reference: index of the reference.
     """
     cheaper = [i for i in values if i != reference and costs[i] < costs[reference]]
     hopeful = sorted((i for i in cheaper if values[i] >= need), key=lambda i: (costs[i], -values[i]))

@@ -82,10 +82,6 @@ class SmallestSettings:
 def read_settings(config: DictConfig, folder: Path, typed: Sequence[str]) -> SmallestSettings:
     """Check the command's own settings, and that train.py accepts the others.
 
-    Args:
-        folder: folder of the search.
-        typed: arguments of the command line.
-
     Raises:
         UserError: names the key, what was found and what is allowed.
     """

@@ -87,7 +87,6 @@ def run_smallest(config: DictConfig, run: Callable, progress: Progress) -> None:
 
     Args:
         run: train.py's function, which takes a configuration, a record and further callbacks.
-        progress: shows how far the search is.
 
     Raises:
         UserError: wrong settings, no candidate, or images from which nothing can be learned.
@@ -357,7 +356,6 @@ class Smallest:
         """Train the candidates of a race until none is left; return those that finished.
 
         Args:
-            places: the candidates that race.
             decision: name of the decision in plan.json that lists the finishers.
             trained: finishers of an earlier race.
         """
