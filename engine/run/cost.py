@@ -22,6 +22,11 @@ log = logging.getLogger(__name__)
 MEASURED = {}  # results of this process, shared by the jobs of a sweep: networks of equal structure cost the same
 
 
+def on_gpu(config: DictConfig) -> bool:
+    """Return whether the runs of a configuration compute on a CUDA GPU."""
+    return torch.cuda.is_available() and config.trainer.accelerator != "cpu"
+
+
 def describe_model(config: DictConfig, model: ImageClassifier, record: RunRecord) -> ModelInfo:
     """Return the record's `model`; if cost is a stage of the run, measure and log the cost, and write summary.txt.
 
@@ -77,8 +82,7 @@ def _measure(config: DictConfig, network: nn.Module, image_size: int, sweep: Pat
     Args:
         sweep: folder of the sweep, whose earlier jobs share reliable measurements of networks with the same structure.
     """
-    on_gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
-    device, batch_size = torch.device("cuda" if on_gpu else "cpu"), config.datamodule.batch_size
+    device, batch_size = torch.device("cuda" if on_gpu(config) else "cpu"), config.datamodule.batch_size
     key = f"latency {sweep} {_structure(network)} {image_size} {batch_size} {device} {torch.get_num_threads()}"
     known = MEASURED.get(key) if sweep else None
     found = [Latency(**each) for each in known or measure_latencies(network, image_size, batch_size, device)]

@@ -28,6 +28,7 @@ from datamodules.pixel_cache import Look
 from datamodules.splits import join_groups, spread_rows
 from engine.config.trainer_flags import batch_limits
 from engine.config.validate import validate
+from engine.run.cost import on_gpu
 from engine.run.stages import MEMORY, build_data
 from engine.search.space import compose_run
 from engine.smallest.feature_cache import FeatureCache, weights_name
@@ -178,7 +179,7 @@ class Screen:
             key, first = next(iter(there.items()))
             again = PassResult(question=first.question, done=replace(first.done))
             try:
-                self._features(key, first.question, again, f"screen: {first.done.name}, timed on this machine")
+                self._features(again, f"screen: {first.done.name}, timed on this machine")
             except DoesNotFit as error:
                 again.done.seconds = error.args[0]
             except _SkippedError as error:
@@ -249,7 +250,7 @@ class Screen:
         try:
             if expected is not None and left is not None and expected > left:
                 raise DoesNotFit(expected)
-            images, features = self._features(key, question, result, head)
+            images, features = self._features(result, head)
             result.probes = self._probes(question["cuts"], images, features, head)
         except DoesNotFit as error:
             seconds = error.args[0]
@@ -301,16 +302,15 @@ class Screen:
         work = self.macs[key] * passes[-1].done.images
         return further + work * sum(e.done.seconds for e in own) / sum(e.done.macs * e.done.images for e in own)
 
-    def _features(
-        self, key: tuple[str, int], question: dict[str, Any], result: PassResult, head: str
-    ) -> tuple["Images", list[np.ndarray]]:
-        """Return the images and the (N, C) features of each cut, read from disk if they are there.
+    def _features(self, result: PassResult, head: str) -> tuple["Images", list[np.ndarray]]:
+        """Return the images and the (N, C) features of each cut, read from disk if they are there; complete the result.
 
         Raises:
             DoesNotFit: the speed on the first images shows that the time is too short.
             _SkippedError: the weights are not available, or the network gives no features for these cuts.
         """
-        backbone, size = key
+        done, question = result.done, result.question
+        backbone, size = key = done.backbone, done.image_size
         cuts = in_order(backbone, question["cuts"])
         own = [
             "model=truncated", f"model.backbone={override_value(backbone)}", f"model.keep={override_value(cuts[-1])}",
@@ -320,7 +320,7 @@ class Screen:
         preprocessing = decide_preprocessing(OmegaConf.to_container(config.model))
         self.progress.set(f"{head}: reading the images")
         started, known = time.monotonic(), len(self.images)
-        images, done = self._images(config, preprocessing), result.done
+        images = self._images(config, preprocessing)
         done.images = len(images.rows)
         result.reading_s = time.monotonic() - started if len(self.images) > known else 0.0
         self.progress.set(f"{head}: reading the weights")
@@ -485,11 +485,6 @@ def _folds(config: DictConfig, preprocessing: Preprocessing, folds: int) -> list
             ) from error
         found.append((data.rows("train"), data.rows("val")))
     return found
-
-
-def on_gpu(config: DictConfig) -> bool:
-    """Return whether the runs of a configuration compute on a CUDA GPU."""
-    return torch.cuda.is_available() and config.trainer.accelerator != "cpu"
 
 
 def _machine(config: DictConfig) -> str:
