@@ -759,6 +759,14 @@ class RunRecord:
         record.run.name = record.run.name or folder.path.name
         return record
 
+    @classmethod
+    def read_if_intact(cls, folder: RunFolder) -> "RunRecord | None":
+        """Read the record of a run; return None where it is missing, damaged or of another version."""
+        try:
+            return cls.read(folder)
+        except UserError:
+            return None
+
     @property
     def previous_test_evaluations(self) -> int | None:
         """How often this training was evaluated on some of these test images before; None if unknown."""

@@ -35,8 +35,6 @@ def mark_debug(config: DictConfig, record: RunRecord) -> None:
 def _of_checkpoint(path: Path) -> str | None:
     """Return why a checkpoint's run is a debug run; None if it is not one, or its record cannot be read."""
     folder = RunFolder.of_checkpoint(path)
-    try:
-        reason = RunRecord.read(folder).run.debug if folder else None
-    except UserError:
-        return None
+    record = RunRecord.read_if_intact(folder) if folder else None
+    reason = record and record.run.debug
     return reason and (reason if reason.startswith("from a checkpoint of") else f"from a checkpoint of {reason}")

@@ -241,10 +241,8 @@ def write_configuration(folder: RunFolder, text: str, hydra: DictConfig | None) 
 
 def _has_ended(folder: RunFolder) -> bool:
     """Return whether the first process has recorded its end or restored the folder; a killed one leaves status running."""
-    try:
-        return RunRecord.read(folder).status != "running"
-    except UserError:
-        return True
+    record = RunRecord.read_if_intact(folder)
+    return record is None or record.status != "running"
 
 
 def _put_back(record: RunRecord, backup: FolderBackup, *, else_recorded: bool) -> bool:

@@ -17,11 +17,8 @@ log = logging.getLogger(__name__)
 
 def refuse_finished_run(folder: RunFolder) -> None:
     """Raise UserError where the folder that a command names for its run holds a finished run."""
-    try:
-        finished = RunRecord.read(folder).status == "finished"
-    except UserError:  # no record, or a damaged one
-        return
-    if finished:
+    record = RunRecord.read_if_intact(folder)
+    if record and record.status == "finished":
         raise _finished(folder)
 
 

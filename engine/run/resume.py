@@ -73,10 +73,8 @@ def check_unseen(key: str, weights: str, catalog: Catalog, fingerprints: Sequenc
     run = RunFolder(path) if path.is_dir() else RunFolder.of_checkpoint(path)
     if run is None or not run.record.is_file() or not run.splits.is_file():
         return
-    try:
-        trained = RunRecord.read(run).data
-    except UserError:  # damaged; reported where the test evaluation is counted
-        return
+    record = RunRecord.read_if_intact(run)  # a damaged one is reported where the test evaluation is counted
+    trained = record and record.data
     if trained is None or trained.root is None:
         return
     listed = {row["path"]: row["split"] for row in run.read_splits()}

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from omegaconf import OmegaConf, open_dict
 
-from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
 from engine import log_handlers
@@ -36,11 +35,8 @@ def run_trial(folder: RunFolder, overrides: Sequence[str], run: Callable) -> Exc
 
 def completed_record(folder: RunFolder) -> RunRecord | None:
     """Return the record of a finished or pruned run, otherwise None."""
-    try:
-        record = RunRecord.read(folder)
-    except UserError:
-        return None
-    return record if record.status in ("finished", "pruned") else None
+    record = RunRecord.read_if_intact(folder)
+    return record if record and record.status in ("finished", "pruned") else None
 
 
 @contextlib.contextmanager

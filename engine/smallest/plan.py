@@ -185,13 +185,8 @@ class TrainingTimes:
 
     def learn(self, candidate: Candidate, folder: RunFolder) -> None:
         """Correct the predicted fine-tuning times by a run that has finished."""
-        if candidate.frozen:
-            return
-        try:
-            throughput = RunRecord.read(folder).throughput
-        except UserError:
-            return
-        epochs = undisturbed(throughput.epochs) if throughput else []
+        record = None if candidate.frozen else RunRecord.read_if_intact(folder)
+        epochs = undisturbed(record.throughput.epochs) if record and record.throughput else []
         if epochs:
             factors = self._factors_disturbed if epochs[0].flag else self._factors
             factors.append(median(each.seconds for each in epochs) / (self._images * self._forward_s(candidate)))
