@@ -7,7 +7,7 @@ from statistics import fmean
 
 import numpy as np
 
-from common.run_record import Deployed, ExportCost
+from common.run_record import Deployed, ExportCost, Proportion
 from common.table import Cell, Column, Table
 from common.text import (
     SPLIT_NAMES,
@@ -289,20 +289,19 @@ def _exported_as(row: ResultRow) -> Cell:
 
 
 def _accuracy_as_exported(files: list[Deployed]) -> Cell:
-    found = [each.val.accuracy for each in files if each.val and each.val.accuracy]
-    if not found:
-        return Cell("-", None)
-    value = fmean(each.value for each in found)
-    return Cell(f"{value:.3f}", value, f"{found[0].low:.3f} to {found[0].high:.3f}" if len(found) == 1 else "")
+    return _mean_with_interval([each.val.accuracy for each in files if each.val and each.val.accuracy])
 
 
 def _export_costs(files: list[Deployed], balanced: bool = False) -> Cell:
-    found = _costs_of(files, balanced)
+    return _mean_with_interval(_costs_of(files, balanced))
+
+
+def _mean_with_interval(found: Sequence[Proportion | ExportCost]) -> Cell:
+    """Return the mean; of a single one also its interval."""
     if not found:
         return Cell("-", None)
-    cost = fmean(each.value for each in found)
-    details = f"{found[0].low:z.3f} to {found[0].high:z.3f}" if len(found) == 1 else ""
-    return Cell(f"{cost:z.3f}", cost, details)
+    mean = fmean(each.value for each in found)
+    return Cell(f"{mean:z.3f}", mean, f"{found[0].low:z.3f} to {found[0].high:z.3f}" if len(found) == 1 else "")
 
 
 def _export_verdict(files: list[Deployed]) -> Cell:

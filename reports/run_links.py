@@ -47,11 +47,11 @@ def run_links(run: Run, page_folder: Path) -> list[Link]:
 def row_links(row: ResultRow, page_folder: Path) -> list[tuple[str, list[Link]]]:
     """Return the links of each run of a row, with the seed and fold that tell it from the others."""
     several = len(row.runs) > 1
-    found = []
-    for run in row.runs[:MOST_FILES]:
-        fold = "" if run.fold is None else f", fold {run.fold}"
-        found.append((f"seed {run.seed}{fold}" if several else "", run_links(run, page_folder)))
-    return found
+    return [(_repetition(run) if several else "", run_links(run, page_folder)) for run in row.runs[:MOST_FILES]]
+
+
+def _repetition(run: Run) -> str:
+    return f"seed {run.seed}" if run.fold is None else f"seed {run.seed}, fold {run.fold}"
 
 
 def use(group: ResultGroup, page_folder: Path) -> dict | None:
@@ -64,8 +64,8 @@ def use(group: ResultGroup, page_folder: Path) -> dict | None:
     if len(group.rows) == 1:
         why = ""
     if len(row.runs) > 1:
-        seed = f"seed {run.seed}" if run.fold is None else f"seed {run.seed}, fold {run.fold}"
-        why += f"{'; ' if why else ''}{seed}, the best of its {plural(len(_with_checkpoint(row)), 'run')} by validation"
+        best = f"the best of its {plural(len(_with_checkpoint(row)), 'run')} by validation"
+        why += f"{'; ' if why else ''}{_repetition(run)}, {best}"
     checkpoint = typed_override("ckpt", _as_typed(run.folder.best_checkpoint))
     register = register_argument(run.record.run.settings)
     commands = [f"python predict.py {checkpoint} images=DIR{register}", f"python export.py {checkpoint}{register}"]

@@ -276,11 +276,8 @@ def _evidence(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str:
     pair = answer.test or (None if itself else answer.val)
     split = pair.split if pair else "test" if chosen.trained and chosen.trained.test else "val"
     measured = chosen.trained and getattr(chosen.trained, split)
-    how = {
-        "shown": "chosen on validation, confirmed on test",
-        "chosen_not_proved": "chosen on validation, which flatters",
-    }
-    how["shown_as_trained"] = how["shown"]
+    how = dict.fromkeys(("shown", "shown_as_trained"), "chosen on validation, confirmed on test")
+    how["chosen_not_proved"] = "chosen on validation, which flatters"
     compared = pair and (record.question.target is not None or answer.chosen != answer.reference)
     lead = how[answer.verdict] if compared and answer.verdict in how else f"measured on {SPLIT_NAMES[split]}"
     rarest = record.data.get(f"rarest_{split}") if record.question.metric == "balanced_accuracy" else None

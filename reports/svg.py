@@ -134,9 +134,8 @@ def smallest(found: Smallest, narrow: bool = False) -> str:
             x, y = np.array(points).T
             color, alpha = {"chosen": (COLORS[0], 0.9), "reference": (INK, 0.6)}.get(kind, (GRID, 0.4))
             axes.plot(x, y, color=color, linewidth=0.9 if kind else 0.6, alpha=alpha, zorder=1.5 if kind else 1)
-            dots = color if kind else GRID
             drawn = y >= found.floor
-            axes.plot(x[drawn], y[drawn], "o", color=dots, markersize=2.4, markeredgewidth=0, alpha=0.9, zorder=2)
+            axes.plot(x[drawn], y[drawn], "o", color=color, markersize=2.4, markeredgewidth=0, alpha=0.9, zorder=2)
         if found.band:
             axes.axhspan(*found.band, color=COLORS[0], alpha=0.16, linewidth=0, zorder=0.5)
             axes.axhline(found.band[1], color=COLORS[0], linewidth=0.8, zorder=0.6)
