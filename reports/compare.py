@@ -16,13 +16,7 @@ from common.predictions_csv import Predictions, correct_matrix
 from common.run_folder import RunFolder
 from common.run_record import DIGESTS
 from common.text import SPLIT_NAMES, clean, plural, rounded_down, rounded_up
-from evaluation.intervals import (
-    accuracy_interval,
-    design_effect,
-    format_accuracy,
-    mean_over_seeds,
-    proportion,
-)
+from evaluation.intervals import accuracy_interval, design_effect, format_accuracy, mean_over_seeds, proportion
 from evaluation.paired_tests import compare_pair, format_p
 from reports.accuracy import caveats_of_one_seed, groups_of, read_split
 from reports.config_diff import changed_settings, values_of

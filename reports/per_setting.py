@@ -7,15 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from common.text import SPLIT_NAMES, join_words, numeral, plural
-from reports.report_data import (
-    BestOfValue,
-    Grid,
-    GridLine,
-    ResultGroup,
-    ResultRow,
-    SettingComparison,
-    setting_words,
-)
+from reports.report_data import BestOfValue, Grid, GridLine, ResultGroup, ResultRow, SettingComparison, setting_words
 
 MOST_SETTINGS = 8  # with a table
 MOST_VALUES = 20  # of a table

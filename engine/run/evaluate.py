@@ -18,13 +18,7 @@ from common.own_test_images import OwnTestImages
 from common.predictions_csv import Predictions
 from common.progress import Progress
 from common.run_folder import RunFolder, shown_path
-from common.run_record import (
-    Decision,
-    RunRecord,
-    SplitMetrics,
-    describe_test_evaluations,
-    increment_test_evaluations,
-)
+from common.run_record import Decision, RunRecord, SplitMetrics, describe_test_evaluations, increment_test_evaluations
 from engine.config.instantiate import instantiate
 from engine.run.checkpoint_io import write_checkpoint
 from engine.run.component_errors import component_error

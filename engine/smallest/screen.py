@@ -508,11 +508,7 @@ def _load_network(config: DictConfig, data: ImageDataModule, backbone: str, cuts
             torch.manual_seed(config.seed)  # weights that the file lacks are the same in every process
             network = build_network(**arguments, num_classes=len(data.catalog.classes))
             source = load_initial_weights(
-                network,
-                config.model.weights,
-                arguments=arguments,
-                called=backbone,
-                download_to=data.cache / "weights",
+                network, config.model.weights, arguments=arguments, called=backbone, download_to=data.cache / "weights"
             )
             if source.startswith("random"):
                 raise _SkippedError("its pretrained weights are not available")

@@ -40,17 +40,7 @@ from engine.smallest.candidates import apply_limits, check_candidates, list_cand
 from engine.smallest.feature_cache import weights_name
 from engine.smallest.idle import warn_of_idle_in_runs
 from engine.smallest.latency import check_onnx, measure_latencies, processor_name, take_known_latencies
-from engine.smallest.plan import (
-    FILES,
-    IMAGES,
-    NETWORKS,
-    OWN_WEIGHTS,
-    RESERVE_S,
-    WEIGHTS,
-    Budget,
-    Plan,
-    TrainingTimes,
-)
+from engine.smallest.plan import FILES, IMAGES, NETWORKS, OWN_WEIGHTS, RESERVE_S, WEIGHTS, Budget, Plan, TrainingTimes
 from engine.smallest.progress import Progress, repeats_hidden
 from engine.smallest.race import Race
 from engine.smallest.runs import STAGES, RunKey, Runs, describe_failure
