@@ -15,10 +15,8 @@ from common.text import quote_override, register_argument, shell_join
 from engine.run.deploy import deploy
 from engine.search.trial import completed_record
 from engine.smallest.latency import measure_latencies
-from engine.smallest.progress import Progress
 from engine.smallest.runs import Outcomes, RunKey, Runs, describe_failure, read_outcomes
 from engine.smallest.selection import cost_of, rank_of
-from engine.smallest.settings import SmallestSettings
 from evaluation.choice import Finalist, Rule, choose, metric_interval, prove
 from lightning_modules.checkpoint import load_classifier
 from reports.model_card import model_card
@@ -32,13 +30,9 @@ BEST, CARD = "best.ckpt", "MODEL_CARD.md"
 class Answerer:
     """Choose a network, prove that it is good enough, and write the answer."""
 
-    def __init__(
-        self, settings: SmallestSettings, record: SmallestRecord, runs: Runs, keys: dict[int, list[RunKey]],
-        has_test: bool, progress: Progress,
-    ):  # fmt: skip
-        self.settings, self.record, self.runs, self.keys = settings, record, runs, keys
-        self.has_test, self.progress = has_test, progress
-        question = settings.question
+    def __init__(self, record: SmallestRecord, runs: Runs, keys: dict[int, list[RunKey]], has_test: bool):
+        self.record, self.runs, self.keys, self.has_test = record, runs, keys, has_test
+        self.settings, question = runs.settings, runs.settings.question
         self.rule = Rule(question.good_enough, question.target, question.metric)
 
     def choose(self, finals: Sequence[int]) -> None:
@@ -112,7 +106,7 @@ class Answerer:
         trained = [completed_record(RunFolder(path.parent)) for path in (folder / "runs").glob("*/result.json")]
         record.n_trained = sum(each is not None for each in trained)
         wanted = raced if "latency_ms" in self.settings.question.cost else list(self.keys)
-        self.progress.set("latency")
+        self.runs.progress.set("latency")
         with timed("latency"):
             measure_latencies([candidates[index] for index in wanted], len(record.data["classes"]), folder)
         record.front = self._front()
@@ -165,8 +159,8 @@ class Answerer:
                 if index != self.chosen and self.runs.budget.is_over:
                     self.record.notes.append(f"{each.name} was not exported as {name}: {USED_UP}.")
                     continue
-                self.progress.begin(f"export as {name}: {each.name}")
-                with self.progress.quiet():
+                self.runs.progress.begin(f"export as {name}: {each.name}")
+                with self.runs.progress.quiet():
                     deploy(trained, name, trained.folder.best_checkpoint)
                 write_record(trained)
             found = trained.deployed

@@ -109,9 +109,8 @@ class Race(Search):
     stages = STAGES
 
     def __init__(
-        self, runs: Runs, places: list[int], times: TrainingTimes, run: Callable, title: str = "race",
-        trained: Sequence[int] = (),
-    ):  # fmt: skip
+        self, runs: Runs, places: list[int], times: TrainingTimes, title: str = "race", trained: Sequence[int] = ()
+    ):
         self.runs, self.places, self.times, self.title = runs, places, times, title
         settings = runs.settings
         self._halving = Halving(
@@ -126,7 +125,7 @@ class Race(Search):
             seeds=settings.question.seeds, good_enough=settings.question.good_enough, n_retrain=1, n_startup_trials=0, seed=0,
             pruning=None, storage=settings.storage,
         )  # fmt: skip
-        super().__init__(own, settings.folder, run)
+        super().__init__(own, settings.folder, runs.run)
 
     def _open_study(self) -> optuna.Study:
         return open_study(self.settings, self.folder, InOrder(self.settings.space), self._halving)

@@ -50,7 +50,7 @@ class Runs:
         budget: Budget, progress: Progress, run: Callable,
     ):  # fmt: skip
         self.settings, self.candidates, self.folds = settings, candidates, folds
-        self.budget, self.progress, self._run = budget, progress, run
+        self.budget, self.progress, self.run = budget, progress, run
         self._weights = weights
         self.failed: dict[RunKey, Exception] = {}
 
@@ -111,7 +111,7 @@ class Runs:
 
     def train(self, keys: Sequence[RunKey], title: str) -> None:
         """Train all runs that are not done yet, and wait for those that other processes train."""
-        run = functools.partial(self._run, callbacks=self.callbacks())
+        run = functools.partial(self.run, callbacks=self.callbacks())
         self._all(keys, title, "runs", lambda key: [*self.overrides(key), STAGES], run)
 
     def test(self, keys: Sequence[RunKey], title: str, *, cost_of: RunKey) -> None:
@@ -126,7 +126,7 @@ class Runs:
             stages = "stages=[cost,test]" if key == cost_of else "stages=[test]"
             return [*self.overrides(key), stages, f"ckpt_path={checkpoint}"]
 
-        self._all(keys, title, "test", overrides, self._run)
+        self._all(keys, title, "test", overrides, self.run)
 
     def _all(
         self, keys: Sequence[RunKey], title: str, stage: str, overrides: Callable[[RunKey], list[str]], run: Callable

@@ -370,7 +370,7 @@ class Smallest:
         """Run the trials of a race; return the runs that failed."""
         with self._timed("race"), storage_errors():
             self.progress.set(title)  # replaces the progress of the screen
-            race = Race(self.runs, places, self.times, self._run, title, trained)
+            race = Race(self.runs, places, self.times, title, trained)
             with self.progress.quiet():
                 while not race.run_trials():
                     time.sleep(1.0)
@@ -637,7 +637,7 @@ class Smallest:
     def _answer(self, finals: list[int]) -> None:
         """Choose on validation, prove on test, write the answer."""
         with contextlib.nullcontext() if self._is_answered else self._timed("proof"):
-            answerer = Answerer(self.settings, self.record, self.runs, self.keys, self.has_test, self.progress)
+            answerer = Answerer(self.record, self.runs, self.keys, self.has_test)
             answerer.choose(finals)
             answerer.prove()
         answerer.write(self._timed)

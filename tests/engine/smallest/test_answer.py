@@ -39,6 +39,7 @@ def answerer(tmp_path, monkeypatch):
         runs = SimpleNamespace(
             folds=None, first=lambda index: keys[index][0], is_trained=lambda key: wrong[key.candidate] is not None,
             test=lambda tested, split, cost_of: opened.append((tested, split, cost_of)),
+            settings=SimpleNamespace(question=question, folder=tmp_path),
         )  # fmt: skip
 
         def outcomes(_, given_keys, split):
@@ -50,7 +51,7 @@ def answerer(tmp_path, monkeypatch):
             return Outcomes([key.seed for key in found], right, np.arange(N) % 2, None, list(map(str, range(N))))
 
         monkeypatch.setattr(answer, "read_outcomes", outcomes)
-        made = Answerer(SimpleNamespace(question=question, folder=tmp_path), record, runs, keys, has_test, None)
+        made = Answerer(record, runs, keys, has_test)
         made.opened = opened
         return made
 
@@ -140,7 +141,7 @@ def test_an_exported_file_that_was_deleted_is_exported_again(answerer, tmp_path,
     trained = RunRecord(deployed=Deployed(format="onnx_int8", file="best_int8.onnx"))
     trained.folder = RunFolder(tmp_path / "a")
     trained.folder.path.mkdir()
-    made.runs.record, made.progress = lambda key: trained, Progress()
+    made.runs.record, made.runs.progress = lambda key: trained, Progress()
     monkeypatch.setattr(answer, "deploy", lambda record, name, checkpoint: exported.append(name))
     monkeypatch.setattr(answer, "write_record", lambda record: None)
     (tmp_path / "a" / "best_int8.onnx").touch()

@@ -28,7 +28,7 @@ def race(tmp_path) -> Race:
         folder=tmp_path, question=question, min_epochs=1, reduction_factor=2, storage=None, monitor="val/accuracy"
     )
     candidates = [SimpleNamespace(backbone="a", keep=keep, image_size=32, frozen=False) for keep in "bc"]
-    return Race(Runs(settings, candidates, {}, None, Budget(None), None, None), [1, 0], None, None)
+    return Race(Runs(settings, candidates, {}, None, Budget(None), None, None), [1, 0], None)
 
 
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
@@ -220,7 +220,7 @@ def test_runs_of_a_smaller_budget_are_among_those_that_are_compared(race):
         folder = RunFolder(make_run(race.runs.folder(race.runs.first(race.places[place])).path))
         row = dict.fromkeys(("train/loss", "train/accuracy", "val/loss", "lr"), 0.1)
         folder.write_metrics([row | {"epoch": i, "val/accuracy": value} for i, value in enumerate(values, 1)])
-    again = Race(race.runs, race.places, None, None)
+    again = Race(race.runs, race.places, None)
     assert again._halving._values(again.study, 1) == {0: 0.5, 1: 0.9}
     assert again._halving._values(again.study, 2) == {0: 0.6}
 
@@ -231,6 +231,6 @@ def test_a_second_race_knows_the_values_of_the_first(race):
     RunFolder(make_run(folder.path)).write_metrics(
         [row | {"epoch": epoch, "val/accuracy": value} for epoch, value in ((1, 0.7), (2, ""), (3, 0.9))]
     )
-    second = Race(race.runs, [1], None, None, "second race", [0])
+    second = Race(race.runs, [1], None, "second race", [0])
     assert (second._halving.best(second.study, 1), second._halving.best(second.study, 3)) == (0.7, 0.9)
     assert second._halving.best(second.study, 2) == float("-inf")

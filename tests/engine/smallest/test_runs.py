@@ -63,8 +63,8 @@ def test_finalists_are_compared_by_the_folds_that_all_have(tmp_path):
     keys = {index: [RunKey(index, 1, fold) for fold in range(3)] for index in range(2)}
     for key in (key for each in keys.values() for key in each):
         end(found.folder(key), *(("pruned", USED_UP) if key == RunKey(1, 1, 1) else ("finished",)))
-    answerer = Answerer(SimpleNamespace(question=SimpleNamespace(good_enough=0.1, target=None, metric="accuracy")), None,
-                        found, keys, True, None)  # fmt: skip
+    found.settings.question = SimpleNamespace(good_enough=0.1, target=None, metric="accuracy")
+    answerer = Answerer(None, found, keys, True)
     compared = answerer._of_same_images([0, 1])
     assert {index: [key.fold for key in each] for index, each in compared.items()} == {0: [0, 2], 1: [0, 2]}
 
