@@ -1,10 +1,11 @@
 """Choose which candidates are trained, and how: reference, race, finalists. Pure functions of costs and times."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from common.smallest_record import Candidate
+from engine.smallest.plan import TrainingTimes
 
 SLACK = 0.03  # in probed value, about its noise: how far below the front of cost and value a candidate may be
 TUNING = 0.03  # what fine-tuning adds to a probed value on average
@@ -12,8 +13,6 @@ GAIN = 0.07  # upper bound, as a rule, on how much more fine-tuning adds to a ca
 REFERENCE_SHARE = 0.35  # share of the remaining time that one training of the reference may take
 RACE_SHARE = 0.5  # share of the remaining time that the race may take
 PRUNED_SHARE = 0.5  # share of a whole training that a candidate of the race takes on average
-
-Time = Callable[[Candidate], float]  # seconds of one whole training
 
 
 class Racer(NamedTuple):
@@ -43,7 +42,7 @@ def is_raced_unprobed(candidate: Candidate) -> bool:
 
 
 def pick_reference(
-    candidates: Sequence[Candidate], cost: str, time_s: Time, head_s: Time, left_s: float | None
+    candidates: Sequence[Candidate], cost: str, times: TrainingTimes, left_s: float | None
 ) -> Racer | None:
     """Return the candidate that is likely to be the most accurate after training in the remaining time, or None.
 
@@ -52,15 +51,13 @@ def pick_reference(
     compare with (docs/experiments.md). Without any probe, the most expensive candidate with random weights is the reference.
 
     Args:
-        time_s: seconds of one whole training of a candidate.
-        head_s: seconds to train a candidate's head on the frozen backbone.
         left_s: remaining seconds; None: no limit.
     """
     possible = [i for i, each in enumerate(candidates) if not each.excluded]
     within_s = math.inf if left_s is None else REFERENCE_SHARE * left_s
-    tuned = [i for i in possible if time_s(candidates[i]) <= within_s]
+    tuned = [i for i in possible if times.of(candidates[i]) <= within_s]
     racers = [Racer(i, False, _probed(candidates[i]) + TUNING) for i in tuned if candidates[i].probe is not None]
-    racers += [Racer(i, True, _probed(candidates[i])) for i in _can_freeze(candidates, head_s, within_s)]
+    racers += [Racer(i, True, _probed(candidates[i])) for i in _can_freeze(candidates, times, within_s)]
     if racers:
         best = max(racers, key=lambda each: each.expected)
         within = best.expected - _standard_error(candidates[best.index])
@@ -77,8 +74,7 @@ def pick_race(
     cost: str,
     need: float,
     most: int,
-    time_s: Time,
-    head_s: Time,
+    times: TrainingTimes,
     left_s: float | None,
     *,
     with_best: bool = True,
@@ -97,8 +93,6 @@ def pick_race(
 
     Args:
         need: the value that is good enough.
-        time_s: seconds of one whole training of a candidate.
-        head_s: seconds to train a candidate's head on the frozen backbone.
         left_s: remaining seconds after the training of the reference; None: no limit.
         with_best: whether a better probe with a higher cost may race.
     """
@@ -106,7 +100,7 @@ def pick_race(
     if lead.probe is not None and not reference.frozen:
         adds = max(TUNING, reference.expected - lead.probe.value)
     race_s = math.inf if left_s is None else RACE_SHARE * left_s
-    frozen = set() if left_s is None else set(_can_freeze(candidates, head_s, race_s))
+    frozen = set() if left_s is None else set(_can_freeze(candidates, times, race_s))
     best = min(frozen, key=lambda i: (-_probed(candidates[i]), rank_of(candidates[i], cost)), default=reference.index)
     is_better = with_best and _probed(candidates[best]) > _probed(lead)
     leads = is_better and rank_of(candidates[best], cost) > rank_of(lead, cost)
@@ -130,9 +124,10 @@ def pick_race(
     chosen.sort(key=lambda i: (max(0.0, need - adds - _probed(candidates[i])), rank_of(candidates[i], cost)))
     racers = [Racer(best, True, _probed(candidates[best]))] if leads else []
     # Cheaper ones must not take the last seconds from the best probe, next to which they have to be good enough
-    free_s = race_s - (head_s(candidates[best]) if is_better else 0.0)
+    free_s = race_s - (times.of_head(candidates[best]) if is_better else 0.0)
     for i in chosen:
-        value, tuning_s, heads_s = _probed(candidates[i]), PRUNED_SHARE * time_s(candidates[i]), head_s(candidates[i])
+        value, heads_s = _probed(candidates[i]), times.of_head(candidates[i])
+        tuning_s = PRUNED_SHARE * times.of(candidates[i])
         is_best = is_better and i == best
         free_s += heads_s if is_best else 0.0
         if tuning_s <= free_s:
@@ -144,11 +139,11 @@ def pick_race(
     return sorted(racers, key=lambda each: not each.frozen)
 
 
-def _can_freeze(candidates: Sequence[Candidate], head_s: Time, within_s: float) -> list[int]:
+def _can_freeze(candidates: Sequence[Candidate], times: TrainingTimes, within_s: float) -> list[int]:
     """Return the probed candidates whose heads can be trained in that time."""
     return [
         i for i, each in enumerate(candidates)
-        if not each.excluded and each.pretrained and each.probe is not None and head_s(each) <= within_s
+        if not each.excluded and each.pretrained and each.probe is not None and times.of_head(each) <= within_s
     ]  # fmt: skip
 
 

@@ -441,8 +441,8 @@ class Smallest:
 
         def pick(pool: list[int], cost: str, most: int) -> list[Racer]:
             racers = pick_race(
-                [self.candidates[index] for index in (best, *pool)], reference, cost, need, most,
-                self.times.of, self.times.of_head, self._left_s(), with_best=False,
+                [self.candidates[index] for index in (best, *pool)], reference, cost, need, most, self.times,
+                self._left_s(), with_best=False,
             )  # fmt: skip
             return [each._replace(index=(best, *pool)[each.index]) for each in racers]
 
@@ -537,14 +537,14 @@ class Smallest:
     def _pick(self, pool: list[int], cost: str, most: int) -> list[Racer]:
         """Return the reference of a pool and at most `most` candidates that race against it by a cost."""
         among, left_s, times = [self.candidates[index] for index in pool], self._left_s(), self.times
-        reference = pick_reference(among, cost, times.of, times.of_head, left_s)
+        reference = pick_reference(among, cost, times, left_s)
         if reference is None:
             return []
         need, after_s = self.question.target or reference.expected - self.question.good_enough, left_s
         if left_s is not None:
             lead = among[reference.index]
             after_s = left_s - (times.of_head(lead) if reference.frozen else times.of(lead))
-        others = pick_race(among, reference, cost, need, most, times.of, times.of_head, after_s)
+        others = pick_race(among, reference, cost, need, most, times, after_s)
         return [each._replace(index=pool[each.index]) for each in (reference, *others)]
 
     def _why_none_fits(self) -> str:
