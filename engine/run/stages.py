@@ -61,12 +61,13 @@ from lightning_modules.image_classifier import ImageClassifier
 from lightning_modules.network_errors import network_errors
 from lightning_modules.networks.registry import head_name, network_arguments
 from lightning_modules.networks.surgery import set_frozen
-from lightning_modules.preprocessing import decide_preprocessing
+from lightning_modules.preprocessing import Preprocessing, decide_preprocessing
 from lightning_modules.pretrained_weights import digest_of_file, load_initial_weights
 
 log = logging.getLogger(__name__)
 
 MEMORY = Memory()  # data that the jobs of a sweep in this process share
+ANY = InputInfo(interpolation="bilinear", mean=[0.5] * 3, std=[0.5] * 3)  # where no network sees the images
 KNOWN_WARNINGS = (
     ".*does not have many workers.*",  # no workers are fastest with decoded images: conf/datamodule/base
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # lightning 2.6 with torch 2.14
@@ -96,7 +97,7 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
     preprocessing = decide_preprocessing(OmegaConf.to_container(config.model), config.ckpt_path)
     log.info("preprocessing: %s", preprocessing.describe())
     source = source_of(record) or preprocessing.source
-    data = build_data(config, preprocessing.interpolation, preprocessing.mean, preprocessing.std)
+    data = build_data(config, preprocessing)
     check_calibration(config.get("deploy"), data.source.streams)
     if record.in_sweep:
         data.memory = MEMORY
@@ -164,12 +165,11 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
         finalize(config, record, trainer, loggers)
 
 
-def build_data(
-    config: DictConfig, interpolation: str, mean: list[float] | None, std: list[float] | None
-) -> L.LightningDataModule:
+def build_data(config: DictConfig, seen: Preprocessing | InputInfo = ANY) -> L.LightningDataModule:
     """Build the data module of a validated configuration with its transforms; no image is read."""
-    transforms = {key: instantiate(config, key) for key in ("augmentation", "batch_transform")}
-    return instantiate(config, "datamodule", **transforms, interpolation=interpolation, mean=mean, std=std)
+    arguments = {key: instantiate(config, key) for key in ("augmentation", "batch_transform")}
+    arguments |= {key: getattr(seen, key) for key in ("interpolation", "mean", "std")}
+    return instantiate(config, "datamodule", **arguments)
 
 
 def source_of(record: RunRecord) -> str | None:

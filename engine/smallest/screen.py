@@ -464,7 +464,7 @@ class Images:
 
 def _read_images(config: DictConfig, preprocessing: Preprocessing) -> ImageDataModule:
     """Return a run's data module, set up."""
-    data = build_data(config, preprocessing.interpolation, preprocessing.mean, preprocessing.std)
+    data = build_data(config, preprocessing)
     data.memory = MEMORY
     data.limits = batch_limits(config.trainer)
     data.setup()

@@ -171,7 +171,7 @@ class Smallest:
             STAGES,
             *more,
         ]
-        return build_data(validate(compose_run(overrides)), "bilinear", mean=[0.5] * 3, std=[0.5] * 3)
+        return build_data(validate(compose_run(overrides)))
 
     def _folds(self, data: L.LightningDataModule) -> int | None:
         """Return the number of folds of train and val; None: one validation split and several seeds."""

@@ -79,7 +79,7 @@ def check_settings(config: DictConfig) -> None:
     from lightning_modules.networks.registry import build_network, network_arguments
 
     checked = validate(OmegaConf.masked_copy(config, [name for name in config if name != "hydra"]))
-    build_data(checked, "bilinear", mean=[0.5] * 3, std=[0.5] * 3)
+    build_data(checked)
     for key in ("decision", "loss"):
         instantiate(checked, key)
     with network_errors():

@@ -81,8 +81,7 @@ def _fingerprint(record: RunRecord) -> str:
     from engine.config.validate import validate  # late: torch
     from engine.run.stages import MEMORY, build_data
 
-    config, inputs = validate(OmegaConf.load(record.folder.config)), record.data.preprocessing
-    data = build_data(config, inputs.interpolation, inputs.mean, inputs.std)
+    data = build_data(validate(OmegaConf.load(record.folder.config)), record.data.preprocessing)
     data.memory = MEMORY
     data.setup()
     return data.fingerprint(thinned=False)

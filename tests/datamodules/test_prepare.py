@@ -419,6 +419,6 @@ def test_names_of_classes_are_one_line_of_the_screen(tmp_path, caplog):
     config = composed(f"datamodule.cache={tmp_path / 'cache'}", "datamodule=image_folder", "datamodule.batch_size=4")
     config.datamodule.source.root = str(root)
     with caplog.at_level(logging.INFO):
-        build_data(validate(config), "bilinear", mean=[0.5] * 3, std=[0.5] * 3).setup()
+        build_data(validate(config)).setup()
     (line,) = [each.getMessage() for each in caplog.records if "; classes " in each.getMessage()]
     assert "\n" not in line and "\x1b" not in line

@@ -42,7 +42,7 @@ def settings(request, images, tmp_path_factory):
 def opened(settings, tmp_path):
     def open_data(*overrides):
         small = ["model=simple_cnn", "model.image_size=16", "datamodule.batch_size=5", f"datamodule.cache={tmp_path}"]
-        data = build_data(composed(*settings, *small, *overrides), "bilinear", [0.5] * 3, [0.5] * 3)
+        data = build_data(composed(*settings, *small, *overrides))
         data.setup()
         return data
 

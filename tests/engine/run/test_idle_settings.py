@@ -37,7 +37,7 @@ def warned(places: dict, caplog, *overrides: str, pretrained: bool = False) -> l
     place = [f"datamodule.cache={places['cache']}"]
     place += [f"datamodule.root={places['root']}"] if not any("datamodule.root" in each for each in typed) else []
     config = validate(composed(*DATA, *place, *typed))
-    data = build_data(config, "bilinear", [0.5] * 3, [0.5] * 3)
+    data = build_data(config)
     data.setup()
     caplog.clear()
     configured = configured_callbacks(config)
