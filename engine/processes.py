@@ -65,7 +65,7 @@ class Process(NamedTuple):
         return f"process {self.rank}" + (f" on node {self.node_rank}" if self.nodes > 1 else "")
 
 
-def launched_process(environment: Mapping[str, str] | None = None) -> Process:
+def launched_process(given: Mapping[str, str] = os.environ) -> Process:
     """Return what the launcher's variables say about this process, whether or not its run uses several processes.
 
     SLURM also sets most of its variables in the batch script and in an interactive shell of a job. Only a task started by srun
@@ -74,7 +74,6 @@ def launched_process(environment: Mapping[str, str] | None = None) -> Process:
     Raises:
         UserError: a variable is missing among those that torchrun and srun set together.
     """
-    given = os.environ if environment is None else environment
     try:
         return _launched_process(given, {name: int(text) for name, text in given.items() if re.fullmatch(r"\d+", text)})
     except KeyError as error:

@@ -479,10 +479,8 @@ def build_trainer(
 def _how_to_train_longer(config: DictConfig) -> str:
     """Return what to change where early stopping or a timer has ended a checkpoint's training."""
     early = [name for name, each in config.callbacks.items() if each and "EarlyStopping" in str(each.get("_target_"))]
-    changes = [
-        *(f"++callbacks.{name}=null" for name in early),
-        *["a longer trainer.max_time"] * bool(config.trainer.get("max_time")),
-    ]
+    changes = [f"++callbacks.{name}=null" for name in early]
+    changes += ["a longer trainer.max_time"] if config.trainer.get("max_time") else []
     return f"to train longer: {' and '.join(changes) or 'remove that callback'}; to evaluate it again: stages=[test]"
 
 

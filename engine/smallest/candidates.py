@@ -381,12 +381,8 @@ def _version(package: str) -> str | None:
 def _code() -> str:
     """Return a hash of the code that builds and measures networks."""
     folder = Path(lightning_modules.__file__).parent
-    files = [
-        folder / "cut_costs.py",
-        folder / "profiling.py",
-        folder / "activation_memory.py",
-        *sorted((folder / "networks").glob("*.py")),
-    ]
+    files = [folder / name for name in ("cut_costs.py", "profiling.py", "activation_memory.py")]
+    files += sorted((folder / "networks").glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 

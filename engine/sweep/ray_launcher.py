@@ -71,9 +71,10 @@ def connect(settings: DictConfig) -> None:
         ray.init(**start)
     with _as_user_error("remote"):
         ray.remote(**options)(_job)
-    if not any(_has(node, options) for node in _nodes(ray)):
-        asked = " ".join(f"num_{kind.lower()}s={amount:g}" for kind, amount in _asked(options).items())
-        text = f"hydra.launcher.ray.remote: no node has what a job needs ({asked}); available: {_found(ray)}"
+    asked = _asked(options)
+    if not any(all(node.get(kind, 0) >= amount for kind, amount in asked.items()) for node in _nodes(ray)):
+        shown = " ".join(f"num_{kind.lower()}s={amount:g}" for kind, amount in asked.items())
+        text = f"hydra.launcher.ray.remote: no node has what a job needs ({shown}); available: {_found(ray)}"
         if start.get("address") == "local":
             ray.shutdown()
             raise UserError(text)
@@ -86,10 +87,6 @@ def _asked(options: dict) -> dict[str, float]:
 
 def _nodes(ray: ModuleType) -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _has(node: dict[str, float], options: dict) -> bool:
-    return all(node.get(kind, 0) >= amount for kind, amount in _asked(options).items())
 
 
 def _found(ray: ModuleType) -> str:
