@@ -43,9 +43,9 @@ def log_next_commands(record: RunRecord, checkpoint: Path, val: Predictions | No
         val: predictions of validation images; the command labels one of these, since a test image would be an evaluation.
         network: the network's name and arguments; the user's own networks, backbones and heads must be registered.
     """
-    ckpt = _argument("ckpt", checkpoint)
+    ckpt = typed_override("ckpt", shown_path(checkpoint))
     image = val and Path(record.data.root, val.paths[0])
-    images = "images=DIR" if image is None or not image.is_file() else _argument("images", image)
+    images = "images=DIR" if image is None or not image.is_file() else typed_override("images", shown_path(image))
     streamed = any(finding.kind == "streamed" for finding in record.data.audit or [])
     then = " and export the network" if streamed else ", export the network, find the smallest that is good enough"
     log.info("Next: label images (a file, a folder or a CSV)%s", then)
@@ -65,7 +65,3 @@ def _data_settings(record: RunRecord, checkpoint: Path) -> list[str]:
     earlier = read_saved_overrides(trained_in) if trained_in else []
     by_key = {each.lstrip("+").partition("=")[0]: each for each in (*earlier, *typed(record))}
     return [each for key, each in by_key.items() if key.startswith("datamodule") and not key.startswith(SPREADS)]
-
-
-def _argument(key: str, path: Path) -> str:
-    return typed_override(key, shown_path(path))

@@ -37,11 +37,7 @@ class RunFailed(Exception):  # noqa: N818 the error is its cause
 
 
 class TakenOver(BaseException):
-    """Leave Optuna's loop, which cannot report a trial that another process has marked as failed."""
-
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.number = number
+    """Leave Optuna's loop, which cannot report a trial that another process marked as failed; the argument is its number."""
 
 
 def run_search(config: DictConfig, folder: Path, run: Callable) -> None:
@@ -121,7 +117,7 @@ class Search:
             log.warning(
                 "%s: its heartbeats had stopped, so it was counted as failed; its result is used anyway", self._title
             )
-            self._retry(taken_over.number)
+            self._retry(taken_over.args[0])
 
     def _wait_for_other_processes(self) -> int:
         """Wait until no running trial can belong to a killed process; return the number of running trials."""

@@ -1,10 +1,10 @@
 """The budget, and the decisions made under it, kept so that a repeated command decides the same."""
 
-import contextlib
 import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -74,6 +74,7 @@ class Plan:
 
     def __init__(self, folder: Path, budget: Budget):
         self.path, self.budget = folder / FILE, budget
+        self._locked = partial(locked, self.path.with_suffix(".lock"), timeout_s=-1)  # waits for other processes
 
     @property
     def search(self) -> dict[str, object] | None:
@@ -126,10 +127,6 @@ class Plan:
         """Return whether a decision was made under this budget."""
         entry = self._read().get(name)
         return isinstance(entry, dict) and entry.get("budget_minutes") == self.budget.minutes
-
-    def _locked(self) -> contextlib.AbstractContextManager:
-        """Return a lock on the plan, which waits for other processes."""
-        return locked(self.path.with_suffix(".lock"), timeout_s=-1)
 
     def _read(self) -> dict:
         try:
