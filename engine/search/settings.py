@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,21 +16,6 @@ from engine.search.objectives import EPOCH_METRICS, Objective, parse_objectives
 from engine.search.space import Space, check_space, read_base_overrides, read_space
 from engine.state import STATE
 
-TYPES = {
-    "name": str,
-    "n_trials": int,
-    "objectives": list[str],
-    "base_overrides": str | list[str],
-    "space": dict | None,
-    "default_space": dict,
-    "seeds": list[int],
-    "good_enough": float,
-    "n_retrain": int,
-    "n_startup_trials": int,
-    "seed": int,
-    "pruning": dict | None,
-    "storage": str | None,
-}
 SMALLEST = {"n_trials": 1, "n_retrain": 1, "n_startup_trials": 0, "seed": 0}
 PRUNING = ("n_startup_trials", "n_warmup_epochs")
 
@@ -55,6 +41,13 @@ class SearchSettings:
     def monitor(self) -> str | None:
         """The metric, measured after each epoch, that decides about pruning."""
         return EPOCH_METRICS[self.objectives[0].key] if self.pruning else None
+
+
+# As typed, where most have the type that they keep
+TYPES = get_type_hints(SearchSettings) | {
+    "objectives": list[str], "base_overrides": str | list[str], "space": dict | None, "default_space": dict,
+    "pruning": dict | None,
+}  # fmt: skip
 
 
 def read_settings(config: DictConfig) -> SearchSettings:
