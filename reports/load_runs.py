@@ -171,6 +171,4 @@ def load_below(path: Path) -> LoadedRuns:
 
 def common_folder(paths: Sequence[Path]) -> Path:
     """Return the folder that holds all of these records."""
-    parents = [path.parent.absolute() for path in paths]
-    first, *others = parents
-    return next(p for p in (first, *first.parents) if all(p == other or p in other.parents for other in others))
+    return Path(os.path.commonpath([path.parent.absolute() for path in paths]))

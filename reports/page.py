@@ -11,7 +11,6 @@ from markupsafe import Markup, escape
 
 from common.errors import UserError
 from common.html import jinja_environment
-from common.table import Table
 from common.text import SPLIT_NAMES, clean, compact_count, join_words, plural
 from reports import svg
 from reports.columns import EXPORT_NOTE, export_table, failed_exports, grid_table, note, result_table, setting_table
@@ -116,7 +115,7 @@ def _group(group: ResultGroup, folder: Path, drawn: bool, detailed: bool) -> dic
         "selection_bias": describe_selection_bias(group),
         "settings": [(found.title, found.sentences, setting_table(found)) for found in group.settings],
         "settings_note": best_note(group),
-        "grid": _grid(group),
+        "grid": group.grid and (group.grid.title, grid_table(group.grid), grid_note(group.grid)),
         "edges": group.edges,
         "drawn": drawn,
     }
@@ -143,10 +142,6 @@ def _best(group: ResultGroup) -> str:
     if best.guesses:
         return "nothing is shown to be better than guessing"
     return f"best: {best.name}, accuracy {best.ranked_by.value:.3f}" if best.ranked_by else "costs only"
-
-
-def _grid(group: ResultGroup) -> tuple[str, Table, str] | None:
-    return group.grid and (group.grid.title, grid_table(group.grid), grid_note(group.grid))
 
 
 def _curves(rows: list[ResultRow]) -> dict:
