@@ -57,16 +57,13 @@ def describe_model(config: DictConfig, model: ImageClassifier, record: RunRecord
     return info
 
 
-def measure_latency_later(config: DictConfig, record: RunRecord) -> list[Latency]:
+def measure_latency_later(record: RunRecord) -> list[Latency]:
     """Measure the latency that a finished job of a sweep has postponed, on its checkpoint or its rebuilt network.
-
-    Args:
-        config: the job's composed configuration.
 
     Raises:
         UserError: the checkpoint is missing or damaged.
     """
-    config = validate(config)
+    config = validate(OmegaConf.load(record.folder.config))
     checkpoint, sweep = record.folder.best_checkpoint if record.best else config.ckpt_path, record.folder.path.parent
     if checkpoint is not None:
         classifier = load_classifier(Path(checkpoint))

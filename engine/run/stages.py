@@ -509,7 +509,7 @@ def fit(
         record.has_trained = find_callback(trainer, Throughput).first_step_s is not None
     if trainer.is_global_zero:
         record.folder.previous_checkpoint.unlink(missing_ok=True)  # last.ckpt is whole and final
-    best = next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint))
+    best = find_callback(trainer, BestCheckpoint)
     if not best.best_model_path:
         raise UserError(
             f"the training ended before its first validation, so there is no best.ckpt "

@@ -174,10 +174,8 @@ def _measure(candidates: list[Candidate], num_classes: int) -> Iterator[tuple[Ca
         graphs = list(output_graphs(network, size, names))
     except Exception as error:  # errors of torch's exporter have no common class
         if len(candidates) == 1:
-            yield (
-                candidates[0],
-                {"failed": f"its export failed ({clean(f'{type(error).__name__}: {error}', LONGEST_REASON)})"},
-            )
+            reason = clean(f"{type(error).__name__}: {error}", LONGEST_REASON)
+            yield candidates[0], {"failed": f"its export failed ({reason})"}
             return
         for candidate in candidates:  # perhaps only one of them cannot be exported
             yield from _measure([candidate], num_classes)

@@ -98,7 +98,7 @@ def _waits(record: RunRecord) -> bool:
 def _measure(record: RunRecord) -> None:
     from engine.run.cost import measure_latency_later  # late: torch
 
-    record.model.latency = measure_latency_later(OmegaConf.load(record.folder.config), record)
+    record.model.latency = measure_latency_later(record)
     _write(record)
 
 

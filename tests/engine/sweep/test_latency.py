@@ -4,7 +4,6 @@ import shutil
 
 import pytest
 from filelock import FileLock
-from omegaconf import OmegaConf
 
 from common.run_folder import RunFolder
 from common.run_record import RunRecord, write_record
@@ -57,7 +56,7 @@ def test_the_network_of_a_moved_sweep_is_measured(finished_run, tmp_path, monkey
     moved = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "moved" / "seed-1"))
     change_record(moved.path, best={"checkpoint": str(tmp_path / "sweep" / "seed-1" / "checkpoints" / "best.ckpt")})
     will_find(monkeypatch, [(None, 5.0), (None, 6.0)])
-    found = measure_latency_later(OmegaConf.load(moved.config), RunRecord.read(moved))
+    found = measure_latency_later(RunRecord.read(moved))
     assert [each.latency_p50_ms for each in found] == [5.0, 6.0]
 
 
