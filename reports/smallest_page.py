@@ -45,7 +45,7 @@ def write_page(record: SmallestRecord, folder: Path) -> Path:
 
 
 def make_page(record: SmallestRecord) -> str:
-    """Make the page, even if the search has not finished."""
+    """Make the page of a search that has an answer."""
     environment, script = environment_and_script()
     sentence, *evidence = answer_sentences(record)
     ranked = _ranked(record)
@@ -55,20 +55,19 @@ def make_page(record: SmallestRecord) -> str:
     drawings = [made for key in record.question.cost if (made := _drawing(record, key, numbers))]
     return environment.get_template("smallest_page.html").render(
         title=f"Which is the smallest network that is good enough{f' on {name}' if name else ''}?",
-        subtitle=f"{work(record)}.{'' if record.status == 'finished' else ' The search has not finished.'}",
+        subtitle=f"{work(record)}.",
         answer=sentence,
         evidence=[line[0].upper() + line[1:] for line in evidence],
-        chosen=bool(record.answer and record.answer.chosen is not None),
         drawings=drawings,
         legend=_legend(record, any(drawing["shows_guess"] for drawing in drawings)),
         front=_front_table(record),
-        trained=_trained_table(record, ranked) if ranked else None,
+        trained=_trained_table(record, ranked),
         trained_note=_trained_note(record),
         exports=_exports_table(record, ranked),
         exported_as=record.question.deploy,
         others=_others_table(record, others, len(ranked)) if others else None,
         others_title=_others_title(record, others),
-        commands=record.answer.commands if record.answer else [],
+        commands=record.answer.commands,
         notes=record.notes,
         facts=_facts(record),
         again=shell_join(record.command),
@@ -83,18 +82,15 @@ def card_section(record: SmallestRecord) -> str:
     lines += [f"- {escape_markdown(sentence)}" for sentence in answer_sentences(record)]
     lines += [f"- {escape_markdown(f'Asked for: {_question(record)}')}"]
     lines += [f"- {escape_markdown(note)}" for note in record.notes]
-    if ranked:
-        lines += ["", *_trained_table(record, ranked).as_markdown(), "", escape_markdown(_trained_note(record))]
-    if record.answer and record.answer.commands:
-        lines += ["", "```", *(clean(command).replace("`", "'") for command in record.answer.commands), "```"]
+    lines += ["", *_trained_table(record, ranked).as_markdown(), "", escape_markdown(_trained_note(record))]
+    lines += ["", "```", *(clean(command).replace("`", "'") for command in record.answer.commands), "```"]
     lines += ["", escape_markdown(f"{work(record)}, by {shell_join(record.command)}")]
     return "\n".join(lines) + "\n"
 
 
 def _ranked(record: SmallestRecord) -> list[int]:
     """Return the candidates that were trained: the chosen one, the reference, then the others from cheap to expensive."""
-    answer = record.answer
-    first = [answer.chosen, answer.reference] if answer else []
+    first = [record.answer.chosen, record.answer.reference]
     trained = [index for index, each in enumerate(record.candidates) if each.trained is not None]
     return sorted(trained, key=lambda i: (first.index(i) if i in first else len(first), *_by_cost(record, i)))
 
@@ -113,17 +109,16 @@ def _by_cost(record: SmallestRecord, index: int) -> tuple:
 
 def _kind(record: SmallestRecord, index: int) -> str:
     """Return what a trained candidate is."""
-    answer = record.answer
-    if answer and index == answer.chosen:
+    if index == record.answer.chosen:
         return "chosen"
-    if answer and index == answer.reference:
+    if index == record.answer.reference:
         return "reference"
     return "final" if record.candidates[index].stage == "final" else "raced"
 
 
 def _drawing(record: SmallestRecord, key: str, numbers: dict[int, int]) -> dict | None:
     """Draw the candidates over one cost, wide and for a phone, and count what is not drawn."""
-    candidates, question, answer = record.candidates, record.question, record.answer
+    candidates, question = record.candidates, record.question
     marks, no_cost = [], 0
     for index, number in numbers.items():
         each = candidates[index]
@@ -144,7 +139,7 @@ def _drawing(record: SmallestRecord, key: str, numbers: dict[int, int]) -> dict 
     if not marks and not lines:
         return None
     probes = sorted(((kinds.get(place, ""), points) for place, points in lines.items()), key=lambda line: len(line[0]))
-    reference = next((m for m in marks if answer and m.number == numbers.get(answer.reference)), None)
+    reference = next((m for m in marks if m.number == numbers[record.answer.reference]), None)
     band = (reference.value - question.good_enough, reference.value) if reference and question.target is None else None
     floor = _floor(marks, [value for points in lines.values() for _, value in points], band, question.target)
     below = sum(value < floor for points in lines.values() for _, value in points)
@@ -240,7 +235,7 @@ def _legend(record: SmallestRecord, shows_guess: bool) -> list[dict]:
     if record.question.target is not None:
         line = '<path d="M0 7 H24" stroke="var(--blue)" stroke-width="2" stroke-dasharray="6 3"/>'
         entries.append(("line", line, f"the target, {record.question.target:g}"))
-    elif "reference" in kinds or (record.answer and record.answer.chosen is not None):
+    else:
         band = '<rect y="2" width="24" height="10" fill="var(--blue)" opacity=".2"/><path d="M0 2 H24" stroke="var(--blue)"/>'
         entries.append(("line", band, f"the margin, {record.question.good_enough:g} below the reference"))
     if shows_guess:
@@ -383,14 +378,14 @@ def _front_table(record: SmallestRecord) -> Table | None:
 
 def _trained_note(record: SmallestRecord) -> str:
     """Explain the table of the trained networks."""
-    proof = record.answer and record.answer.test
+    answer, proof = record.answer, record.answer.test
     texts = [
         f"{metric_name(record).capitalize()} with its 95% interval. Validation also chose epochs and networks, so it flatters."
     ]
     evaluated = [number for number, each in enumerate(_ranked(record), 1) if record.candidates[each].trained.test]
     if evaluated:
         texts.append("The test images were evaluated once, at the end, for the chosen network and the reference only.")
-    answered = {record.answer.chosen, record.answer.reference} if record.answer else set()  # the first numbers
+    answered = {answer.chosen, answer.reference}  # the first numbers
     if earlier := [number for number in evaluated if number > len(answered)]:
         which = join_words([f"#{number}" for number in earlier])
         texts.append(f"Earlier answers in this folder evaluated them for {which}; that played no part in this choice.")

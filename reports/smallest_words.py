@@ -43,12 +43,7 @@ HEADS = {
 
 def answer_sentences(record: SmallestRecord) -> list[str]:
     """Return the answer, then a line each for its costs, its evidence and its caveats."""
-    answer = record.answer
-    if answer is None:
-        return [f"No answer yet: {work(record).replace('S', 's', 1)}"]
-    if answer.chosen is None:
-        return _nothing_chosen(record, answer)
-    chosen = record.candidates[answer.chosen]
+    answer, chosen = record.answer, record.candidates[record.answer.chosen]
     head = HEADS.get(answer.verdict, HEADS["not_shown"])
     if answer.verdict in ("not_shown", "chosen_not_proved") and not _within(record, answer.val):
         head = "No network is shown to be good enough; the nearest one on validation"
@@ -84,9 +79,8 @@ def answer_sentences(record: SmallestRecord) -> list[str]:
 def last_lines(record: SmallestRecord, page: Path | str) -> list[str]:
     """Return what the screen shows at the end: the answer, its evidence, what was done, the page and the next command."""
     first, *rest = answer_sentences(record)
-    use = record.answer.commands[:1] if record.answer else []
-    done = f"{work(record)}. Page: {page}"
-    return [first, *(f"  {line}" for line in rest), "   ".join([done, *(f"Use it: {command}" for command in use)])]
+    done = f"{work(record)}. Page: {page}   Use it: {record.answer.commands[0]}"
+    return [first, *(f"  {line}" for line in rest), done]
 
 
 def work(record: SmallestRecord) -> str:
@@ -147,36 +141,6 @@ def at_size(candidate: Candidate) -> str:
     return clean(f"{candidate.network} at {candidate.image_size} px")
 
 
-def _nothing_chosen(record: SmallestRecord, answer: Answer) -> list[str]:
-    """Say why there is no answer, and what is nearest to one."""
-    candidates = record.candidates
-    left = [each for each in candidates if each.excluded is None]
-    screened = [each for each in left if each.probe]
-    reference = None if answer.reference is None else candidates[answer.reference]
-    if not candidates:
-        return ["No answer: there are no candidates"]
-    if not left:
-        least = min(candidates, key=lambda each: each.costs.macs)
-        which = "the only network is" if len(candidates) == 1 else f"all {len(candidates):,} networks are"
-        reason = f"{clean(least.name)}, the one with the fewest MACs: {clean(least.excluded)}"
-        return [f"No answer: {which} excluded", reason]
-    if reference and reference.trained and reference.trained.val:
-        value = f"{metric_name(record)} on validation {describe_measured(reference.trained.val)}"
-        if record.question.target is not None:
-            goal = f"no lower bound on validation lies above {record.question.target:g}"
-            return [f"No network is good enough: {goal}", f"the most accurate is {clean(reference.name)}: {value}"]
-        return [f"No smaller network to choose: only {clean(reference.name)} was trained to the end", value]
-    budget = record.question.budget_minutes
-    within = f" within the budget of {budget:g} min; budget.minutes={2 * budget:g} gives it more time" if budget else ""
-    lines = [f"No answer: no network was {'trained to the end' if screened else 'screened'}{within}"]
-    if screened:
-        best = max(screened, key=lambda each: each.probe.value)
-        lines.append(
-            f"the most accurate by its probe, without fine-tuning: {clean(best.name)}, {describe_measured(best.probe)}"
-        )
-    return lines
-
-
 def _costs(record: SmallestRecord, chosen: Candidate) -> str:
     """Return parameters, MACs, latency, file size and the other costs asked for; a deciding cost also as a share."""
     question, reference = record.question, _reference(record)
@@ -193,7 +157,7 @@ def _costs(record: SmallestRecord, chosen: Candidate) -> str:
             text += _how_timed(chosen)
         else:
             text += f" {'file' if key == 'file_kib' else COST_NAMES[key]}"
-        if reference and reference is not chosen and key in question.cost and (full := reference.costs.of(key)):
+        if reference is not chosen and key in question.cost and (full := reference.costs.of(key)):
             text += f" ({_share(value, full, at_size(reference))})"
         parts.append(text)
     return ", ".join(parts)
@@ -225,9 +189,9 @@ def guess_share(record: SmallestRecord, split: str = "val") -> float | None:
 
 def _guessing(record: SmallestRecord, chosen: Candidate) -> str | None:
     """Warn if the chosen network is not shown to be better than always predicting the largest class."""
-    split = "test" if chosen.trained and chosen.trained.test else "val"
-    measured, guess = chosen.trained and getattr(chosen.trained, split), guess_share(record, split)
-    if not measured or guess is None:
+    split = "test" if chosen.trained.test else "val"
+    measured, guess = getattr(chosen.trained, split), guess_share(record, split)
+    if guess is None:
         return None
     is_above = (measured.value if measured.low is None else measured.low) > guess
     if measured.n and record.question.metric == "accuracy":  # the rule that the run itself reports by
@@ -239,9 +203,9 @@ def _guessing(record: SmallestRecord, chosen: Candidate) -> str | None:
     return f"not shown to be better than guessing: always predicting the largest class gives {guess:.3f}{advice}"
 
 
-def _frozen(chosen: Candidate, reference: Candidate | None) -> str | None:
+def _frozen(chosen: Candidate, reference: Candidate) -> str | None:
     """Explain `frozen` if the chosen network or the reference is frozen."""
-    if not (chosen.frozen or (reference and reference.frozen)):
+    if not (chosen.frozen or reference.frozen):
         return None
     return "frozen: only the head was trained, because the race's budget left no time to fine-tune the backbone"
 
@@ -251,7 +215,7 @@ def _better_probe(record: SmallestRecord) -> str | None:
     reference, margin, answer = _reference(record), record.question.good_enough, record.answer
     probed = [each for each in record.candidates if each.probe and not each.trained and not each.excluded]
     reached = record.question.target is not None and _within(record, answer.test or answer.val)
-    if reached or not probed or not (reference and reference.trained and reference.trained.val):
+    if reached or not probed:
         return None
     best = max(probed, key=lambda each: each.probe.value)
     if best.probe.value <= reference.trained.val.value + margin:
@@ -274,8 +238,8 @@ def _evidence(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str:
     """Return how it was chosen and what the images show, in one line."""
     itself = answer.chosen == answer.reference and record.question.target is None
     pair = answer.test or (None if itself else answer.val)
-    split = pair.split if pair else "test" if chosen.trained and chosen.trained.test else "val"
-    measured = chosen.trained and getattr(chosen.trained, split)
+    split = pair.split if pair else "test" if chosen.trained.test else "val"
+    measured = getattr(chosen.trained, split)
     how = dict.fromkeys(("shown", "shown_as_trained"), "chosen on validation, confirmed on test")
     how["chosen_not_proved"] = "chosen on validation, which flatters"
     compared = pair and (record.question.target is not None or answer.chosen != answer.reference)
@@ -284,9 +248,9 @@ def _evidence(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str:
     facts = f"{lead}: {metric_name(record)} {describe_measured(measured, rarest)}"
     if compared:
         of = ""
-        if measured and pair.n_seeds < measured.n_seeds:  # all but the race's seed, or only the network handed out
+        if pair.n_seeds < measured.n_seeds:  # all but the race's seed, or only the network handed out
             of = "the network in best.ckpt: " if pair.n_seeds == 1 else f"over {pair.n_seeds} of them: "
-        return f"{facts}; {of}{_against(record, answer, pair, measured.value if measured else None)}"
+        return f"{facts}; {of}{_against(record, answer, pair, measured.value)}"
     if answer.verdict == "none":
         return facts
     if answer.nearest is not None and answer.val:
@@ -308,12 +272,12 @@ def _evidence(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str:
 def _itself(record: SmallestRecord, chosen: Candidate) -> str:
     """Say how the reference compares with the other trained networks, if it is itself the answer."""
     others = [e.trained.val.value for e in record.candidates if e is not chosen and e.trained and e.trained.val]
-    if chosen.trained and chosen.trained.val and max(others, default=0) > chosen.trained.val.value:
+    if max(others, default=0) > chosen.trained.val.value:
         return ", the reference itself"  # others were measured on other images, or with fewer seeds
     return ", the most accurate one that was trained"
 
 
-def _against(record: SmallestRecord, answer: Answer, pair: Pair, value: float | None) -> str:
+def _against(record: SmallestRecord, answer: Answer, pair: Pair, value: float) -> str:
     """Compare with the margin or the target; if that is not shown, say what would decide."""
     question, within = record.question, _within(record, pair)
     share = wording.confidence(pair.level)
@@ -324,7 +288,7 @@ def _against(record: SmallestRecord, answer: Answer, pair: Pair, value: float | 
     if question.target is not None:
         lies = "lies" if within else "does not lie"
         text = f"its own lower bound {_bound(pair.at_least, question.target)} {share} {lies} above {question.target:g}"
-        text = f"{gap}; {text}" if gap and answer.reference is not None else text
+        text = f"{gap}; {text}" if gap else text
     elif within:
         text = f"{gap}, {wording.at_most(pair)} {share}, margin {question.good_enough:g}"
     else:
@@ -336,7 +300,7 @@ def _against(record: SmallestRecord, answer: Answer, pair: Pair, value: float | 
     return f"not shown: {text} {on}; {_what_would_decide(record, pair, value)}"
 
 
-def _what_would_decide(record: SmallestRecord, pair: Pair, value: float | None) -> str:
+def _what_would_decide(record: SmallestRecord, pair: Pair, value: float) -> str:
     """Return what would decide, or why nothing would.
 
     Args:
@@ -350,7 +314,7 @@ def _what_would_decide(record: SmallestRecord, pair: Pair, value: float | None) 
         return decide if " would" in decide or "only if" in decide else f"{decide} would decide"
     if target is None and pair.difference <= -margin:
         return f"the difference is not within {margin:g}, so more images will not help unless it shrinks"
-    if target is not None and value is not None and value <= target:
+    if target is not None and value <= target:
         return f"the {metric_name(record)} is not above {target:g}, so more images will not help unless it rises"
     return "more images would not decide it"
 
@@ -383,13 +347,13 @@ def _kind_of_proof(record: SmallestRecord, answer: Answer) -> str | None:
 def _what_is_shown(record: SmallestRecord, answer: Answer) -> str | None:
     """If the margin or target asked for is not shown, return the smallest or largest that is, and for which network."""
     pair, reference, question = answer.test, _reference(record), record.question
-    if answer.verdict != "not_shown" or reference is None:
+    if answer.verdict != "not_shown":
         return None
     if pair is None:
         not_evaluated = "the test images were not evaluated, since validation does not show it either"
         return not_evaluated if record.data.get("n_test") else None
     margin, measured = pair.smallest_margin, record.candidates[answer.chosen].trained
-    is_of_one = measured and measured.test and pair.n_seeds == 1 < measured.test.n_seeds
+    is_of_one = measured.test and pair.n_seeds == 1 < measured.test.n_seeds
     of = " for the network in best.ckpt" if is_of_one else ""
     if question.target is None:
         known = margin is not None and margin >= question.good_enough
@@ -399,7 +363,7 @@ def _what_is_shown(record: SmallestRecord, answer: Answer) -> str | None:
         return "; ".join([*smallest, f"{only}, {at_size(reference)}"])
     known = margin is not None and margin <= question.target
     parts = [f"the largest target that is shown{of} is {rounded_down(margin)}"] if known else []
-    test = reference.trained and reference.trained.test
+    test = reference.trained.test
     if answer.chosen != answer.reference and test and test.low is not None:
         value = f"the most accurate, {at_size(reference)}, has {describe_measured(test)} on test"
         parts.append(
@@ -411,8 +375,6 @@ def _what_is_shown(record: SmallestRecord, answer: Answer) -> str | None:
 def _not_in_finals(record: SmallestRecord, chosen: Candidate) -> str | None:
     """Name a smaller network that the race calls good enough, but that was not in the finals, which compare only a few."""
     question, reference = record.question, _reference(record)
-    if reference is None or not (reference.trained and reference.trained.val):
-        return None
     key, need = question.cost[0], question.target or reference.trained.val.value - question.good_enough
     smaller = [
         each for each in record.candidates
@@ -443,9 +405,8 @@ def _within(record: SmallestRecord, pair: Pair | None) -> bool:
     return pair is not None and pair.at_least > (-question.good_enough if question.target is None else question.target)
 
 
-def _reference(record: SmallestRecord) -> Candidate | None:
-    answer = record.answer
-    return None if answer is None or answer.reference is None else record.candidates[answer.reference]
+def _reference(record: SmallestRecord) -> Candidate:
+    return record.candidates[record.answer.reference]
 
 
 def _bound(value: float, target: float) -> str:

@@ -65,18 +65,14 @@ PARTS = {  # of each record: the head, and what has to follow it
     ),
     "folds": ("Smallest network that is good enough, as trained: mobilenet",),
     "two_costs": ("the front of MACs and peak activations has", "; MACs decided", "590 KiB peak activations (1/3 of resnet18"),
-    "cut_off": ("No answer: no network was trained to the end within the budget of 30 min", "budget.minutes=60",
-                "the most accurate by its probe"),
     "only_one": (
         "No smaller network to choose; only one was trained to the end: resnet18, 192 px", "measured on test: accuracy",
     ),
-    "all_excluded": ("No answer: all 312 networks are excluded", "6,227 parameters, above limits.parameters=10"),
     "reference_itself": (
         "resnet18, 192 px, the most accurate one that was trained", "measured on test: accuracy 0.935",
         "no smaller network was shown to come within 0.02 of it (on validation)",
     ),
     "limited": ("0.486 ms on this machine (ONNX, 1 thread; unreliable: other processes used 1.6 of 2 cores)",),
-    "running": ("No answer yet: screened 150 of 312 networks",),
 }  # fmt: skip
 
 
@@ -103,7 +99,7 @@ def test_each_kind_of_answer(name):
 @pytest.mark.parametrize("name", ALL)
 def test_shown_is_a_word_of_test_images(name):
     record = ALL[name]()
-    shown = record.answer is not None and record.answer.verdict.startswith("shown")
+    shown = record.answer.verdict.startswith("shown")
     text = " ".join(answer_sentences(record))
     assert not shown or "confirmed on test" in text or record.answer.test is None
     assert shown or not re.search(r"confirmed|that is good enough", text)
@@ -157,7 +153,6 @@ def test_the_last_lines_have_page_and_command():
         "Screened 312 networks, trained 14 runs, 18 min 01 s. Page: outputs/smallest/solar/report.html   "
         "Use it: python predict.py ckpt=outputs/smallest/solar/best.ckpt images=DIR"
     )
-    assert "Use it" not in last_lines(ALL["cut_off"](), "x")[-1]
     record = ALL["limited"]()  # those without pretrained weights or above a limit cannot be screened
     possible = [each for each in record.candidates if each.pretrained and each.excluded is None]
     for each in record.candidates:

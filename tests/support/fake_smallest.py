@@ -213,36 +213,12 @@ def two_costs() -> SmallestRecord:
     return record
 
 
-def cut_off() -> SmallestRecord:
-    """The budget ended it in the race: half was screened, nothing was trained to the end."""
-    record = smallest_record()
-    for index, candidate in enumerate(record.candidates):
-        candidate.trained = None
-        candidate.stage = "screened"
-        if index >= 150:
-            candidate.probe, candidate.stage = None, "candidate"
-    record.answer = Answer(verdict="none")
-    record.n_trained = 0
-    record.notes = ["The budget of 30 min ended the screen: 162 networks, the most expensive ones, were not screened."]
-    return record
-
-
 def only_one() -> SmallestRecord:
     record = smallest_record()
     record.candidates = [record.candidates[record.answer.reference]]
     record.n_trained = 3
     itself = replace(record.answer.test, difference=0.0, at_least=0.0, p_value=0.0, smallest_margin=0.0)
     record.answer = Answer(verdict="none", chosen=0, reference=0, test=itself, val=itself, commands=COMMANDS)
-    return record
-
-
-def all_excluded() -> SmallestRecord:
-    record = smallest_record(limits={"parameters": 10.0})
-    for candidate in record.candidates:
-        candidate.excluded = f"{candidate.costs.parameters:,} parameters, above limits.parameters=10"
-        candidate.probe = candidate.trained = None
-        candidate.stage = "candidate"
-    record.answer, record.n_trained = Answer(verdict="none"), 0
     return record
 
 
@@ -269,12 +245,6 @@ def limited() -> SmallestRecord:
     return record
 
 
-def running() -> SmallestRecord:
-    record = cut_off()
-    record.status, record.answer = "running", None
-    return record
-
-
 def exported() -> SmallestRecord:
     """Of its finalists as onnx_int8 one has lost accuracy, and one could not be exported."""
     record = smallest_record(deploy="onnx_int8")
@@ -289,7 +259,6 @@ ALL = {
     "shown": smallest_record, "shown_as_trained": shown_as_trained, "not_shown": not_shown,
     "mean_of_seeds": mean_of_seeds, "too_far": too_far,
     "not_shown_on_validation": not_shown_on_validation, "not_proved": not_proved, "target": target,
-    "target_not_shown": lambda: target(shown=False), "folds": folds, "two_costs": two_costs, "cut_off": cut_off,
-    "only_one": only_one, "all_excluded": all_excluded, "reference_itself": reference_itself, "limited": limited,
-    "running": running, "exported": exported,
+    "target_not_shown": lambda: target(shown=False), "folds": folds, "two_costs": two_costs,
+    "only_one": only_one, "reference_itself": reference_itself, "limited": limited, "exported": exported,
 }  # fmt: skip
