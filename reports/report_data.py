@@ -44,15 +44,10 @@ class Comparison(NamedTuple):
 
     @property
     def details(self) -> str:
-        """`at most 0.031 below, p = 0.12`."""
-        if self.pair is None:
-            return ""
+        """`at most 0.031 below, p = 0.12`, where there is a pair."""
         seeds = f", {plural(self.pair.n_seeds, 'common seed')}" if self.n_unused_seeds else ""
         folds = f", {plural(self.n_folds, 'common fold')}" if self.n_folds else ""
         return f"{at_most(self.pair)}, {format_p(self.p_value)}{seeds}{folds}"
-
-    def __str__(self) -> str:
-        return f"{self.verdict} ({self.details})" if self.pair else self.verdict
 
 
 @dataclass

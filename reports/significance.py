@@ -92,10 +92,8 @@ def answer(group: ResultGroup) -> list[str]:
     return [first, _good_enough(group), *_above_target(group), *further]
 
 
-def describe_accuracy(accuracy: Accuracy | None) -> str:
+def describe_accuracy(accuracy: Accuracy) -> str:
     """Return `0.820 (0.780 to 0.850, n = 445)`, with the number of seeds if there are several."""
-    if accuracy is None:
-        return "-"
     parts = []
     if accuracy.n_seeds > 1:
         parts.append(f"mean of {accuracy.n_seeds} seeds")

@@ -51,7 +51,7 @@ def test_p_values_are_those_of_the_table_of_all(optimizers, summary):
         binomtest(1, 5).pvalue,
         binomtest(0, 18).pvalue,
     )  # right where the other is wrong: 1 and 4; 0 and 18
-    assert str(best.comparison) == "the best"
+    assert best.comparison.verdict == "the best"
     assert rmsprop.comparison.p_value == pytest.approx(min(1, 8 * p_rmsprop)) == 1  # those of the table of all
     assert sgd.comparison.p_value == pytest.approx(8 * p_sgd)
     assert (rmsprop.comparison.pair.difference, sgd.comparison.pair.difference) == pytest.approx((-3 / 80, -18 / 80))

@@ -36,7 +36,7 @@ def test_comparisons_are_exact_mcnemar_after_holm(run, summary):
     assert far.comparison.p_value == pytest.approx(2 * p_far) and far.comparison.verdict == "worse as trained"
     assert near.comparison.p_value == pytest.approx(p_near) and near.comparison.verdict == "not decided"
     assert near.comparison.pair.difference == pytest.approx(-3 / 80) and near.comparison.pair.n == 80
-    assert str(best.comparison) == "the best"
+    assert best.comparison.verdict == "the best"
 
 
 def test_where_the_same_images_chose_the_best_all_three_pairs_count(run, summary):
@@ -145,7 +145,7 @@ def test_seeds_are_matched(run, summary):
     assert (b.comparison.pair.n_seeds, b.comparison.pair.difference) == (1, pytest.approx(-9 / 80))  # only seed 2
     assert b.comparison.n_unused_seeds == 1
     assert b.comparison.details.endswith(", 1 common seed")  # beside means over both
-    assert str(c.comparison) == "not compared: it has no seed in common with the best"
+    assert c.comparison.verdict == "not compared: it has no seed in common with the best"
 
 
 def test_where_test_predictions_lack_the_validation_ones_are_compared(run, summary):
@@ -162,7 +162,7 @@ def test_where_test_predictions_lack_the_validation_ones_are_compared(run, summa
     )
     (folder / "predictions_val.csv").unlink()
     group = summary().groups[0]
-    assert group.split == "test" and "cut off" in str(group.rows[1].comparison)
+    assert group.split == "test" and "cut off" in group.rows[1].comparison.verdict
 
 
 def test_the_page_and_the_card_say_how_many_groups_there_are(run, summary):
@@ -183,7 +183,7 @@ def test_predictions_of_other_images_are_not_compared(run, summary):
     for name in ("predictions.csv", "predictions_val.csv"):
         text = (folder / name).read_text()
         (folder / name).write_text(text.replace(",0000000000000000,", ",ffff,"))
-    assert "images or labels differ" in str(summary().groups[0].rows[1].comparison)
+    assert "images or labels differ" in summary().groups[0].rows[1].comparison.verdict
     assert summary().groups[0].selection_bias is None
 
 
@@ -253,8 +253,8 @@ def test_a_pair_has_one_verdict_on_a_page(run, summary):
                 run(f"{optimizer}{rate}{seed}", seed=seed, choices={"optimizer": optimizer}, settings={"optimizer.lr": rate},
                     wrong=wrong, n={"val": 400, "test": 400})  # fmt: skip
     group = summary().groups[0]
-    of_all = {row.name: str(row.comparison) for row in group.rows}
-    in_tables = [(best.row.name, str(best.comparison)) for found in group.settings for best in found.bests]
+    of_all = {row.name: row.comparison for row in group.rows}
+    in_tables = [(best.row.name, best.comparison) for found in group.settings for best in found.bests]
     assert len(in_tables) == 5 and all(of_all[name] == text for name, text in in_tables)
     for found in group.settings:
         for best in found.bests[1:]:
