@@ -416,17 +416,14 @@ def _facts(record: SmallestRecord) -> list[tuple[str, str]]:
     """Return names and values: the question, data, weights, seeds, machine and times."""
     data, question, machine = record.data, record.question, record.machine
     facts = [("asked for", _question(record))]
-    counts = [
-        f"{data[f'n_{split}']:,} {split}" for split in ("train", "val", "test") if data.get(f"n_{split}") is not None
-    ]
-    about = [clean(data.get("name", ""), LONGEST_NAME), join_words(counts) + " images" if counts else ""]
+    counts = [f"{data[f'n_{split}']:,} {split}" for split in ("train", "val", "test")]
+    about = [clean(data["name"], LONGEST_NAME), f"{join_words(counts)} images"]
     if folds := data.get("folds"):
         about.append(f"finals in {folds} folds of train and val")
     if groups := data.get("n_groups"):
         about.append(f"{plural(groups, 'group')} of images, which intervals take into account")
     facts.append(("data", "; ".join(filter(None, about))))
-    if isinstance(classes := data.get("classes"), list) and classes:
-        facts.append(("classes", join_words([clean(name, LONGEST_NAME) for name in classes], MOST_CLASSES)))
+    facts.append(("classes", join_words([clean(name, LONGEST_NAME) for name in data["classes"]], MOST_CLASSES)))
     guesses = {split: guess_share(record, split) for split in ("val", "test") if data.get(f"n_{split}") != 0}
     if shares := [f"{guess:.3f} on {SPLIT_NAMES[split]}" for split, guess in guesses.items() if guess is not None]:
         facts.append(("guessing", f"always the largest class: {join_words(shares)}"))

@@ -179,12 +179,10 @@ def _share(value: float, full: float, whose: str) -> str:
 
 
 def guess_share(record: SmallestRecord, split: str = "val") -> float | None:
-    """Return what always predicting the largest class scores on a split; None if that is unknown."""
+    """Return what always predicting the largest class scores on a split; None without images."""
     if record.question.metric == "accuracy":
-        return record.data.get(f"majority_{split}", record.data.get("majority"))  # older records: over all images
-    classes = record.data.get("classes")
-    n = classes if isinstance(classes, int) else len(classes or ())
-    return 1 / n if n else None
+        return record.data.get(f"majority_{split}")
+    return 1 / len(record.data["classes"])
 
 
 def _guessing(record: SmallestRecord, chosen: Candidate) -> str | None:
