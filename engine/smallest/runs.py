@@ -169,10 +169,9 @@ class Runs:
         with folder_lock(self.folder(key, stage)) as is_free:
             return is_free
 
-    def value(self, key: RunKey) -> float | None:
-        """Return the metric of a run on its validation images; None without a record."""
-        record = self.record(key)
-        found = getattr(record.val, self.settings.question.metric) if record and record.val else None
+    def value(self, key: RunKey) -> float:
+        """Return the metric of a finished run on its validation images."""
+        found = getattr(self.record(key).val, self.settings.question.metric)
         return getattr(found, "value", found)
 
 

@@ -113,9 +113,8 @@ class Smallest:
         self._prepare()
         with log_to(self.folder / "smallest.log", LINE):
             if has_launcher() and not self._is_answered:
-                left_s = self.budget.left_s()
                 self.progress.set(f"{plural(self.settings.workers, 'worker')} at work")
-                run_workers(self.config, self.settings.workers, None if left_s is None else left_s / 60)
+                run_workers(self.config, self.settings.workers, self.budget.left_s())
                 self.record.seconds = SmallestRecord.read(self.folder).seconds  # counted by the workers
                 self._count_start()
             self._answer(self._train())

@@ -23,12 +23,8 @@ def has_launcher() -> bool:
     return not HydraConfig.get().launcher._target_.endswith(".BasicLauncher")
 
 
-def run_workers(config: DictConfig, n: int, left_minutes: float | None) -> None:
-    """Start `n` processes that do what is left of screen, race and finals, and wait for them.
-
-    Args:
-        left_minutes: minutes left of the budget; None: no limit.
-    """
+def run_workers(config: DictConfig, n: int, left_s: float | None) -> None:
+    """Start `n` processes that do what is left of screen, race and finals in the time that is left, and wait for them."""
     from engine.smallest.smallest import work  # late: it imports this file
 
     hydra = HydraConfig.instance().cfg
@@ -38,7 +34,7 @@ def run_workers(config: DictConfig, n: int, left_minutes: float | None) -> None:
         whole.hydra.hydra_logging = {"root": None}  # keeps the launcher from changing the log of this process
     context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks())
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=work, config=whole)
-    left = [] if left_minutes is None else [f"budget.left_minutes={left_minutes:.2f}"]
+    left = [] if left_s is None else [f"budget.left_minutes={left_s / 60:.2f}"]
     typed = list(hydra.hydra.overrides.task)
     logging.getLogger("hydra_plugins").setLevel(logging.WARNING)  # it would repeat the arguments of each process
     log.info("%s, started by %s", plural(n, "worker"), hydra.hydra.launcher._target_.rpartition(".")[2])
