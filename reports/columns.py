@@ -280,8 +280,6 @@ def _accuracy_of(row: ResultRow, split: str, with_n: bool) -> Cell:
 
 
 def _exported_as(row: ResultRow) -> Cell:
-    if not row.deployed:
-        return Cell("-", None)
     name = join_words([clean(each, 40) for each in dict.fromkeys(each.format for each in row.deployed)])
     written = sum(not each.error for each in row.deployed)
     some = f"{written:,} of {plural(len(row.runs), 'run')}" if written < len(row.runs) else ""
