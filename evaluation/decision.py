@@ -3,7 +3,8 @@
 The validation images also chose the epoch, which flatters all three; test measures them on images that chose nothing.
 
 n images, K classes. Labels are (n,) class indices, probabilities (n, K) as the network gives them; threshold and
-confidence apply to these, not to calibrated probabilities.
+confidence apply to these, not to calibrated probabilities. `groups` are (n,) numbers of the groups that several images come
+from; None: each image is its own.
 """
 
 import logging
@@ -98,11 +99,7 @@ class DecisionRules:
         """Fit temperature and confidence, and a threshold if there are images of two classes.
 
         Args:
-            labels: (n,) class indices.
-            probabilities: (n, K).
-            classes: K names.
             logits: (n, K); None: the logarithm of the probabilities.
-            groups: (n,) numbers of the groups that several images come from; None: each image is its own.
         """
         effect = design_effect(probabilities.argmax(axis=1) == labels, groups)
         decision = Decision(
@@ -159,13 +156,9 @@ def measure(
     A mean over classes counts only classes with images; `auroc` and `binary` are None if all images are of one class.
 
     Args:
-        labels: (n,) class indices.
-        probabilities: (n, K).
-        classes: K names.
         decision: of the checkpoint.
         further: the user's own metrics by their names.
         logits: (n, K), which rank the images for AUROC and average precision; None: not known, probabilities rank them.
-        groups: (n,) group numbers, which widen the intervals; None: each image is its own.
     """
     labels, probabilities = checked(labels, probabilities)
     k, several = len(classes), len(np.unique(labels)) > 1
@@ -230,7 +223,6 @@ def at_threshold(
         labels: (n,) 1 positive, 0 negative.
         scores: (n,) probability of the positive class.
         threshold: e.g. from `choose_threshold`.
-        groups: (n,) group numbers; None: each image is its own.
 
     Raises:
         ValueError: a class is absent, or the lengths differ.

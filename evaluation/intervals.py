@@ -1,4 +1,7 @@
-"""Intervals for accuracies: pure functions, each with its source."""
+"""Intervals for accuracies: pure functions, each with its source.
+
+S seeds, n images. Outcomes are (S, n), one line for each seed; `groups` are (n,) group numbers, None: each image is its own.
+"""
 
 import math
 from collections.abc import Sequence
@@ -182,7 +185,6 @@ def over_seeds_and_images(
     Args:
         outcomes: (S, n) 0 or 1, or differences -1, 0 or 1.
         pseudo: outcome and number of pseudo-images.
-        groups: (n,) group numbers; None: each image is its own.
         alike: as of `columns_of`.
     """
     columns = columns_of(outcomes, groups, alike)
@@ -235,8 +237,6 @@ def columns_of(outcomes: np.ndarray, groups: np.ndarray | None, alike: float = 0
     (docs/intervals.md).
 
     Args:
-        outcomes: (S, n).
-        groups: (n,) group numbers; None: each image is its own.
         alike: lower limit of the `intraclass_correlation`, from other outcomes on the same images.
     """
     y = np.asarray(outcomes, dtype=np.float64)
@@ -272,10 +272,6 @@ def accuracy_interval(correct: np.ndarray, groups: np.ndarray | None = None) -> 
     One seed: Wilson's interval, for that trained network. Several seeds: `over_seeds_and_images` with two pseudo-images that
     all get right and two that all get wrong; the first of its two distributions is also used on the scale of log odds, because
     accuracies of seeds near 1 are skewed: most a little above the mean, few far below. The interval always contains the mean.
-
-    Args:
-        correct: (S, n) bool.
-        groups: (n,) group numbers; None: each image is its own.
     """
     if len(correct) == 1:
         effect = design_effect(correct, groups)
@@ -310,7 +306,6 @@ def design_effect(correct: np.ndarray, groups: np.ndarray | None) -> float:
 
     Args:
         correct: (n,) or (S, n) bool, for one network or for S.
-        groups: (n,) group numbers; None: each image is its own.
     """
     if groups is None or len(np.unique(groups)) == len(groups):
         return 1.0
@@ -325,7 +320,6 @@ def class_effects(correct: np.ndarray, of: np.ndarray, k: int, groups: np.ndarra
         correct: (n,) bool.
         of: (n,) class of each image, true or predicted.
         k: number of classes; a class without images has the effect 1.
-        groups: (n,) group numbers; None: each image is its own.
     """
     effects = np.ones(k)
     if groups is not None:

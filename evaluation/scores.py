@@ -1,6 +1,7 @@
 """Metrics from labels, probabilities and logits, in float64; evaluation/estimates.py adds their intervals.
 
-n images, K classes, B resamples, G distinct scores. A confusion matrix has the true classes as rows.
+n images, K classes, B resamples, G distinct scores. Labels are (n,) class indices, probabilities (n, K). A confusion matrix has
+the true classes as rows.
 Classes without images do not count: a mean over classes is over the others.
 """
 
@@ -65,8 +66,6 @@ def macro_auroc(labels: np.ndarray, probabilities: np.ndarray, logits: np.ndarra
     """Return the mean over the classes of the one-against-rest AUROC; with two classes both are the same.
 
     Args:
-        labels: (n,) class indices of at least two classes.
-        probabilities: (n, K).
         logits: (n, K), for `ranking_scores`; None: only the probabilities are known.
 
     Raises:
@@ -83,10 +82,6 @@ def ranking_scores(probabilities: np.ndarray, logits: np.ndarray | None = None) 
 
     From logits z: z_k - logsumexp of the others, which still differ where float32 probabilities are all 1, from a difference of
     17 on. Without logits: log p - log(1 - p); with two classes 1 - p is the probability of the other one.
-
-    Args:
-        probabilities: (n, K).
-        logits: (n, K) or None.
 
     Raises:
         ValueError: logits of another shape, NaN or infinite.
