@@ -74,12 +74,6 @@ def describe_accuracy(metrics: SplitMetrics) -> str:
     return format_accuracy(metrics.accuracy) + beside
 
 
-def short_accuracy(metrics: SplitMetrics) -> str:
-    """Return `0.793 (353 of 445, 95% interval 0.753 to 0.828)`."""
-    found = metrics.accuracy
-    return f"{found.value:.3f} ({found.correct:,} of {found.n:,}, 95% interval {found.low:.3f} to {found.high:.3f})"
-
-
 def compare_to_guessing(metrics: SplitMetrics) -> str | None:
     """Return `clearly better than always answering 'functional' (0.679)`, or that this is not shown; None if unknown."""
     if metrics.guessing is None:

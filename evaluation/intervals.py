@@ -97,9 +97,11 @@ def proportion(correct: int, n: int, effect: float = 1.0) -> Proportion:
     return Proportion(value=correct / n, low=low, high=high, correct=correct, n=n)
 
 
-def format_accuracy(found: Proportion) -> str:
+def format_accuracy(found: Proportion, digits: int = 4) -> str:
     """Return `0.9266 (101 of 109, 95% interval 0.862 to 0.962)`."""
-    return f"{found.value:.4f} ({found.correct:,} of {found.n:,}, 95% interval {found.low:.3f} to {found.high:.3f})"
+    return (
+        f"{found.value:.{digits}f} ({found.correct:,} of {found.n:,}, 95% interval {found.low:.3f} to {found.high:.3f})"
+    )
 
 
 def mean_over_seeds(values: Sequence[float]) -> Seeds:
