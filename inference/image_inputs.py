@@ -14,7 +14,7 @@ from common.predictions_csv import read_predicted_images
 from common.run_folder import RunFolder
 from common.run_record import DataInfo, RunRecord, increment_test_evaluations
 from common.text import plural
-from common.untrusted.tables import OwnTable
+from common.untrusted.tables import OwnTable, describe_notes
 from datamodules.sources.catalog import split_of
 from datamodules.sources.csv_table import FileFinder, check_label
 from datamodules.sources.image_folder import NAMED, image_suffixes, is_ignored, walk_images
@@ -144,9 +144,8 @@ class ImageTable:
                 )
         except UserError as error:
             raise UserError(f"images={error}") from error
-        notes = [text for text in (own.describe_notes(), files.describe_notes()) if text]
-        if notes and warn:
-            log.info("images=%s: interpreted: %s", self.path, "; ".join(notes))
+        if warn and (notes := describe_notes(own.notes + files.notes)):
+            log.info("images=%s: interpreted: %s", self.path, notes)
 
     def _image(self, row: dict[str, str], line: int) -> ImageInput:
         path = row["path"]

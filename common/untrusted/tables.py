@@ -159,10 +159,6 @@ class OwnTable:
         except (ValueError, csv.Error) as error:
             raise UserError(f"{self.path}: line {reader.line_num if reader else 0}: {_describe(error)}") from error
 
-    def describe_notes(self) -> str:
-        """Return `delimited by semicolons; spaces around values removed (40 times)`; nothing if all was read as written."""
-        return "; ".join(f"{note} ({n:,} times)" if n > 1 else note for note, n in (+self.notes).items())
-
     def _encoding(self) -> str:
         with self.path.open("rb") as file:
             head = file.read(2**12)
@@ -258,6 +254,11 @@ class OwnTable:
                 cells[name] = cell.strip()
                 self.notes["spaces around values removed"] += 1
         return cells
+
+
+def describe_notes(notes: Counter[str]) -> str:
+    """Return `delimited by semicolons; spaces around values removed (40 times)`; nothing if all was read as written."""
+    return "; ".join(f"{note} ({n:,} times)" if n > 1 else note for note, n in (+notes).items())
 
 
 def _describe(error: ValueError | csv.Error) -> str:
