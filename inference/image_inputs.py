@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from common.errors import UserError
-from common.own_test_images import OwnTestImages, images_folder
+from common.own_test_images import images_folder
 from common.predictions_csv import read_predicted_images
 from common.run_folder import RunFolder
 from common.run_record import DataInfo, RunRecord, increment_test_evaluations
@@ -265,19 +265,11 @@ def run_of_checkpoint(checkpoint: Path) -> RunFolder | None:
     return run if run and is_run(run) else None
 
 
-def own_test_images(checkpoint: Path, root: str | None) -> OwnTestImages | None:
-    """Return the test images of the run whose folder has the checkpoint; None if there is no such run."""
-    run = run_of_checkpoint(checkpoint)
-    return OwnTestImages(run, root) if run else None
+def count_test_evaluation(run: RunFolder) -> int | None:
+    """Count one more test evaluation in the record of a run, when an accuracy on its test images has been shown.
 
-
-def count_test_evaluation(checkpoint: Path) -> int | None:
-    """Count one more test evaluation in the record of the run whose folder has the checkpoint.
-
-    Call it when an accuracy on the run's test images has been shown. Return the number of test evaluations; None if the
-    record cannot be written.
+    Return the number of test evaluations; None if the record cannot be written.
     """
-    run = run_of_checkpoint(checkpoint)
     try:
         return increment_test_evaluations(run)
     except OSError as error:
