@@ -171,8 +171,6 @@ def read_predictions(folder: RunFolder, split: str, measured: SplitMetrics | Non
     """Read the table of a run's split, test or val.
 
     Args:
-        folder: folder of the run.
-        split: test or val.
         measured: metrics of the split in the run's record; the counts of a complete table must equal theirs.
 
     Raises:

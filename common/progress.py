@@ -24,7 +24,6 @@ class Progress:
 
     Args:
         text: what is done at first; nothing is shown if it takes no time or the text is empty.
-        log: logger of its lines.
         own: prefix of the names of loggers whose lines are on the screen; by default all are.
     """
 

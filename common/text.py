@@ -113,7 +113,6 @@ def names_own_code(key: str | None, name: object) -> bool:
 
     Args:
         key: the setting; one that is not in OWN_KEYS names none.
-        name: its value.
     """
     is_full = key in OWN_KEYS and isinstance(name, str) and "." in name
     return is_full and not (key == BACKBONE and TIMM_TAG.fullmatch(name))

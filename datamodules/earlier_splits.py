@@ -54,8 +54,6 @@ def take_over_splits(
 
     Args:
         groups: (rows,) group numbers from `join_groups`.
-        fingerprints: (rows,) of the images.
-        splits: from `read_splits`.
         with_val: False if test takes the place of val.
         in_folds: whether `select_fold` divides train and val again, so only test keeps its images.
 

@@ -61,7 +61,6 @@ class ImageDataModule(L.LightningDataModule):
     """Load batches of images from one catalog.
 
     Args:
-        source: lists the images.
         root: folder of the user's own images, for the sources that refer to it and for `table`.
         table: CSV with path, label and optionally split, group and weight; replaces what the source lists.
         folds: number of folds that train and val are divided into; fold number `fold` is val, and test does not change.
@@ -419,7 +418,6 @@ class ImageDataModule(L.LightningDataModule):
         test the result is the same for all seeds, like the splits themselves.
 
         Args:
-            split: train, val or test.
             limit: key of `limits`; None: the split's own.
 
         Raises:

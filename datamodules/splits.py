@@ -44,7 +44,6 @@ def fill_in_splits(
 
     Args:
         groups: (rows,) group numbers from `join_groups`.
-        fingerprints: (rows,) of the images.
         with_val: False if test takes the place of val, so no val split is made.
         in_folds: whether `select_fold` makes val later, so none is split off train here.
     """

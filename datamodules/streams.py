@@ -117,9 +117,6 @@ class TrainStream:
     """Hold the training images of a source, about which only stated or counted numbers are known.
 
     Args:
-        shards: shards with the images.
-        classes: names.
-        n_images: number of training images.
         class_counts: number of training images of each class; None: not known.
         count: reads all shards to count the images of each label; None: that would take too long.
     """

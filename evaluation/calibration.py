@@ -74,7 +74,6 @@ def ece_by_chance(probabilities: np.ndarray, effect: float = 1.0, draws: int = 1
 
     Args:
         effect: `design_effect` of images in groups; the error by chance is larger by its square root.
-        draws: at most.
     """
     confidence, _, index = _binned(np.argmax(probabilities, axis=1), probabilities, BINS)
     starts = np.flatnonzero(np.diff(index, prepend=-1))  # the most confident come first, so bins are contiguous

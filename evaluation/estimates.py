@@ -274,8 +274,6 @@ def few_images(counts: Sequence[int], classes: list[str], further: Sequence[str]
     """Return a sentence about classes with so few images that no interval on them is sure to cover, or None.
 
     Args:
-        counts: images of each class.
-        classes: K names.
         further: names of the user's own metrics.
     """
     by_count = sorted(zip(classes, counts, strict=True), key=lambda each: each[1])  # if many, the rarest are named

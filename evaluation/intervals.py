@@ -89,8 +89,6 @@ def proportion(correct: int, n: int, effect: float = 1.0) -> Proportion:
     """Return a proportion in the form that records keep; errors as of `wilson`.
 
     Args:
-        correct: number of correct images.
-        n: number of all images.
         effect: `design_effect` of images in groups; the interval is that of n / effect images.
     """
     low, high = wilson(correct / effect, n / effect)
@@ -150,7 +148,6 @@ def _mean_squares(y: np.ndarray, weights: np.ndarray, by: np.ndarray, equal: flo
     """Return the mean squares of outcomes y (S, n).
 
     Args:
-        y: outcomes.
         weights: (n,) weights of the columns in the mean.
         by: (n,) weights of the squared distances of columns from the mean.
         equal: ratio of the number of equally large columns with as much information to the number of columns.

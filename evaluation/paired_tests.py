@@ -128,7 +128,6 @@ def below_difference(counts: np.ndarray, level: float, less: float = HALF) -> fl
 
     Args:
         counts: (K, 3) images of each class on which only A is right, on which only B is, and all.
-        level: of the bound.
         less: as in `lower_bound`.
     """
     return math.hypot(*((a - b) / n - lower_bound(a, b, n, level, less) for a, b, n in counts)) / len(counts)
@@ -255,7 +254,6 @@ def compare_pair(
         right_b: (S, n) bool; line i has the same seed as in `right_a`.
         margin: how far A may be below B and still be good enough, above 0.
         labels: (n,) classes over which the accuracies are balanced; None: all images have the same weight.
-        level: of the one-sided bound.
 
     Raises:
         ValueError: the shapes differ, or there are no images.
@@ -375,8 +373,6 @@ def bias_corrected_best(
 
     Args:
         correct: (N, n) bool or 0/1, runs on the same validation images.
-        resamples: number of draws.
-        seed: of the draws.
         groups: (n,) group numbers; whole groups are drawn, because an image that is not drawn is as lucky as those of its
             group that are. None: each image is its own.
 

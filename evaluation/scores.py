@@ -34,7 +34,6 @@ def macro_f1(confusion: np.ndarray, together: np.ndarray | None = None) -> np.nd
     A class without images that was predicted has an F1 of 0.
 
     Args:
-        confusion: counts.
         together: (K,) bool: classes that all get the F1 of their images together. With few images each F1 is too low on
             average: a false positive costs a class with one image that is right more than one whose image is wrong.
     """
@@ -123,8 +122,6 @@ def per_class(
     """Score each class against the rest.
 
     Args:
-        confusion: (K, K) counts.
-        classes: K names.
         of_recall: `class_effects` of images in groups, for the true classes; None: each image is its own.
         of_precision: the same for the predicted classes.
     """

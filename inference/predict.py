@@ -198,7 +198,6 @@ class PredictionSummary:
     """Count predictions as they are made, for the screen.
 
     Args:
-        classes: of the network.
         decision: of the network; None: it has none.
         own_test: the test images of the run that trained the model; None: unknown.
 

@@ -86,7 +86,6 @@ class Predictor:
         """Load a run's best.ckpt, or the .onnx file that export.py made from it, which needs no torch.
 
         Args:
-            path: the file.
             device: auto (a GPU if there is one), cpu, cuda or cuda:N.
             register: full names of your own networks and heads that the checkpoint may use; it can use no others.
 

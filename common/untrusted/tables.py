@@ -68,9 +68,6 @@ def iterate_csv(
     """Yield line number and row of a table, all values as text; bytes that are not UTF-8 are kept, as in file names.
 
     Args:
-        path: path of the table.
-        needed: columns that must be there.
-        largest: largest size of the table in bytes.
         complete: refuse a table whose last line has no line end, which every table of a run has.
 
     Raises:
@@ -107,8 +104,6 @@ class OwnTable:
     text UTF-8 or UTF-16. Columns without a name (pandas writes its index so) and lines without a value are skipped.
 
     Args:
-        path: path of the table.
-        needed: columns that must be there.
         known: other columns with a meaning; all others keep their names.
 
     Attributes:

@@ -25,7 +25,6 @@ class Explanations:
 
     Args:
         checkpoint: of the model; similar training images are searched for in its run.
-        progress: gets how far it is.
     """
 
     def __init__(

@@ -66,7 +66,6 @@ def run_as_microcontroller(
     """Run a file in tflite-micro's interpreter, on as many of the images as time allows.
 
     Args:
-        file: the LiteRT file.
         pixels: (N, S, S, 3) uint8.
         fast: (N, K) probabilities of LiteRT's fast kernels.
         plain: (N, K) probabilities of its plain kernels.

@@ -105,13 +105,7 @@ def preprocessing_graph(description: ModelDescription, native: bool = False):
 
 
 def add_preprocessing(core, description: ModelDescription, native: bool = False):
-    """Add resizing and normalization before a model of `network_graph`, and a softmax after it.
-
-    Args:
-        core: the model of `network_graph`.
-        description: of the network.
-        native: as of `preprocessing_graph`.
-    """
+    """Add resizing and normalization before a model of `network_graph`, and a softmax after it."""
     import onnx
     from onnx import compose, helper
     from onnxscript.optimizer import remove_unused_nodes
