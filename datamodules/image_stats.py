@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from datamodules.decode import UnreadableImageError, read_image, resize, rgb
+from datamodules.decode import UnreadableImageError, read_image, resize
 from datamodules.deep_pixels import DeepPixels, ValueRange
 
 THUMBNAIL = 16  # pixels per side, gray
@@ -148,7 +148,7 @@ def scan_image(
             spread = deep.spread()
             stats.spreads[row], stats.stated[row] = spread, deep.stated or np.nan
         own = value_range == "own" and deep is not None
-        image = rgb(decoded, path, ValueRange(*spread) if own else value_range)
+        image = decoded.rgb(ValueRange(*spread) if own else value_range, path)
     except UnreadableImageError as error:
         stats.errors[row] = str(error)
         return None

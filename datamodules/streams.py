@@ -23,7 +23,7 @@ from common.errors import UserError
 from common.text import join_words, plural
 from datamodules.audit import Finding
 from datamodules.cached_pixels import Look
-from datamodules.decode import UnreadableImageError, read_content, rgb
+from datamodules.decode import UnreadableImageError, read_content
 from datamodules.deep_pixels import DeepPixels
 from datamodules.loader import EpochSampler, ImageDataset
 from datamodules.transform_list import TransformList
@@ -340,7 +340,7 @@ class StreamDataset(ImageDataset):
         decoded, value_range = read_content(item.content, item.name, self.image_size), self.look.value_range
         if isinstance(decoded.source, DeepPixels) and decoded.source.stated is None and value_range is None:
             raise range_missing(item.name)
-        return np.asarray(self.look.resize(rgb(decoded, item.name, value_range)))
+        return np.asarray(self.look.resize(decoded.rgb(value_range, item.name)))
 
 
 def check_streamed(*, rules: dict, sampler: str, mean: object) -> None:
