@@ -225,10 +225,9 @@ def _predictions_of(path: Path, table: dict[str, list | np.ndarray], folder: Run
     if not paths or not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise UserError(f"{path}: {'probabilities are from 0 to 1' if paths else 'there are no images'}; {RERUN}")
     order = sorted(range(len(paths)), key=lambda row: (fingerprints[row], labels[row], paths[row]))
-    sorted_columns = (np.array(each)[order] for each in columns)
-    texts = ([each[row] for row in order] for each in (fingerprints, paths))
-    sorted_prints, sorted_paths = texts
-    return Predictions(sorted_prints, *sorted_columns, list(index), probabilities[order], sorted_paths, folder)
+    labels, predicted = (np.array(each)[order] for each in columns)
+    fingerprints, paths = ([each[row] for row in order] for each in (fingerprints, paths))
+    return Predictions(fingerprints, labels, predicted, list(index), probabilities[order], paths, folder)
 
 
 def _class_indices(row: dict[str, str]) -> dict[str, int]:

@@ -143,13 +143,10 @@ def _is_number(value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30
 
 
-def _is_plain(value) -> bool:
-    return value is None or isinstance(value, bool) or _is_name(value) or _is_number(value)
-
-
 def _is_setting(value, depth: int) -> bool:
     if not isinstance(value, (list, tuple, dict)):
-        return _is_plain(value) and not (_is_number(value) and abs(value) > LARGEST_SETTING)
+        is_small = _is_number(value) and abs(value) <= LARGEST_SETTING
+        return value is None or isinstance(value, bool) or _is_name(value) or is_small
     items, keys = (list(value.values()), list(value)) if isinstance(value, dict) else (value, [])
     nested = depth > 0 and len(items) <= MOST_SETTINGS and all(map(_is_name, keys))
     return nested and all(_is_setting(item, depth - 1) for item in items)
