@@ -166,7 +166,10 @@ def export(
         raise UserError(f"images={images}: has only images of the split {split}; give validation images: images=DIR")
     calibration = _calibration_images(format, splits, images, checkpoint.description) if format.calibrates else []
     compared = verification_images(splits, ORDER, most or (N_VERIFICATION if format.exact else N_INEXACT))
-    model = _model(checkpoint, format, preprocessing, calibration, compared)
+    more = {"format": format.name, "decoder": DECODER, "version": importlib.metadata.version("justenough")}
+    metadata = checkpoint.description.as_metadata() | {name: json.dumps(value) for name, value in more.items()}
+    network = plain(checkpoint.network)
+    model = TrainedModel(network, checkpoint.description, preprocessing, metadata, calibration, compared)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, path.name)
         if format.is_folder:
@@ -389,17 +392,3 @@ def _calibration_images(
         )
     chosen = VerificationImages(spread(candidates, N_CALIBRATION), "images to calibrate with")
     return [image_input for _, image_input in decoded(chosen, description)]
-
-
-def _model(
-    checkpoint: CheckpointBackend,
-    format: FileFormat,
-    preprocessing: bool,
-    calibration: list[ImageInput],
-    compared: VerificationImages,
-) -> TrainedModel:
-    more = {"format": format.name, "decoder": DECODER, "version": importlib.metadata.version("justenough")}
-    metadata = checkpoint.description.as_metadata() | {name: json.dumps(value) for name, value in more.items()}
-    return TrainedModel(
-        plain(checkpoint.network), checkpoint.description, preprocessing, metadata, calibration, compared
-    )
