@@ -154,11 +154,7 @@ def of_weights(model: dict) -> Preprocessing | None:
 
 
 def of_checkpoint(ckpt_path: str) -> Preprocessing:
-    """Return what a checkpoint of this project was trained with.
-
-    Raises:
-        UserError: see `read_checkpoint`.
-    """
+    """Return what a checkpoint of this project was trained with; errors as of `read_checkpoint`."""
     described = read_checkpoint(Path(ckpt_path))["hyper_parameters"]
     return _of_description(described, f"as ckpt_path={ckpt_path} was trained")
 

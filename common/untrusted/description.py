@@ -69,11 +69,7 @@ def check_description(classes, image_size, mean, std, fit, value_range, interpol
 
 
 def check_preprocessing(image_size, mean, std, interpolation, source: str) -> None:
-    """Check the image size in pixels, the normalization of each channel and the interpolation.
-
-    Raises:
-        UserError: see `check_description`.
-    """
+    """Check the image size in pixels, the normalization of each channel and the interpolation, like `check_description`."""
     if type(image_size) is not int or not 1 <= image_size <= LARGEST_IMAGE:
         raise _odd(source, "image_size", image_size, f"1 to {LARGEST_IMAGE} pixels")
     for name, values, above in (("mean", mean, -math.inf), ("std", std, 0.0)):

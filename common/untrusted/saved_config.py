@@ -74,11 +74,7 @@ def read_saved_config(run: RunFolder, given: Collection[str], composed: DictConf
 
 
 def read_saved_name(run: RunFolder, given: Collection[str]) -> str:
-    """Read `model.name` of a run; "run" if there is none.
-
-    Raises:
-        UserError: see `read_saved_config`.
-    """
+    """Read `model.name` of a run; "run" if there is none. Errors as of `read_saved_config`."""
     return str(OmegaConf.select(_read(run, given), "model.name") or "run")
 
 

@@ -15,11 +15,7 @@ MOST_NEAR = 8  # names in a message
 
 
 def timm_model(*, name: str, num_classes: int) -> nn.Module:
-    """Build the named network with random weights and a last layer for `num_classes`.
-
-    Raises:
-        NetworkError: see `check_timm_name`.
-    """
+    """Build the named network with random weights and a last layer for `num_classes`; errors as of `check_timm_name`."""
     check_timm_name(name, key="model.name")
     timm = find_timm("model=timm")
     return build_anywhere(functools.partial(timm.create_model, name, pretrained=False, num_classes=num_classes))
@@ -79,11 +75,7 @@ def check_timm_name(name: str, *, key: str, further: Iterable[str] = ()) -> None
 
 
 def timm_weights(name: str) -> list[tuple[str, str]]:
-    """Return the tags of a network's weights, the default first, each with its Hugging Face repository or URL.
-
-    Raises:
-        NetworkError: see `check_timm_name`.
-    """
+    """Return the tags of a network's weights, the default first, each with its repository of the hub or URL."""
     check_timm_name(name, key="model.backbone")
     models = find_timm("timm").models
     architecture, dot, _ = name.partition(".")
