@@ -139,11 +139,7 @@ def _join(
 
 
 def read_splits(splits: str) -> EarlierSplits:
-    """Read the table of an earlier run's folder, or a splits.csv.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
+    """Read the table of an earlier run's folder, or a splits.csv; raise UserError if it is missing or damaged."""
     key = f"datamodule.splits={clean(splits, 300)}"
     advice = "give the folder of a run, or its splits.csv"
     try:

@@ -49,11 +49,7 @@ def kind_of(header: bytes) -> str | None:
 
 @contextlib.contextmanager
 def needs_extra(what: str, extra: str) -> Iterator[None]:
-    """Name the extra to install if an import inside fails.
-
-    Raises:
-        UserError: the package that reads the format is not installed.
-    """
+    """Turn a failed import inside into a UserError that names the extra to install."""
     try:
         yield
     except ImportError as error:
@@ -334,10 +330,6 @@ def _first(value) -> float | None:
 
 
 def check_pixels(width: int, height: int) -> None:
-    """Refuse a decompression bomb.
-
-    Raises:
-        ValueError: more pixels than Pillow's limit, which decode.py sets.
-    """
+    """Raise ValueError for a decompression bomb: more pixels than Pillow's limit, which decode.py sets."""
     if width * height > Image.MAX_IMAGE_PIXELS:
         raise ValueError(f"{width} x {height} pixels, which exceeds the limit of {Image.MAX_IMAGE_PIXELS:,}")

@@ -76,11 +76,7 @@ def exclude_without_split(catalog: Catalog, rows: np.ndarray) -> None:
 
 
 def check_folds(folds: int | None, fold: int | None) -> None:
-    """Check before the images are read that `folds` and `fold` are given together and are in range.
-
-    Raises:
-        UserError: they are not; names both settings.
-    """
+    """Raise UserError, before the images are read, unless `folds` and `fold` are given together and are in range."""
     if folds is None:
         if fold is not None:
             raise UserError(

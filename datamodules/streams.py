@@ -83,18 +83,10 @@ class Shards:
         return []
 
     def check_whole(self) -> None:
-        """Check that no shard was cut off, and warn if that cannot be determined.
-
-        Raises:
-            UserError: a shard was cut off.
-        """
+        """Raise UserError if a shard was cut off, and warn if that cannot be determined."""
 
     def check_processes(self, world_size: int) -> None:
-        """Check that each of `world_size` processes gets images.
-
-        Raises:
-            UserError: there are too few shards.
-        """
+        """Raise UserError if there are too few shards for each of `world_size` processes to get images."""
 
     def read(self, share: Share, *, seed: int, epoch: int, skip: int) -> Iterator[Sample]:
         """Yield the images of one process in the order of an epoch, repeated endlessly, without the first `skip` ones.

@@ -72,11 +72,7 @@ class DecisionRules:
         self.delta = delta
 
     def check(self, classes: list[str]) -> None:
-        """Check that the positive class is one of two.
-
-        Raises:
-            UserError: it is not.
-        """
+        """Raise UserError unless the positive class is one of two."""
         if self.positive_class is not None and (len(classes) != 2 or self.positive_class not in classes):
             of_two = "" if len(classes) == 2 else f", and it needs two classes (there are {len(classes)})"
             raise UserError(

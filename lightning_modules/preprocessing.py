@@ -93,11 +93,7 @@ def decide_preprocessing(model: dict, ckpt_path: str | None = None) -> Preproces
 
 
 def parse_normalization(value) -> str | tuple[list[float], list[float]]:
-    """Return a word of NORMALIZATIONS, or mean and std of three channels.
-
-    Raises:
-        UserError: names the value and what is allowed.
-    """
+    """Return a word of NORMALIZATIONS, or mean and std of three channels; raise UserError for anything else."""
     key = f"model.normalization={override_value(value)}"
     if isinstance(value, str) and value in NORMALIZATIONS:
         return value

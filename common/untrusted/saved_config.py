@@ -169,11 +169,7 @@ def _read_hydra(run: RunFolder) -> dict:
 
 
 def _read_plain_yaml(path: Path, parse: Callable[[str], object] = OmegaConf.create) -> DictConfig | dict:
-    """Read a YAML file of a run, which must be a small mapping without anchors and tags.
-
-    Raises:
-        UserError: it is anything else.
-    """
+    """Read a YAML file of a run; raise UserError unless it is a small mapping without anchors and tags."""
     try:
         if path.stat().st_size > LARGEST:
             raise UserError(f"more than {LARGEST // 2**10} KiB, which no run writes")

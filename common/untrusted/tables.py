@@ -36,11 +36,7 @@ OTHER_NAMES = {
 
 
 def check_size(path: Path, largest: int) -> None:
-    """Refuse a file that is larger than what a run writes, or that is not a regular file.
-
-    Raises:
-        UserError: names the file and both sizes.
-    """
+    """Raise UserError if a file is larger than what a run writes, or is not a regular file."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     if (size := path.stat().st_size) > largest:
@@ -50,11 +46,7 @@ def check_size(path: Path, largest: int) -> None:
 
 
 def check_complete(path: Path) -> None:
-    """Refuse a table of a run whose last line is cut off.
-
-    Raises:
-        UserError: names the file.
-    """
+    """Raise UserError if the last line of a run's table is cut off."""
     with path.open("rb") as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)

@@ -314,11 +314,7 @@ def _write_manifest(folder: Path, format: FileFormat, verification: Verification
 
 
 def _check_replaceable(path: Path, format: FileFormat) -> None:
-    """Check that the folder to write is absent, empty, or contains only an export of the same format.
-
-    Raises:
-        UserError: it is a file, an export of another format, or contains other files.
-    """
+    """Raise UserError unless the folder to write is absent, empty, or contains only an export of the same format."""
     if not path.exists():
         return
     use_other = "give another folder, out=DIR"

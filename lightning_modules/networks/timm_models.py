@@ -22,11 +22,7 @@ def timm_model(*, name: str, num_classes: int) -> nn.Module:
 
 
 def find_timm(asked_by: str) -> ModuleType:
-    """Return the package timm.
-
-    Raises:
-        NetworkError: timm is not installed; begins with `asked_by`.
-    """
+    """Return the package timm; if it is not installed, raise NetworkError, which begins with `asked_by`."""
     try:
         return importlib.import_module("timm")
     except ImportError as error:
