@@ -483,7 +483,8 @@ class ImageDataModule(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
         """Augment (on a GPU), resize, normalize and mix on the device, since uint8 is a quarter of the bytes to move."""
         if "pixels" not in batch:
-            batch["pixels"] = gpu_cache.gather_batch(self.gpu_pixels, batch["rows"])
+            rows = batch["rows"].to(self.gpu_pixels.device)
+            batch["pixels"] = self.gpu_pixels[rows].permute(0, 3, 1, 2)  # (B, 3, H, W) in channels-last memory
         if "params" in batch:
             batch["pixels"] = self.augmentation.apply_on_device(batch["pixels"], batch.pop("params"))
         if self.train_size != self.image_size and self.trainer.training:
