@@ -87,11 +87,7 @@ def printable(text: object) -> str:
 
 
 def register_argument(model: Mapping[str, object]) -> str:
-    """Return ` 'register=[package.Head]'`, which a command needs if its checkpoint has parts of the user's own.
-
-    Args:
-        model: as in `own_names`.
-    """
+    """Return ` 'register=[package.Head]'`, which a command needs if its checkpoint has parts of the user's own."""
     own = own_names(model)
     return f" {shell_quote('register=[' + ','.join(own) + ']')}" if own else ""
 
