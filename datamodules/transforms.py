@@ -8,6 +8,7 @@ Shapes: B batch, H = W pixels.
 """
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +55,7 @@ class AugmentationParams(NamedTuple):
     crop_width: float = 0.0
 
 
+@dataclass(kw_only=True, eq=False)
 class Augmentation:
     """Crop, flip, rotate, jitter colors and erase at random, in this order. Zero turns a step off.
 
@@ -67,33 +69,23 @@ class Augmentation:
             2015, arXiv:1409.4842); None for no crop.
     """
 
+    horizontal_flip: float
+    vertical_flip: float
+    rotation_degrees: float
+    color_jitter: float
+    erasing: float
+    crop_scale: list[float] | None = None
+
     on_device = True  # when training on a GPU, whole batches are augmented there
 
-    def __init__(
-        self,
-        *,
-        horizontal_flip: float,
-        vertical_flip: float,
-        rotation_degrees: float,
-        color_jitter: float,
-        erasing: float,
-        crop_scale: list[float] | None = None,
-    ):
-        check_between("augmentation.horizontal_flip", horizontal_flip, 0, 1)
-        check_between("augmentation.vertical_flip", vertical_flip, 0, 1)
-        check_between("augmentation.rotation_degrees", rotation_degrees, 0, 180)
-        check_between("augmentation.color_jitter", color_jitter, 0, 1)
-        check_between("augmentation.erasing", erasing, 0, 1)
-        if crop_scale is not None and not (len(crop_scale) == 2 and 0 < crop_scale[0] <= crop_scale[1] <= 1):
+    def __post_init__(self):
+        for name in ("horizontal_flip", "vertical_flip", "rotation_degrees", "color_jitter", "erasing"):
+            check_between(f"augmentation.{name}", getattr(self, name), 0, 180 if name == "rotation_degrees" else 1)
+        scale = self.crop_scale
+        if scale is not None and not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
             raise UserError(
-                f"augmentation.crop_scale={list(crop_scale)}: use two shares of the area, e.g. [0.35,1], or null for none"
+                f"augmentation.crop_scale={list(scale)}: use two shares of the area, e.g. [0.35,1], or null for none"
             )
-        self.horizontal_flip = horizontal_flip
-        self.vertical_flip = vertical_flip
-        self.rotation_degrees = rotation_degrees
-        self.color_jitter = color_jitter
-        self.erasing = erasing
-        self.crop_scale = crop_scale
 
     @property
     def changes_nothing(self) -> bool:

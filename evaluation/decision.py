@@ -8,6 +8,7 @@ from; None: each image is its own.
 """
 
 import logging
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -39,6 +40,7 @@ from evaluation.scores import (
 log = logging.getLogger(__name__)
 
 
+@dataclass(kw_only=True, eq=False)
 class DecisionRules:
     """Fit a decision to the validation images.
 
@@ -50,26 +52,20 @@ class DecisionRules:
         delta: probability with which the promise of that accuracy may fail.
     """
 
-    def __init__(
-        self,
-        *,
-        positive_class: str | int | None,
-        threshold_criterion: Criterion,
-        false_negative_cost: float,
-        target_accuracy: float,
-        delta: float = 0.1,  # older runs have no such setting
-    ):
-        if not 0 < false_negative_cost < np.inf:
-            raise UserError(f"decision.false_negative_cost={false_negative_cost}: use a number above 0, e.g. 5")
-        if not 0 < target_accuracy <= 1:
-            raise UserError(f"decision.target_accuracy={target_accuracy}: use a share above 0 and up to 1")
-        if not 0 < delta < 1:
-            raise UserError(f"decision.delta={delta}: use a probability above 0 and below 1, e.g. 0.1")
-        self.positive_class = None if positive_class is None else str(positive_class)
-        self.threshold_criterion = threshold_criterion
-        self.false_negative_cost = false_negative_cost
-        self.target_accuracy = target_accuracy
-        self.delta = delta
+    positive_class: str | int | None
+    threshold_criterion: Criterion
+    false_negative_cost: float
+    target_accuracy: float
+    delta: float = 0.1  # older runs have no such setting
+
+    def __post_init__(self):
+        if not 0 < self.false_negative_cost < np.inf:
+            raise UserError(f"decision.false_negative_cost={self.false_negative_cost}: use a number above 0, e.g. 5")
+        if not 0 < self.target_accuracy <= 1:
+            raise UserError(f"decision.target_accuracy={self.target_accuracy}: use a share above 0 and up to 1")
+        if not 0 < self.delta < 1:
+            raise UserError(f"decision.delta={self.delta}: use a probability above 0 and below 1, e.g. 0.1")
+        self.positive_class = None if self.positive_class is None else str(self.positive_class)
 
     def check(self, classes: list[str]) -> None:
         """Raise UserError unless the positive class is one of two."""
