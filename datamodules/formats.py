@@ -5,6 +5,7 @@ import functools
 import io
 import itertools
 import logging
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -298,13 +299,13 @@ def read_dicom(source: Path | bytes) -> DeepPixels:
 
 
 def _window(header) -> tuple[float, float] | None:
-    """Return the ends of the first window (DICOM PS3.3 C.11.2.1); None if the file does not state any."""
+    """Return the ends of the first window (DICOM PS3.3 C.11.2.1); None if the file states none of finite numbers."""
     center, width = (_first(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
     if center is None or width is None:
         return None
     if header.get("VOILUTFunction") not in ("LINEAR_EXACT", "SIGMOID"):  # the default counts in whole units
         center, width = center - 0.5, width - 1
-    return (center - width / 2, center + width / 2) if width > 0 else None
+    return (center - width / 2, center + width / 2) if width > 0 and math.isfinite(center + width) else None
 
 
 def _stored_range(header) -> tuple[float, float] | None:
