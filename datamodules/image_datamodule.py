@@ -276,9 +276,8 @@ class ImageDataModule(L.LightningDataModule):
         stats = compared.stats
         if self._finds_range:
             self.value_range = training_range(self.catalog, stats)
-        deep = np.isfinite(stats.spreads[self.catalog.present()]).all(axis=1)
-        unstated = deep & np.isnan(stats.stated[self.catalog.present()]).any(axis=1)
-        if self.stream and self.value_range is None and unstated.any():
+        deep = self.catalog.present() & stats.deep
+        if self.stream and self.value_range is None and (deep & ~stats.states_range).any():
             raise range_missing("datamodule.range=auto: images of val or test")
         if self._compares_by_own and deep.any():
             look = look._replace(value_range=self.value_range)

@@ -59,6 +59,16 @@ class ImageStats:
     spreads: np.ndarray  # (rows, 2) bounds of most values of images with more than 8 bits per channel; NaN for others
     stated: np.ndarray  # (rows, 2) range that the file of such an image states; NaN if it states none
 
+    @property
+    def deep(self) -> np.ndarray:
+        """Whether each image has more than 8 bits per channel, (rows,) bool."""
+        return np.isfinite(self.spreads).all(axis=1)
+
+    @property
+    def states_range(self) -> np.ndarray:
+        """Whether each file states a range, (rows,) bool."""
+        return np.isfinite(self.stated).all(axis=1)
+
     @classmethod
     def empty(cls, rows: int, thumbnails: np.ndarray | None = None) -> "ImageStats":
         """Return empty statistics; `thumbnails` may be mapped from a file, so its pages do not count as this process's."""
