@@ -5,7 +5,6 @@ With more than MOST_IN_CSV classes they are predictions.parquet and predictions_
 
 import importlib.util
 import logging
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -242,7 +241,7 @@ def _parse(row: dict[str, str], index: dict[str, int]) -> tuple:
         if row[column] not in index:
             raise ValueError(f"{column} {row[column]!r} is none of the classes {', '.join(list(index)[:20])}")
     probabilities = [float(row[f"p_{name}"]) for name in index]
-    if not all(0 <= p <= 1 and math.isfinite(p) for p in probabilities):
+    if not all(0 <= p <= 1 for p in probabilities):
         raise ValueError("probabilities are from 0 to 1")
     return row["fingerprint"], index[row["label"]], index[row["predicted"]], row["path"], probabilities
 
