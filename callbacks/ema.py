@@ -13,7 +13,6 @@ class EMA(WeightAveraging):
     per weight instead of three, so it is a third larger.
 
     Args:
-        enabled: whether to average.
         decay: final decay; WarmedUpEMA averages over fewer steps at first.
     """
 

@@ -21,9 +21,6 @@ class FeatureMaps(L.Callback):
 
     The maps are those after the first and the last depthwise and pointwise convolution; in a network without depthwise
     convolutions, after its first and last convolution.
-
-    Args:
-        enabled: False draws nothing.
     """
 
     def __init__(self, *, enabled: bool = True):

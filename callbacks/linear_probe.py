@@ -41,7 +41,6 @@ class LinearProbe(L.Callback):
 
     Args:
         steps: optimizer steps; 0: no probe.
-        lr: learning rate.
         weight_decay: weight decay. A head that fits a few hundred images perfectly magnifies every change of the backbone.
             `auto`, for a backbone that stays frozen, takes the one of DECAYS with the smallest loss on parts of the training
             images that the head has not seen, counting only classes that it has seen.

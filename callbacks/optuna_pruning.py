@@ -21,7 +21,6 @@ class OptunaPruning(L.Callback):
     A resumed trial reports earlier epochs from the rows in its checkpoint.
 
     Args:
-        trial: the running trial.
         monitor: a metric of metrics.csv.
     """
 

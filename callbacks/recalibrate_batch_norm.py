@@ -27,7 +27,6 @@ class RecalibrateBatchNorm(L.Callback):
     statistics, as with freeze_batch_norm, keep them.
 
     Args:
-        enabled: whether to do it.
         images: at most this many of the training split; the same in each epoch, in random order.
         after_fraction: share of the epochs, or of the time limit, before the first epoch that is validated this way.
         augmented: whether to augment these images, although validation images are not augmented.

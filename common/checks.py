@@ -9,21 +9,13 @@ LARGE = 1000  # upper limits above this read "or more, up to", since nobody mean
 
 
 def check_between(key: str, value: float, low: float, high: float) -> None:
-    """Refuse a setting outside `low` to `high`, or NaN.
-
-    Raises:
-        UserError: names key, value and range.
-    """
+    """Raise UserError, with key, value and range, if a setting is outside `low` to `high`, or NaN."""
     if not low <= value <= high:
         raise UserError(f"{key}={value}: use {low} " + (f"or more, up to {high:,}" if high > LARGE else f"to {high}"))
 
 
 def check_whole_numbers(values: object, key: str = "") -> None:
-    """Refuse a whole number of more than 64 bits anywhere in a configuration; such a float is inf.
-
-    Raises:
-        UserError: names its key.
-    """
+    """Raise UserError, with its key, if a configuration has a whole number of more than 64 bits; such a float is inf."""
     if isinstance(values, dict):
         for name, value in values.items():
             check_whole_numbers(value, f"{key}.{name}" if key else str(name))

@@ -14,7 +14,6 @@ def jinja_environment(*folders: Path, longest: int | None = None) -> Environment
     """Return a Jinja2 environment for HTML with the templates of `folders` and common/; undefined names are errors.
 
     Args:
-        folders: folders of templates.
         longest: number of characters after which a text is cut; None: texts are not cut.
     """
     return Environment(

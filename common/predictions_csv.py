@@ -5,7 +5,6 @@ With more than MOST_IN_CSV classes they are predictions.parquet and predictions_
 
 import importlib.util
 import logging
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -171,8 +170,6 @@ def read_predictions(folder: RunFolder, split: str, measured: SplitMetrics | Non
     """Read the table of a run's split, test or val.
 
     Args:
-        folder: folder of the run.
-        split: test or val.
         measured: metrics of the split in the run's record; the counts of a complete table must equal theirs.
 
     Raises:
@@ -227,10 +224,9 @@ def _predictions_of(path: Path, table: dict[str, list | np.ndarray], folder: Run
     if not paths or not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise UserError(f"{path}: {'probabilities are from 0 to 1' if paths else 'there are no images'}; {RERUN}")
     order = sorted(range(len(paths)), key=lambda row: (fingerprints[row], labels[row], paths[row]))
-    sorted_columns = (np.array(each)[order] for each in columns)
-    texts = ([each[row] for row in order] for each in (fingerprints, paths))
-    sorted_prints, sorted_paths = texts
-    return Predictions(sorted_prints, *sorted_columns, list(index), probabilities[order], sorted_paths, folder)
+    labels, predicted = (np.array(each)[order] for each in columns)
+    fingerprints, paths = ([each[row] for row in order] for each in (fingerprints, paths))
+    return Predictions(fingerprints, labels, predicted, list(index), probabilities[order], paths, folder)
 
 
 def _class_indices(row: dict[str, str]) -> dict[str, int]:
@@ -245,7 +241,7 @@ def _parse(row: dict[str, str], index: dict[str, int]) -> tuple:
         if row[column] not in index:
             raise ValueError(f"{column} {row[column]!r} is none of the classes {', '.join(list(index)[:20])}")
     probabilities = [float(row[f"p_{name}"]) for name in index]
-    if not all(0 <= p <= 1 and math.isfinite(p) for p in probabilities):
+    if not all(0 <= p <= 1 for p in probabilities):
         raise ValueError("probabilities are from 0 to 1")
     return row["fingerprint"], index[row["label"]], index[row["predicted"]], row["path"], probabilities
 

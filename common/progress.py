@@ -24,7 +24,6 @@ class Progress:
 
     Args:
         text: what is done at first; nothing is shown if it takes no time or the text is empty.
-        log: logger of its lines.
         own: prefix of the names of loggers whose lines are on the screen; by default all are.
     """
 
@@ -73,10 +72,6 @@ class Progress:
         """Set how far it is, for the next line: `40 of 200 images, 12 s`."""
         self.how_far, self._is_count = f"{done:,} of {total:,} images", True
 
-    def heard(self) -> None:
-        """Note that a line was shown."""
-        self._shown_s = time.monotonic()
-
     def is_own(self, record: logging.LogRecord) -> bool:
         """Return whether a line is on the screen."""
         return record.name.startswith(self._own)
@@ -123,4 +118,4 @@ class _Heard(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if self._progress.is_own(record):
-            self._progress.heard()
+            self._progress._shown_s = time.monotonic()

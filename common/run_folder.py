@@ -26,6 +26,16 @@ LARGEST_METRICS = 16 * 2**20  # bytes; some 100,000 epochs
 MOST_EPOCHS = 1_000_000
 
 
+class _Inside:
+    """The path of a file or folder in the run's folder."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __get__(self, folder: "RunFolder", _) -> Path:
+        return folder.path / self.name
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Define the name of every file that a run leaves in its folder."""
@@ -44,39 +54,28 @@ class RunFolder:
         below = self.path.is_relative_to(OUTPUTS) and self.path != OUTPUTS
         return self.path.relative_to(OUTPUTS).as_posix() if below else self.path.name
 
-    @property
-    def record(self) -> Path:
-        return self.path / "result.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def best_checkpoint(self) -> Path:
-        return self.checkpoints / "best.ckpt"
-
-    @property
-    def best_weights(self) -> Path:
-        """The network's weights in best.ckpt with its description, for programs that read safetensors."""
-        return self.checkpoints / "best.safetensors"
-
-    @property
-    def last_checkpoint(self) -> Path:
-        return self.checkpoints / "last.ckpt"
-
-    @property
-    def previous_checkpoint(self) -> Path:
-        """The last checkpoint but one, kept while the run trains."""
-        return self.checkpoints / "last-before.ckpt"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.csv"
-
-    @property
-    def splits(self) -> Path:
-        return self.path / "splits.csv"
+    record = _Inside("result.json")
+    checkpoints = _Inside("checkpoints")
+    best_checkpoint = _Inside("checkpoints/best.ckpt")
+    # The network's weights in best.ckpt with its description, for programs that read safetensors
+    best_weights = _Inside("checkpoints/best.safetensors")
+    last_checkpoint = _Inside("checkpoints/last.ckpt")
+    previous_checkpoint = _Inside("checkpoints/last-before.ckpt")  # the last but one, kept while the run trains
+    metrics = _Inside("metrics.csv")
+    splits = _Inside("splits.csv")
+    summary = _Inside("summary.txt")
+    model_card = _Inside("MODEL_CARD.md")
+    log = _Inside("train.log")
+    # Exists and is locked while a process runs in the folder; a killed process leaves it unlocked
+    lock = _Inside(".lock")
+    # Backups, until the command has done something: before it resumes the run, or starts another one in the folder
+    before_resume = _Inside(".before-resume")
+    before_restart = _Inside(".before-restart")
+    hydra = _Inside(".hydra")
+    config = _Inside(".hydra/config.yaml")  # the configuration as it was composed
+    choices = _Inside(".hydra/hydra.yaml")  # Hydra's own part of it, with the file that each group uses
+    overrides = _Inside(".hydra/overrides.yaml")
+    PROFILE = "profile"
 
     def predictions(self, split: str) -> Path:
         """The CSV table of `test` or `val`; with many classes the run may write `predictions_parquet` instead."""
@@ -87,16 +86,6 @@ class RunFolder:
         return self.predictions(split).with_suffix(".parquet")
 
     @property
-    def summary(self) -> Path:
-        return self.path / "summary.txt"
-
-    @property
-    def model_card(self) -> Path:
-        return self.path / "MODEL_CARD.md"
-
-    PROFILE = "profile"
-
-    @property
     def profiles(self) -> list[Path]:
         """Files of trainer.profiler: a table for each of fit, validate and test, and traces."""
         return sorted(path for path in self.path.glob(f"*-{self.PROFILE}*") if path.is_file())
@@ -104,25 +93,6 @@ class RunFolder:
     def figure(self, name: str) -> Path:
         """An image that a run draws, by its name without the suffix."""
         return self.path / f"{name}.png"
-
-    @property
-    def log(self) -> Path:
-        return self.path / "train.log"
-
-    @property
-    def lock(self) -> Path:
-        """Exists and is locked while a process runs in the folder; a killed process leaves it unlocked."""
-        return self.path / ".lock"
-
-    @property
-    def before_resume(self) -> Path:
-        """Backup of the folder before the command that resumes the run, until it has done something."""
-        return self.path / ".before-resume"
-
-    @property
-    def before_restart(self) -> Path:
-        """Backup of the run that was here before another one started, until that one has done something."""
-        return self.path / ".before-restart"
 
     def entries(self, whole: bool) -> list[Path]:
         """Return what a run has left here, without its log; with `whole` also files that runs are not known to write."""
@@ -136,24 +106,6 @@ class RunFolder:
         found = self.path.iterdir() if whole else (path for name in known for path in self.path.glob(name))
         tops = {self.path / path.relative_to(self.path).parts[0] for path in found}
         return sorted(tops - of_commands)
-
-    @property
-    def hydra(self) -> Path:
-        return self.path / ".hydra"
-
-    @property
-    def config(self) -> Path:
-        """The configuration as it was composed."""
-        return self.hydra / "config.yaml"
-
-    @property
-    def choices(self) -> Path:
-        """Hydra's own part of the configuration, with the file that each group uses."""
-        return self.hydra / "hydra.yaml"
-
-    @property
-    def overrides(self) -> Path:
-        return self.hydra / "overrides.yaml"
 
     def write_splits(self, columns: Mapping[str, Sequence]) -> None:
         """Write splits.csv from columns of one length."""

@@ -838,8 +838,10 @@ class RunRecord:
         self.run = dataclasses.replace(
             before.run, warnings=list(dict.fromkeys([*before.run.warnings, *self.collected]))
         )
-        self.model = _completed(self.model, before.model)
-        for name in ("data", "decision", "val", "test", "deployed"):
+        if self.model and before.model:
+            missing = {key: value for key, value in vars(before.model).items() if getattr(self.model, key) is None}
+            self.model = dataclasses.replace(self.model, **missing)
+        for name in ("data", "model", "decision", "val", "test", "deployed"):
             setattr(self, name, getattr(self, name) or getattr(before, name))
         self.best, self.throughput = before.best, before.throughput
         self.status, self.reason = before.status, before.reason
@@ -876,14 +878,6 @@ class RunRecord:
         if self.test is None and (n := self.previous_test_evaluations) != 0:
             content["test"] = asdict(SplitMetrics(test_evaluations=n))
         return content
-
-
-def _completed(section: ModelInfo | None, before: ModelInfo | None) -> ModelInfo | None:
-    """Return a section whose missing values are filled from the previous one."""
-    if section is None or before is None:
-        return section or before
-    missing = {key: value for key, value in vars(before).items() if getattr(section, key) is None}
-    return dataclasses.replace(section, **missing)
 
 
 def write_record(record: RunRecord) -> None:

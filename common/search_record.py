@@ -46,10 +46,6 @@ class SearchRecord:
 
     @classmethod
     def read(cls, folder: Path) -> "SearchRecord":
-        """Read search.json.
-
-        Raises:
-            UserError: it is missing, damaged or of another form.
-        """
+        """Read search.json; raise UserError if it is missing, damaged or of another form."""
         path = folder / FILE
         return to_type(read_json(path, LARGEST), cls, path)

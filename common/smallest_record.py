@@ -216,11 +216,7 @@ class SmallestRecord:
 
     @classmethod
     def read(cls, folder: Path) -> "SmallestRecord":
-        """Read smallest.json.
-
-        Raises:
-            UserError: it is missing, damaged or of another version.
-        """
+        """Read smallest.json; raise UserError if it is missing, damaged or of another version."""
         path = folder / FILE
         content = read_json(path, LARGEST)
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:

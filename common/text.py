@@ -87,11 +87,7 @@ def printable(text: object) -> str:
 
 
 def register_argument(model: Mapping[str, object]) -> str:
-    """Return ` 'register=[package.Head]'`, which a command needs if its checkpoint has parts of the user's own.
-
-    Args:
-        model: as in `own_names`.
-    """
+    """Return ` 'register=[package.Head]'`, which a command needs if its checkpoint has parts of the user's own."""
     own = own_names(model)
     return f" {shell_quote('register=[' + ','.join(own) + ']')}" if own else ""
 
@@ -113,7 +109,6 @@ def names_own_code(key: str | None, name: object) -> bool:
 
     Args:
         key: the setting; one that is not in OWN_KEYS names none.
-        name: its value.
     """
     is_full = key in OWN_KEYS and isinstance(name, str) and "." in name
     return is_full and not (key == BACKBONE and TIMM_TAG.fullmatch(name))

@@ -37,7 +37,7 @@ def audit(catalog: Catalog, pixels: PixelCache, near: NearDuplicates | None = No
     """
     rows, stats = np.flatnonzero(catalog.present()), pixels.stats
     near = near or find_pairs(rows, pixels)
-    exact = _exact_groups(stats, rows)
+    exact = list(_rows_of(stats, rows, repeated_rows(stats.fingerprints.numbers[rows])).values())
     conflicts = [group for group in exact if len({int(catalog.labels[row]) for row in group}) > 1]
     findings = [
         _finding("conflict", "image", "under two labels", catalog, _differing_first(conflicts, catalog.labels)),
@@ -77,11 +77,6 @@ def _named_groups(catalog: Catalog, rows: np.ndarray) -> list[Finding]:
             text = f"group: {plural(len(across), 'named group')} across {where}: {names}"
             findings.append(Finding("group", text, _differing_first(across.values(), catalog.splits), leak))
     return findings
-
-
-def _exact_groups(stats: ImageStats, rows: np.ndarray) -> list[list[int]]:
-    same = _rows_of(stats, rows, repeated_rows(stats.fingerprints.numbers[rows]))
-    return [group for group in same.values() if len(group) > 1]
 
 
 def _rows_of(stats: ImageStats, rows: np.ndarray, wanted: np.ndarray) -> dict[int, list[int]]:

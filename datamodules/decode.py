@@ -46,15 +46,16 @@ class DecodedImage(NamedTuple):
     size: tuple[int, int]  # width and height in the file
     mode: str  # Pillow's mode of the file, with FIRST_OF_SEVERAL if that applies
 
-    def rgb(self, value_range: ValueRange | None = None) -> Image.Image:
+    def rgb(self, value_range: ValueRange | None = None, path: Path | str | None = None) -> Image.Image:
         """Return the image as upright RGB; `value_range` applies to more than 8 bits (see `DeepPixels.range_of`).
 
         Raises:
-            UserError: the range is not known, or pixels are NaN.
+            UserError: the range is not known, or pixels are NaN; with `path` an UnreadableImageError that names it.
         """
         if isinstance(self.source, Image.Image):
             return self.source
-        return to_rgb(self.source.to_image(*self.source.range_of(value_range)))
+        with contextlib.nullcontext() if path is None else _named(path):
+            return to_rgb(self.source.to_image(*self.source.range_of(value_range)))
 
     def fingerprint(self) -> str:
         """Return 16 hex digits that identify the pixels and their size, independent of the file name and the range."""
@@ -69,17 +70,7 @@ def open_image(path: Path, image_size: int = 0, value_range: ValueRange | None =
     Raises:
         UnreadableImageError: names the file and the reason.
     """
-    return rgb(read_image(path, image_size), path, value_range)
-
-
-def rgb(decoded: DecodedImage, path: Path | str, value_range: ValueRange | None) -> Image.Image:
-    """Return `DecodedImage.rgb`; an error names the file.
-
-    Raises:
-        UnreadableImageError: names the file and the reason.
-    """
-    with _named(path):
-        return decoded.rgb(value_range)
+    return read_image(path, image_size).rgb(value_range, path)
 
 
 def read_image(path: Path, image_size: int = 0) -> DecodedImage:

@@ -54,8 +54,6 @@ def take_over_splits(
 
     Args:
         groups: (rows,) group numbers from `join_groups`.
-        fingerprints: (rows,) of the images.
-        splits: from `read_splits`.
         with_val: False if test takes the place of val.
         in_folds: whether `select_fold` divides train and val again, so only test keeps its images.
 
@@ -141,11 +139,7 @@ def _join(
 
 
 def read_splits(splits: str) -> EarlierSplits:
-    """Read the table of an earlier run's folder, or a splits.csv.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
+    """Read the table of an earlier run's folder, or a splits.csv; raise UserError if it is missing or damaged."""
     key = f"datamodule.splits={clean(splits, 300)}"
     advice = "give the folder of a run, or its splits.csv"
     try:

@@ -5,6 +5,7 @@ import functools
 import io
 import itertools
 import logging
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,11 +50,7 @@ def kind_of(header: bytes) -> str | None:
 
 @contextlib.contextmanager
 def needs_extra(what: str, extra: str) -> Iterator[None]:
-    """Name the extra to install if an import inside fails.
-
-    Raises:
-        UserError: the package that reads the format is not installed.
-    """
+    """Turn a failed import inside into a UserError that names the extra to install."""
     try:
         yield
     except ImportError as error:
@@ -302,13 +299,13 @@ def read_dicom(source: Path | bytes) -> DeepPixels:
 
 
 def _window(header) -> tuple[float, float] | None:
-    """Return the ends of the first window (DICOM PS3.3 C.11.2.1); None if the file does not state any."""
+    """Return the ends of the first window (DICOM PS3.3 C.11.2.1); None if the file states none of finite numbers."""
     center, width = (_first(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
     if center is None or width is None:
         return None
     if header.get("VOILUTFunction") not in ("LINEAR_EXACT", "SIGMOID"):  # the default counts in whole units
         center, width = center - 0.5, width - 1
-    return (center - width / 2, center + width / 2) if width > 0 else None
+    return (center - width / 2, center + width / 2) if width > 0 and math.isfinite(center + width) else None
 
 
 def _stored_range(header) -> tuple[float, float] | None:
@@ -334,10 +331,6 @@ def _first(value) -> float | None:
 
 
 def check_pixels(width: int, height: int) -> None:
-    """Refuse a decompression bomb.
-
-    Raises:
-        ValueError: more pixels than Pillow's limit, which decode.py sets.
-    """
+    """Raise ValueError for a decompression bomb: more pixels than Pillow's limit, which decode.py sets."""
     if width * height > Image.MAX_IMAGE_PIXELS:
         raise ValueError(f"{width} x {height} pixels, which exceeds the limit of {Image.MAX_IMAGE_PIXELS:,}")

@@ -41,8 +41,3 @@ def copy_to_gpu(cache: PixelCache, device: torch.device) -> Tensor:
         rows = range(start, min(start + CHUNK, len(cache)))
         pixels[start : rows.stop] = torch.stack([torch.from_numpy(cache[row]) for row in rows]).to(device)
     return pixels
-
-
-def gather_batch(pixels: Tensor, rows: Tensor) -> Tensor:
-    """Take rows (B,) of pixels (N, H, W, 3) as (B, 3, H, W) in channels-last memory."""
-    return pixels[rows.to(pixels.device)].permute(0, 3, 1, 2)

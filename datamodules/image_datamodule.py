@@ -61,7 +61,6 @@ class ImageDataModule(L.LightningDataModule):
     """Load batches of images from one catalog.
 
     Args:
-        source: lists the images.
         root: folder of the user's own images, for the sources that refer to it and for `table`.
         table: CSV with path, label and optionally split, group and weight; replaces what the source lists.
         folds: number of folds that train and val are divided into; fold number `fold` is val, and test does not change.
@@ -277,9 +276,8 @@ class ImageDataModule(L.LightningDataModule):
         stats = compared.stats
         if self._finds_range:
             self.value_range = training_range(self.catalog, stats)
-        deep = np.isfinite(stats.spreads[self.catalog.present()]).all(axis=1)
-        unstated = deep & np.isnan(stats.stated[self.catalog.present()]).any(axis=1)
-        if self.stream and self.value_range is None and unstated.any():
+        deep = self.catalog.present() & stats.deep
+        if self.stream and self.value_range is None and (deep & ~stats.states_range).any():
             raise range_missing("datamodule.range=auto: images of val or test")
         if self._compares_by_own and deep.any():
             look = look._replace(value_range=self.value_range)
@@ -419,7 +417,6 @@ class ImageDataModule(L.LightningDataModule):
         test the result is the same for all seeds, like the splits themselves.
 
         Args:
-            split: train, val or test.
             limit: key of `limits`; None: the split's own.
 
         Raises:
@@ -485,7 +482,8 @@ class ImageDataModule(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
         """Augment (on a GPU), resize, normalize and mix on the device, since uint8 is a quarter of the bytes to move."""
         if "pixels" not in batch:
-            batch["pixels"] = gpu_cache.gather_batch(self.gpu_pixels, batch["rows"])
+            rows = batch["rows"].to(self.gpu_pixels.device)
+            batch["pixels"] = self.gpu_pixels[rows].permute(0, 3, 1, 2)  # (B, 3, H, W) in channels-last memory
         if "params" in batch:
             batch["pixels"] = self.augmentation.apply_on_device(batch["pixels"], batch.pop("params"))
         if self.train_size != self.image_size and self.trainer.training:

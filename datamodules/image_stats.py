@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from datamodules.decode import UnreadableImageError, read_image, resize, rgb
+from datamodules.decode import UnreadableImageError, read_image, resize
 from datamodules.deep_pixels import DeepPixels, ValueRange
 
 THUMBNAIL = 16  # pixels per side, gray
@@ -58,6 +58,16 @@ class ImageStats:
     thumbnails: np.ndarray  # (rows, THUMBNAIL, THUMBNAIL) uint8, or (0, ...) if they are not needed
     spreads: np.ndarray  # (rows, 2) bounds of most values of images with more than 8 bits per channel; NaN for others
     stated: np.ndarray  # (rows, 2) range that the file of such an image states; NaN if it states none
+
+    @property
+    def deep(self) -> np.ndarray:
+        """Whether each image has more than 8 bits per channel, (rows,) bool."""
+        return np.isfinite(self.spreads).all(axis=1)
+
+    @property
+    def states_range(self) -> np.ndarray:
+        """Whether each file states a range, (rows,) bool."""
+        return np.isfinite(self.stated).all(axis=1)
 
     @classmethod
     def empty(cls, rows: int, thumbnails: np.ndarray | None = None) -> "ImageStats":
@@ -148,7 +158,7 @@ def scan_image(
             spread = deep.spread()
             stats.spreads[row], stats.stated[row] = spread, deep.stated or np.nan
         own = value_range == "own" and deep is not None
-        image = rgb(decoded, path, ValueRange(*spread) if own else value_range)
+        image = decoded.rgb(ValueRange(*spread) if own else value_range, path)
     except UnreadableImageError as error:
         stats.errors[row] = str(error)
         return None

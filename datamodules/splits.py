@@ -44,7 +44,6 @@ def fill_in_splits(
 
     Args:
         groups: (rows,) group numbers from `join_groups`.
-        fingerprints: (rows,) of the images.
         with_val: False if test takes the place of val, so no val split is made.
         in_folds: whether `select_fold` makes val later, so none is split off train here.
     """
@@ -77,11 +76,7 @@ def exclude_without_split(catalog: Catalog, rows: np.ndarray) -> None:
 
 
 def check_folds(folds: int | None, fold: int | None) -> None:
-    """Check before the images are read that `folds` and `fold` are given together and are in range.
-
-    Raises:
-        UserError: they are not; names both settings.
-    """
+    """Raise UserError, before the images are read, unless `folds` and `fold` are given together and are in range."""
     if folds is None:
         if fold is not None:
             raise UserError(

@@ -23,7 +23,7 @@ from common.errors import UserError
 from common.text import join_words, plural
 from datamodules.audit import Finding
 from datamodules.cached_pixels import Look
-from datamodules.decode import UnreadableImageError, read_content, rgb
+from datamodules.decode import UnreadableImageError, read_content
 from datamodules.deep_pixels import DeepPixels
 from datamodules.loader import EpochSampler, ImageDataset
 from datamodules.transform_list import TransformList
@@ -83,18 +83,10 @@ class Shards:
         return []
 
     def check_whole(self) -> None:
-        """Check that no shard was cut off, and warn if that cannot be determined.
-
-        Raises:
-            UserError: a shard was cut off.
-        """
+        """Raise UserError if a shard was cut off, and warn if that cannot be determined."""
 
     def check_processes(self, world_size: int) -> None:
-        """Check that each of `world_size` processes gets images.
-
-        Raises:
-            UserError: there are too few shards.
-        """
+        """Raise UserError if there are too few shards for each of `world_size` processes to get images."""
 
     def read(self, share: Share, *, seed: int, epoch: int, skip: int) -> Iterator[Sample]:
         """Yield the images of one process in the order of an epoch, repeated endlessly, without the first `skip` ones.
@@ -117,9 +109,6 @@ class TrainStream:
     """Hold the training images of a source, about which only stated or counted numbers are known.
 
     Args:
-        shards: shards with the images.
-        classes: names.
-        n_images: number of training images.
         class_counts: number of training images of each class; None: not known.
         count: reads all shards to count the images of each label; None: that would take too long.
     """
@@ -343,7 +332,7 @@ class StreamDataset(ImageDataset):
         decoded, value_range = read_content(item.content, item.name, self.image_size), self.look.value_range
         if isinstance(decoded.source, DeepPixels) and decoded.source.stated is None and value_range is None:
             raise range_missing(item.name)
-        return np.asarray(self.look.resize(rgb(decoded, item.name, value_range)))
+        return np.asarray(self.look.resize(decoded.rgb(value_range, item.name)))
 
 
 def check_streamed(*, rules: dict, sampler: str, mean: object) -> None:

@@ -70,11 +70,7 @@ class TransformList:
         return np.asarray(image) if isinstance(image, Image.Image) else image.permute(1, 2, 0).numpy()
 
     def apply_on_device(self, pixels: Tensor, params: Tensor) -> Tensor:
-        """Augment (B, 3, H, W) uint8 by the seeds in params (B, 1); same draws as `apply`, up to what is drawn on the device.
-
-        Raises:
-            UserError: as `apply`.
-        """
+        """Augment (B, 3, H, W) uint8 by the seeds in params (B, 1) like `apply`, up to what is drawn on the device."""
         augmented = torch.empty_like(pixels)
         with own_generators(pixels.device) as seed:
             for place, number in enumerate(params[:, 0].tolist()):
@@ -83,11 +79,7 @@ class TransformList:
         return augmented
 
     def check(self, size: int, device: torch.device) -> None:
-        """Try the transforms on a made-up image of `size` pixels per side, with several draws.
-
-        Raises:
-            UserError: as `apply`.
-        """
+        """Try the transforms on a made-up image of `size` pixels per side, with several draws; errors as of `apply`."""
         pixels = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
         for number in range(TRIES):
             if device.type == "cpu":

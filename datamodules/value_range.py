@@ -22,7 +22,7 @@ def training_range(catalog: Catalog, stats: ImageStats) -> ValueRange | None:
     of a 12-bit camera, and without the outlier values of each image (`DeepPixels.spread`).
     """
     rows = catalog.rows("train")
-    rows = rows[np.isfinite(stats.spreads[rows]).all(axis=1) & np.isnan(stats.stated[rows]).any(axis=1)]
+    rows = rows[(stats.deep & ~stats.states_range)[rows]]
     if not len(rows):
         return None
     lows, highs = np.sort(stats.spreads[rows], axis=0).T
@@ -34,8 +34,7 @@ def training_range(catalog: Catalog, stats: ImageStats) -> ValueRange | None:
 
 def describe_range(catalog: Catalog, stats: ImageStats, value_range: ValueRange | None) -> str | None:
     """Return a sentence for the screen on how pixels of more than 8 bits are scaled; None if there are none."""
-    deep = np.isfinite(stats.spreads[catalog.present()]).all(axis=1)
-    states = np.isfinite(stats.stated[catalog.present()]).all(axis=1)
+    deep, states = catalog.present() & stats.deep, stats.states_range
     if value_range is not None and value_range.of_all:
         states[:] = False
     parts = []
@@ -50,7 +49,7 @@ def describe_range(catalog: Catalog, stats: ImageStats, value_range: ValueRange 
 
 def mixed_depths(catalog: Catalog, stats: ImageStats) -> Finding | None:
     """Find images of more than 8 bits among images of 8 bits; scaling may be all that makes their brightness differ."""
-    present, deep = catalog.present(), np.isfinite(stats.spreads).all(axis=1)
+    present, deep = catalog.present(), stats.deep
     n_deep, n = int((present & deep).sum()), int(present.sum())
     if n_deep in (0, n):
         return None
@@ -73,7 +72,7 @@ def mixed_depths(catalog: Catalog, stats: ImageStats) -> Finding | None:
 
 def few_levels(catalog: Catalog, stats: ImageStats, value_range: ValueRange | None) -> Finding | None:
     """Find images of more than 8 bits that have few levels left in 8 bits, since they use a small part of the range."""
-    rows = np.flatnonzero(catalog.present() & np.isfinite(stats.spreads).all(axis=1))
+    rows = np.flatnonzero(catalog.present() & stats.deep)
     ends = stats.stated[rows].copy()
     if value_range is not None:
         ends[np.isnan(ends).any(axis=1) | value_range.of_all] = value_range.low, value_range.high

@@ -1,6 +1,7 @@
 """How far to trust a network's probabilities: calibration, temperature, selective prediction.
 
-n images, K classes. The confidence of an image is its largest probability. NaN is refused everywhere (ValueError).
+n images, K classes. Labels are (n,) class indices, probabilities (n, K); `groups` are (n,) group numbers, None: each image is
+its own. The confidence of an image is its largest probability. NaN is refused everywhere (ValueError).
 """
 
 import math
@@ -34,7 +35,7 @@ class ConfidenceBin(NamedTuple):
 def brier(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Return the squared distance to the true class, summed over classes, mean over images: 0 to 2.
 
-    Brier 1950, Monthly Weather Review 78:1-3, eq. 2. Labels (n,), probabilities (n, K).
+    Brier 1950, Monthly Weather Review 78:1-3, eq. 2.
     """
     labels, probabilities = checked(labels, probabilities)
     truth = np.eye(probabilities.shape[1])[labels]
@@ -44,7 +45,7 @@ def brier(labels: np.ndarray, probabilities: np.ndarray) -> float:
 def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> list[ConfidenceBin]:
     """Return bins of confidence of equal width; the last one includes a confidence of 1.
 
-    Guo et al. 2017, arXiv:1706.04599, eq. 1 and 2, fig. 1. Labels (n,), probabilities (n, K).
+    Guo et al. 2017, arXiv:1706.04599, eq. 1 and 2, fig. 1.
     """
     confidence, correct, index = _binned(labels, probabilities, bins)
     counts, sums, hits = _sums(confidence, correct, np.minimum(index, bins - 1), bins)
@@ -58,8 +59,7 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS)
 def ece(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> float:
     """Return the expected calibration error, Guo et al. 2017, arXiv:1706.04599, eq. 3.
 
-    As in torchmetrics, bins are [low, high), and a confidence of exactly 1 has its own bin. Labels (n,),
-    probabilities (n, K).
+    As in torchmetrics, bins are [low, high), and a confidence of exactly 1 has its own bin.
     """
     confidence, correct, index = _binned(labels, probabilities, bins)
     _, sums, hits = _sums(confidence, correct, index, bins + 1)
@@ -73,10 +73,7 @@ def ece_by_chance(probabilities: np.ndarray, effect: float = 1.0, draws: int = 1
     22:651-661 ("consistency resampling"). With more than 40,000 images fewer draws are made, but at least 200.
 
     Args:
-        probabilities: (n, K).
         effect: `design_effect` of images in groups; the error by chance is larger by its square root.
-        draws: at most.
-        seed: of the draws.
     """
     confidence, _, index = _binned(np.argmax(probabilities, axis=1), probabilities, BINS)
     starts = np.flatnonzero(np.diff(index, prepend=-1))  # the most confident come first, so bins are contiguous
@@ -111,7 +108,6 @@ def fit_temperature(labels: np.ndarray, log_probabilities: np.ndarray) -> float:
     probabilities to 1. If all images are right, T cannot be fitted and is 1. The search is bounded and over log T.
 
     Args:
-        labels: (n,) class indices.
         log_probabilities: (n, K) logits or log-probabilities, finite, e.g. from `logarithm`.
 
     Raises:
@@ -179,11 +175,8 @@ def confidence_for_accuracy(
     It assumes images that did not choose the network: if they also chose its epoch, it promises a little too much.
 
     Args:
-        labels: (n,) class indices.
-        probabilities: (n, K).
         target_accuracy: above 0 and up to 1.
         delta: above 0 and below 1.
-        groups: (n,) group numbers; None: each image is its own.
     """
     confidence, correct = _sorted(labels, probabilities)
     distinct = np.diff(confidence, append=-np.inf) < 0
@@ -213,10 +206,7 @@ def images_needed(target_accuracy: float, delta: float, effect: float = 1.0) -> 
 def selective_accuracy(
     labels: np.ndarray, probabilities: np.ndarray, confidence: float, groups: np.ndarray | None = None
 ) -> Selective:
-    """Measure selective prediction, on the images with at least this confidence.
-
-    Labels (n,), probabilities (n, K); group numbers (n,) widen the interval, None: each image is its own group.
-    """
+    """Measure selective prediction, on the images with at least this confidence."""
     labels, probabilities = checked(labels, probabilities)
     kept = probabilities.max(axis=1) >= confidence
     correct, n = (probabilities.argmax(axis=1) == labels)[kept], int(kept.sum())

@@ -1,6 +1,7 @@
 """The choice of the smallest network on validation images and its proof on test images: pure functions.
 
 A finalist has one row per seed (or fold), which says which of the same n images it gets right. Nothing is chosen on test.
+Labels are (n,) classes, for the balanced accuracy; `groups` are (n,) group numbers, None: each image is its own.
 """
 
 from collections.abc import Sequence
@@ -99,9 +100,6 @@ def choose(
     Args:
         reference: the most accurate candidate.
         finalists: the other candidates; their seeds are paired with those of the reference.
-        rule: when a candidate is good enough.
-        labels: (n,) classes, for the balanced accuracy.
-        groups: (n,) group numbers; None: each image is its own.
 
     Raises:
         ValueError: the images differ, no seed is in common, or the balanced accuracy has no labels.
@@ -135,11 +133,7 @@ def prove(
     seed are tested: they were chosen before test was opened, so nothing needs a correction.
 
     Args:
-        chosen: the candidate.
-        reference: the reference, which may be the chosen candidate.
-        rule: as in `choose`.
-        labels: (n,) classes.
-        groups: (n,) group numbers.
+        reference: which may be the chosen candidate.
         n_finalists: candidates besides the reference that could have been chosen; with a target, so could the reference.
         raced: seeds, or folds, whose networks decided in the race which candidates are finalists.
 

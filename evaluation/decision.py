@@ -3,10 +3,12 @@
 The validation images also chose the epoch, which flatters all three; test measures them on images that chose nothing.
 
 n images, K classes. Labels are (n,) class indices, probabilities (n, K) as the network gives them; threshold and
-confidence apply to these, not to calibrated probabilities.
+confidence apply to these, not to calibrated probabilities. `groups` are (n,) numbers of the groups that several images come
+from; None: each image is its own.
 """
 
 import logging
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -38,6 +40,7 @@ from evaluation.scores import (
 log = logging.getLogger(__name__)
 
 
+@dataclass(kw_only=True, eq=False)
 class DecisionRules:
     """Fit a decision to the validation images.
 
@@ -49,33 +52,23 @@ class DecisionRules:
         delta: probability with which the promise of that accuracy may fail.
     """
 
-    def __init__(
-        self,
-        *,
-        positive_class: str | int | None,
-        threshold_criterion: Criterion,
-        false_negative_cost: float,
-        target_accuracy: float,
-        delta: float = 0.1,  # older runs have no such setting
-    ):
-        if not 0 < false_negative_cost < np.inf:
-            raise UserError(f"decision.false_negative_cost={false_negative_cost}: use a number above 0, e.g. 5")
-        if not 0 < target_accuracy <= 1:
-            raise UserError(f"decision.target_accuracy={target_accuracy}: use a share above 0 and up to 1")
-        if not 0 < delta < 1:
-            raise UserError(f"decision.delta={delta}: use a probability above 0 and below 1, e.g. 0.1")
-        self.positive_class = None if positive_class is None else str(positive_class)
-        self.threshold_criterion = threshold_criterion
-        self.false_negative_cost = false_negative_cost
-        self.target_accuracy = target_accuracy
-        self.delta = delta
+    positive_class: str | int | None
+    threshold_criterion: Criterion
+    false_negative_cost: float
+    target_accuracy: float
+    delta: float = 0.1  # older runs have no such setting
+
+    def __post_init__(self):
+        if not 0 < self.false_negative_cost < np.inf:
+            raise UserError(f"decision.false_negative_cost={self.false_negative_cost}: use a number above 0, e.g. 5")
+        if not 0 < self.target_accuracy <= 1:
+            raise UserError(f"decision.target_accuracy={self.target_accuracy}: use a share above 0 and up to 1")
+        if not 0 < self.delta < 1:
+            raise UserError(f"decision.delta={self.delta}: use a probability above 0 and below 1, e.g. 0.1")
+        self.positive_class = None if self.positive_class is None else str(self.positive_class)
 
     def check(self, classes: list[str]) -> None:
-        """Check that the positive class is one of two.
-
-        Raises:
-            UserError: it is not.
-        """
+        """Raise UserError unless the positive class is one of two."""
         if self.positive_class is not None and (len(classes) != 2 or self.positive_class not in classes):
             of_two = "" if len(classes) == 2 else f", and it needs two classes (there are {len(classes)})"
             raise UserError(
@@ -98,11 +91,7 @@ class DecisionRules:
         """Fit temperature and confidence, and a threshold if there are images of two classes.
 
         Args:
-            labels: (n,) class indices.
-            probabilities: (n, K).
-            classes: K names.
             logits: (n, K); None: the logarithm of the probabilities.
-            groups: (n,) numbers of the groups that several images come from; None: each image is its own.
         """
         effect = design_effect(probabilities.argmax(axis=1) == labels, groups)
         decision = Decision(
@@ -159,13 +148,9 @@ def measure(
     A mean over classes counts only classes with images; `auroc` and `binary` are None if all images are of one class.
 
     Args:
-        labels: (n,) class indices.
-        probabilities: (n, K).
-        classes: K names.
         decision: of the checkpoint.
         further: the user's own metrics by their names.
         logits: (n, K), which rank the images for AUROC and average precision; None: not known, probabilities rank them.
-        groups: (n,) group numbers, which widen the intervals; None: each image is its own.
     """
     labels, probabilities = checked(labels, probabilities)
     k, several = len(classes), len(np.unique(labels)) > 1
@@ -230,7 +215,6 @@ def at_threshold(
         labels: (n,) 1 positive, 0 negative.
         scores: (n,) probability of the positive class.
         threshold: e.g. from `choose_threshold`.
-        groups: (n,) group numbers; None: each image is its own.
 
     Raises:
         ValueError: a class is absent, or the lengths differ.

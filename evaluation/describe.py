@@ -15,13 +15,7 @@ NAMES = {"balanced_accuracy": "balanced accuracy", "f1": "macro F1", "auroc": "A
 
 
 def describe_metrics(metrics: SplitMetrics, decision: Decision | None, split: str = "these images") -> list[str]:
-    """Return a split's metrics other than accuracy, as lines for the screen.
-
-    Args:
-        metrics: everything that `measure` computes.
-        decision: of the checkpoint.
-        split: its name.
-    """
+    """Return a split's metrics other than accuracy, as lines for the screen."""
     values = {name: getattr(metrics, name) for name in NAMES} | metrics.further
     lines = [
         ", ".join(
@@ -72,12 +66,6 @@ def describe_accuracy(metrics: SplitMetrics) -> str:
     baseline = metrics.guessing
     beside = f"; always '{short_name(baseline.name)}': {baseline.share:.4f}" if baseline else ""
     return format_accuracy(metrics.accuracy) + beside
-
-
-def short_accuracy(metrics: SplitMetrics) -> str:
-    """Return `0.793 (353 of 445, 95% interval 0.753 to 0.828)`."""
-    found = metrics.accuracy
-    return f"{found.value:.3f} ({found.correct:,} of {found.n:,}, 95% interval {found.low:.3f} to {found.high:.3f})"
 
 
 def compare_to_guessing(metrics: SplitMetrics) -> str | None:
@@ -137,7 +125,6 @@ def describe_promise(decision: Decision, like: str = "these") -> str:
     """Return the promised accuracy and the confidence from which on it holds, or why none is promised.
 
     Args:
-        decision: of the checkpoint.
         like: completes "images like": the promise holds for images from the same source as the validation images.
     """
     target, n = f"accuracy {decision.target_accuracy:g}", decision.fitted_on or 0

@@ -1,6 +1,7 @@
 """Metrics with their intervals: score intervals united with a bootstrap stratified by class; also for the user's own metrics.
 
-n images, K classes, B resamples. Labels are (n,) class indices, probabilities (n, K) as the network gives them.
+n images, K classes, B resamples. Labels are (n,) class indices, probabilities (n, K) as the network gives them. `groups` are
+(n,) group numbers; whole groups are drawn; None: each image is its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -75,13 +76,9 @@ def estimate_metrics(
     minutes (`MOST_SCORED`: 2,000 images of 1,000 classes), the AUROC has only the score interval.
 
     Args:
-        labels: (n,) class indices.
-        probabilities: (n, K).
         logits: (n, K); None: unknown; see `ranking_scores`.
-        groups: (n,) group numbers: whole groups are drawn, and a score interval is that of n / design effect images. None:
-            each image is its own.
+        groups: a score interval is that of n / design effect images.
         resamples: at most.
-        seed: of the draws.
 
     Raises:
         ValueError: the shapes do not fit, or values are NaN or infinite.
@@ -141,12 +138,9 @@ def resample_metrics(
     skipped for that metric.
 
     Args:
-        labels: (n,) class indices.
         predicted: (n,) class indices.
         scores: (n, K) `ranking_scores`.
-        groups: (n,) group numbers or None.
         resamples: at most.
-        seed: of the draws.
 
     Returns:
         The metrics of `estimate_metrics` by name, at most B values each.
@@ -246,12 +240,6 @@ def further_metric(
     draws removed: draws of m images have (m - 1) / m of their variance, and lie below the value about as far as it lies below
     the truth. As in `resample_metrics`, a group is drawn whole, also if it has images of several classes, which it makes alike.
     A draw in which a class is missing is skipped, because the metric may be undefined there.
-
-    Args:
-        metric: labels (n,), probabilities (n, K) -> number.
-        labels: (n,) class indices.
-        probabilities: (n, K).
-        groups: (n,) group numbers; whole groups are drawn; None: each image is its own.
     """
     labels, probabilities = checked(labels, probabilities)
     value = float(metric(labels.copy(), probabilities.copy()))  # it may change its arguments
@@ -286,8 +274,6 @@ def few_images(counts: Sequence[int], classes: list[str], further: Sequence[str]
     """Return a sentence about classes with so few images that no interval on them is sure to cover, or None.
 
     Args:
-        counts: images of each class.
-        classes: K names.
         further: names of the user's own metrics.
     """
     by_count = sorted(zip(classes, counts, strict=True), key=lambda each: each[1])  # if many, the rarest are named

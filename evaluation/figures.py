@@ -59,9 +59,6 @@ def draw_confusion(
     """Draw (K, K) counts into axes; return the image, for a color bar.
 
     Args:
-        axes: to draw into.
-        counts: (K, K).
-        names: of the classes.
         with_shares: whether to write the share of the true class below each count.
         most_written: number of classes up to which counts are written.
         most_named: number of classes up to which axes show their names; with more they show numbers.

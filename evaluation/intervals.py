@@ -1,4 +1,7 @@
-"""Intervals for accuracies: pure functions, each with its source."""
+"""Intervals for accuracies: pure functions, each with its source.
+
+S seeds, n images. Outcomes are (S, n), one line for each seed; `groups` are (n,) group numbers, None: each image is its own.
+"""
 
 import math
 from collections.abc import Sequence
@@ -86,17 +89,17 @@ def proportion(correct: int, n: int, effect: float = 1.0) -> Proportion:
     """Return a proportion in the form that records keep; errors as of `wilson`.
 
     Args:
-        correct: number of correct images.
-        n: number of all images.
         effect: `design_effect` of images in groups; the interval is that of n / effect images.
     """
     low, high = wilson(correct / effect, n / effect)
     return Proportion(value=correct / n, low=low, high=high, correct=correct, n=n)
 
 
-def format_accuracy(found: Proportion) -> str:
+def format_accuracy(found: Proportion, digits: int = 4) -> str:
     """Return `0.9266 (101 of 109, 95% interval 0.862 to 0.962)`."""
-    return f"{found.value:.4f} ({found.correct:,} of {found.n:,}, 95% interval {found.low:.3f} to {found.high:.3f})"
+    return (
+        f"{found.value:.{digits}f} ({found.correct:,} of {found.n:,}, 95% interval {found.low:.3f} to {found.high:.3f})"
+    )
 
 
 def mean_over_seeds(values: Sequence[float]) -> Seeds:
@@ -145,7 +148,6 @@ def _mean_squares(y: np.ndarray, weights: np.ndarray, by: np.ndarray, equal: flo
     """Return the mean squares of outcomes y (S, n).
 
     Args:
-        y: outcomes.
         weights: (n,) weights of the columns in the mean.
         by: (n,) weights of the squared distances of columns from the mean.
         equal: ratio of the number of equally large columns with as much information to the number of columns.
@@ -182,7 +184,6 @@ def over_seeds_and_images(
     Args:
         outcomes: (S, n) 0 or 1, or differences -1, 0 or 1.
         pseudo: outcome and number of pseudo-images.
-        groups: (n,) group numbers; None: each image is its own.
         alike: as of `columns_of`.
     """
     columns = columns_of(outcomes, groups, alike)
@@ -235,8 +236,6 @@ def columns_of(outcomes: np.ndarray, groups: np.ndarray | None, alike: float = 0
     (docs/intervals.md).
 
     Args:
-        outcomes: (S, n).
-        groups: (n,) group numbers; None: each image is its own.
         alike: lower limit of the `intraclass_correlation`, from other outcomes on the same images.
     """
     y = np.asarray(outcomes, dtype=np.float64)
@@ -272,10 +271,6 @@ def accuracy_interval(correct: np.ndarray, groups: np.ndarray | None = None) -> 
     One seed: Wilson's interval, for that trained network. Several seeds: `over_seeds_and_images` with two pseudo-images that
     all get right and two that all get wrong; the first of its two distributions is also used on the scale of log odds, because
     accuracies of seeds near 1 are skewed: most a little above the mean, few far below. The interval always contains the mean.
-
-    Args:
-        correct: (S, n) bool.
-        groups: (n,) group numbers; None: each image is its own.
     """
     if len(correct) == 1:
         effect = design_effect(correct, groups)
@@ -310,7 +305,6 @@ def design_effect(correct: np.ndarray, groups: np.ndarray | None) -> float:
 
     Args:
         correct: (n,) or (S, n) bool, for one network or for S.
-        groups: (n,) group numbers; None: each image is its own.
     """
     if groups is None or len(np.unique(groups)) == len(groups):
         return 1.0
@@ -325,7 +319,6 @@ def class_effects(correct: np.ndarray, of: np.ndarray, k: int, groups: np.ndarra
         correct: (n,) bool.
         of: (n,) class of each image, true or predicted.
         k: number of classes; a class without images has the effect 1.
-        groups: (n,) group numbers; None: each image is its own.
     """
     effects = np.ones(k)
     if groups is not None:

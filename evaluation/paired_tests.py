@@ -1,4 +1,8 @@
-"""Compare networks on the same images: tests, intervals, and the best of many."""
+"""Compare networks on the same images: tests, intervals, and the best of many.
+
+S seeds, n images, on `only_a` of which only network A is right, on `only_b` only B. `groups` are (n,) group numbers; None: each
+image is its own.
+"""
 
 import math
 from collections.abc import Sequence
@@ -41,10 +45,6 @@ class BiasCorrectedBest(NamedTuple):
 
 def mcnemar(only_a: int, only_b: int) -> float:
     """Return the exact two-sided p-value for equal accuracies (McNemar 1947, Psychometrika 12:153-157; binomial, p = 1/2).
-
-    Args:
-        only_a: images on which only A is right.
-        only_b: images on which only B is right.
 
     Raises:
         ValueError: a negative count.
@@ -128,7 +128,6 @@ def below_difference(counts: np.ndarray, level: float, less: float = HALF) -> fl
 
     Args:
         counts: (K, 3) images of each class on which only A is right, on which only B is, and all.
-        level: of the bound.
         less: as in `lower_bound`.
     """
     return math.hypot(*((a - b) / n - lower_bound(a, b, n, level, less) for a, b, n in counts)) / len(counts)
@@ -144,7 +143,6 @@ def effective_counts(
 
     Args:
         differences: (S, n) of -1, 0 or 1.
-        groups: (n,) group numbers; None: each image is its own.
         alike: as of `columns_of`.
     """
     seeds, n = differences.shape
@@ -191,9 +189,6 @@ def tango_score(only_a: float, only_b: float, n: float, difference: float, less:
     """Return the standard normal score for a true difference of the accuracies (A minus B): Tango 1998, eq. 12.
 
     Args:
-        only_a: images on which only A is right.
-        only_b: images on which only B is right.
-        n: images.
         difference: above -1 and below 1.
         less: images to subtract from the count of A.
     """
@@ -258,9 +253,7 @@ def compare_pair(
         right_a: (S, n) bool.
         right_b: (S, n) bool; line i has the same seed as in `right_a`.
         margin: how far A may be below B and still be good enough, above 0.
-        groups: (n,) group numbers; None: each image is its own.
         labels: (n,) classes over which the accuracies are balanced; None: all images have the same weight.
-        level: of the one-sided bound.
 
     Raises:
         ValueError: the shapes differ, or there are no images.
@@ -380,8 +373,6 @@ def bias_corrected_best(
 
     Args:
         correct: (N, n) bool or 0/1, runs on the same validation images.
-        resamples: number of draws.
-        seed: of the draws.
         groups: (n,) group numbers; whole groups are drawn, because an image that is not drawn is as lucky as those of its
             group that are. None: each image is its own.
 

@@ -53,7 +53,6 @@ def confusion_interval(confusion: np.ndarray, metric: Metric) -> Interval:
 
     Args:
         confusion: (K, K) counts, the true classes as rows. Classes neither true nor predicted do not count.
-        metric: one of those above.
     """
     counted = np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1))
     counts = np.asarray(confusion, dtype=np.float64)[np.ix_(counted, counted)]
@@ -116,8 +115,6 @@ def scaled_interval(value: float, variance: float, model: float, informative: fl
     with few images. So it is averaged with that of a model: weighted by the images that show it, the model's by `MODEL` images.
 
     Args:
-        value: the estimate.
-        variance: observed variance of the estimate.
         model: a model's variance of the estimate, divided by value (1 - value).
         informative: number of images that show the variance.
     """
@@ -134,7 +131,6 @@ def auroc_model(value: float, counts: np.ndarray, share: np.ndarray | float = 1.
     two classes both AUROCs are the same number; the correlation between any two of K is taken to be 1 / (K - 1)^2.
 
     Args:
-        value: mean AUROC.
         counts: (K,) images of each class, K >= 2.
         share: (K,) share of each class's variance that counts.
     """

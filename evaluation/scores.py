@@ -1,6 +1,7 @@
 """Metrics from labels, probabilities and logits, in float64; evaluation/estimates.py adds their intervals.
 
-n images, K classes, B resamples, G distinct scores. A confusion matrix has the true classes as rows.
+n images, K classes, B resamples, G distinct scores. Labels are (n,) class indices, probabilities (n, K). A confusion matrix has
+the true classes as rows.
 Classes without images do not count: a mean over classes is over the others.
 """
 
@@ -33,7 +34,6 @@ def macro_f1(confusion: np.ndarray, together: np.ndarray | None = None) -> np.nd
     A class without images that was predicted has an F1 of 0.
 
     Args:
-        confusion: counts.
         together: (K,) bool: classes that all get the F1 of their images together. With few images each F1 is too low on
             average: a false positive costs a class with one image that is right more than one whose image is wrong.
     """
@@ -65,8 +65,6 @@ def macro_auroc(labels: np.ndarray, probabilities: np.ndarray, logits: np.ndarra
     """Return the mean over the classes of the one-against-rest AUROC; with two classes both are the same.
 
     Args:
-        labels: (n,) class indices of at least two classes.
-        probabilities: (n, K).
         logits: (n, K), for `ranking_scores`; None: only the probabilities are known.
 
     Raises:
@@ -83,10 +81,6 @@ def ranking_scores(probabilities: np.ndarray, logits: np.ndarray | None = None) 
 
     From logits z: z_k - logsumexp of the others, which still differ where float32 probabilities are all 1, from a difference of
     17 on. Without logits: log p - log(1 - p); with two classes 1 - p is the probability of the other one.
-
-    Args:
-        probabilities: (n, K).
-        logits: (n, K) or None.
 
     Raises:
         ValueError: logits of another shape, NaN or infinite.
@@ -128,8 +122,6 @@ def per_class(
     """Score each class against the rest.
 
     Args:
-        confusion: (K, K) counts.
-        classes: K names.
         of_recall: `class_effects` of images in groups, for the true classes; None: each image is its own.
         of_precision: the same for the predicted classes.
     """

@@ -44,11 +44,7 @@ def checkpoint_argument(ckpt: str | Path | None, exported: bool = False) -> Path
 
 
 def check_predict_arguments(batch_size: int, explain: bool, explain_most: int, threshold: float | None = None) -> None:
-    """Check the settings of predict.py.
-
-    Raises:
-        UserError: one of a wrong type or size.
-    """
+    """Raise UserError if a setting of predict.py has a wrong type or size."""
     for name, value in (("batch_size", batch_size), ("explain_most", explain_most)):
         if type(value) is not int or value < 1:
             raise UserError(f"{quote_override(name, value)}: use a whole number of 1 or more")

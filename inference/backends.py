@@ -224,11 +224,7 @@ def import_extra(package: str, wanted_by: str, extra: str):
 
 
 def torch_device(name: str):
-    """Return torch's device of this name; auto: a GPU if there is one.
-
-    Raises:
-        UserError: no such device here.
-    """
+    """Return torch's device of this name, auto: a GPU if there is one; raise UserError if it does not exist here."""
     import torch
 
     if name == "auto":

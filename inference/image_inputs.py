@@ -9,12 +9,12 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from common.errors import UserError
-from common.own_test_images import OwnTestImages, images_folder
+from common.own_test_images import images_folder
 from common.predictions_csv import read_predicted_images
 from common.run_folder import RunFolder
 from common.run_record import DataInfo, RunRecord, increment_test_evaluations
 from common.text import plural
-from common.untrusted.tables import OwnTable
+from common.untrusted.tables import OwnTable, describe_notes
 from datamodules.sources.catalog import split_of
 from datamodules.sources.csv_table import FileFinder, check_label
 from datamodules.sources.image_folder import NAMED, image_suffixes, is_ignored, walk_images
@@ -144,9 +144,8 @@ class ImageTable:
                 )
         except UserError as error:
             raise UserError(f"images={error}") from error
-        notes = [text for text in (own.describe_notes(), files.describe_notes()) if text]
-        if notes and warn:
-            log.info("images=%s: interpreted: %s", self.path, "; ".join(notes))
+        if warn and (notes := describe_notes(own.notes + files.notes)):
+            log.info("images=%s: interpreted: %s", self.path, notes)
 
     def _image(self, row: dict[str, str], line: int) -> ImageInput:
         path = row["path"]
@@ -218,11 +217,7 @@ class RunImages:
 
 
 def check_whole(run: RunFolder, split: str, n: int) -> None:
-    """Check that a run's splits.csv has as many images of a split as its record.
-
-    Raises:
-        UserError: the numbers differ, e.g. because the table was copied in part.
-    """
+    """Raise UserError unless splits.csv has as many images of a split as the record: it may have been copied in part."""
     recorded = getattr(RunRecord.read(run).data, f"n_{split}", None)
     if recorded is not None and recorded != n:
         raise UserError(
@@ -266,19 +261,11 @@ def run_of_checkpoint(checkpoint: Path) -> RunFolder | None:
     return run if run and is_run(run) else None
 
 
-def own_test_images(checkpoint: Path, root: str | None) -> OwnTestImages | None:
-    """Return the test images of the run whose folder has the checkpoint; None if there is no such run."""
-    run = run_of_checkpoint(checkpoint)
-    return OwnTestImages(run, root) if run else None
+def count_test_evaluation(run: RunFolder) -> int | None:
+    """Count one more test evaluation in the record of a run, when an accuracy on its test images has been shown.
 
-
-def count_test_evaluation(checkpoint: Path) -> int | None:
-    """Count one more test evaluation in the record of the run whose folder has the checkpoint.
-
-    Call it when an accuracy on the run's test images has been shown. Return the number of test evaluations; None if the
-    record cannot be written.
+    Return the number of test evaluations; None if the record cannot be written.
     """
-    run = run_of_checkpoint(checkpoint)
     try:
         return increment_test_evaluations(run)
     except OSError as error:

@@ -21,7 +21,14 @@ from common.run_record import Baseline, ClassScores, Decision, SplitMetrics, des
 from common.table import Table
 from common.text import clean, join_words, plural, printable, short_name
 from inference.arguments import check_predict_arguments, checkpoint_argument
-from inference.image_inputs import TABLES, ImageInput, RunImages, count_test_evaluation, own_test_images, resolve_images
+from inference.image_inputs import (
+    TABLES,
+    ImageInput,
+    RunImages,
+    count_test_evaluation,
+    resolve_images,
+    run_of_checkpoint,
+)
 from inference.predictor import Prediction, Predictor
 
 log = logging.getLogger(__name__)
@@ -54,10 +61,11 @@ def _run(config: DictConfig, checkpoint: Path, images: str | list[str] | None, p
     model = Predictor.from_checkpoint(checkpoint, str(config.device), config.register)
     if config.threshold is not None:
         model.set_threshold(config.threshold)
-    own_test = own_test_images(checkpoint, config.root)
+    run = run_of_checkpoint(checkpoint)
+    own_test = OwnTestImages(run, config.root) if run else None
     summary = PredictionSummary(model.classes, model.decision, own_test)
-    is_own = isinstance(inputs, RunImages) and inputs.run.path.resolve() == checkpoint.resolve().parent.parent
-    tested, changed = own_test.fingerprints if own_test and is_own and inputs.split == "test" else (), []
+    is_own = run and isinstance(inputs, RunImages) and inputs.run.path.resolve() == run.path
+    tested, changed = own_test.fingerprints if is_own and inputs.split == "test" else (), []
     explanations = None
     if config.explain:
         from inference.explain.explain import Explanations
@@ -86,7 +94,7 @@ def _run(config: DictConfig, checkpoint: Path, images: str | list[str] | None, p
             "replaced, or another library decoded them; this accuracy is not the run's",
             images, f"{len(changed):,}", f"{len(inputs):,}", changed[0],
         )  # fmt: skip
-    test_evaluations = count_test_evaluation(checkpoint) if summary.evaluates_test else None
+    test_evaluations = count_test_evaluation(run) if summary.evaluates_test else None
     print(*summary.lines(test_evaluations), f"Predictions: {table}", sep="\n")
     if explanations:
         print(*explanations.write(table), sep="\n")
@@ -190,7 +198,6 @@ class PredictionSummary:
     """Count predictions as they are made, for the screen.
 
     Args:
-        classes: of the network.
         decision: of the network; None: it has none.
         own_test: the test images of the run that trained the model; None: unknown.
 

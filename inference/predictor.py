@@ -16,7 +16,7 @@ from common.errors import UserError
 from common.processor_time import own_cores
 from common.run_record import Decision
 from common.text import format_confidence
-from datamodules.decode import DecodedImage, UnreadableImageError, decode_pixels, read_image, rgb
+from datamodules.decode import DecodedImage, UnreadableImageError, decode_pixels, read_image
 from datamodules.deep_pixels import DeepPixels, ValueRange
 from inference.backends import Backend, ModelDescription, open_backend
 from inference.image_inputs import ImageInput, resolve_images
@@ -86,7 +86,6 @@ class Predictor:
         """Load a run's best.ckpt, or the .onnx file that export.py made from it, which needs no torch.
 
         Args:
-            path: the file.
             device: auto (a GPU if there is one), cpu, cuda or cuda:N.
             register: full names of your own networks and heads that the checkpoint may use; it can use no others.
 
@@ -180,7 +179,7 @@ class Predictor:
                 self._warn_of_deep_pixels()
             path, value_range = _path(item), self.description.value_range
             self._note_clipped(decoded.source, value_range, number)
-            image = rgb(decoded, path, value_range) if path else decoded.rgb(value_range)
+            image = decoded.rgb(value_range, path)
         except UnreadableImageError as error:
             return str(error)
         except UserError as error:

@@ -190,11 +190,7 @@ def load_network(path: Path) -> TrainedNetwork:
 
 
 def load_classifier(path: Path) -> "ImageClassifier":
-    """Build the classifier of a checkpoint with its weights, in eval mode.
-
-    Raises:
-        UserError: see `load_network`.
-    """
+    """Build the classifier of a checkpoint with its weights, in eval mode; errors as of `load_network`."""
     return _classifier(read_checkpoint(path), path)
 
 

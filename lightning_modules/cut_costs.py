@@ -68,10 +68,6 @@ def cut_costs(
 ) -> BackboneCosts:
     """Measure each cut of a backbone at these image sizes, or at its own size if it accepts none of them.
 
-    Args:
-        only_last: measure only the last cut.
-        head: settings of the head.
-
     Raises:
         NetworkError: there is no such backbone, or the head does not fit.
     """

@@ -56,7 +56,6 @@ class CutFeatures(nn.Module):
 
     Args:
         network: `model=truncated`, cut after the last of `cuts`.
-        backbone: name of its backbone.
         cuts: names of last blocks, as in `cut_costs`.
 
     Raises:

@@ -241,11 +241,7 @@ class ImageClassifier(L.LightningModule):
         self._check_shapes()
 
     def _check_shapes(self) -> None:
-        """Check that a new copy of this network and loss, perhaps the user's own, could load their tensors.
-
-        Raises:
-            UserError: names what has another shape than before training, or is not a tensor.
-        """
+        """Raise UserError if a new copy of this network and loss, perhaps the user's own, could not load their tensors."""
         for name, shape in self._shapes_of_tensors().items():
             if shape is None or shape != self._shapes.get(name, shape):
                 owner, _, tensor = name.partition(".")

@@ -39,11 +39,7 @@ class EpochMetrics(Metric):
         return [getattr(self, name) for name in self.SUMS]
 
     def add_to_sums(self, sums: list[Tensor]) -> None:
-        """Add the `sums` of a process of the interrupted run.
-
-        Raises:
-            UserError: their shapes do not fit.
-        """
+        """Add the `sums` of a process of the interrupted run; raise UserError if their shapes do not fit."""
         for name, value in zip(self.SUMS, sums, strict=True):
             if value.shape != getattr(self, name).shape:
                 raise UserError(f"its sum {name} has the shape {tuple(value.shape)}")

@@ -93,11 +93,7 @@ def decide_preprocessing(model: dict, ckpt_path: str | None = None) -> Preproces
 
 
 def parse_normalization(value) -> str | tuple[list[float], list[float]]:
-    """Return a word of NORMALIZATIONS, or mean and std of three channels.
-
-    Raises:
-        UserError: names the value and what is allowed.
-    """
+    """Return a word of NORMALIZATIONS, or mean and std of three channels; raise UserError for anything else."""
     key = f"model.normalization={override_value(value)}"
     if isinstance(value, str) and value in NORMALIZATIONS:
         return value
@@ -154,11 +150,7 @@ def of_weights(model: dict) -> Preprocessing | None:
 
 
 def of_checkpoint(ckpt_path: str) -> Preprocessing:
-    """Return what a checkpoint of this project was trained with.
-
-    Raises:
-        UserError: see `read_checkpoint`.
-    """
+    """Return what a checkpoint of this project was trained with; errors as of `read_checkpoint`."""
     described = read_checkpoint(Path(ckpt_path))["hyper_parameters"]
     return _of_description(described, f"as ckpt_path={ckpt_path} was trained")
 

@@ -38,11 +38,7 @@ OF_NETWORK = "set by the network itself"  # the record's description of such wei
 
 
 def check_policy(policy: str | None) -> None:
-    """Check, before anything is read, that `model.weights` names something that can exist.
-
-    Raises:
-        UserError: there is no such file, or the value is not a text.
-    """
+    """Raise UserError, before anything is read, unless `model.weights` names something that can exist."""
     if policy in (None, "auto", "imagenet"):
         return
     if not isinstance(policy, str) or not policy.strip():

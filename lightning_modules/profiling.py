@@ -84,18 +84,20 @@ def describe_difference(macs: int, macs_thop: int) -> str:
 
 
 @torch.inference_mode()
-def measure_latency(network: nn.Module, image_size: int, batch_size: int, device: torch.device) -> dict:
-    """Measure the latency of a forward pass in eval mode; return the fields of the record's Latency."""
+def measure_latencies(network: nn.Module, image_size: int, batch_size: int, device: torch.device) -> list[dict]:
+    """Measure a forward pass in eval mode, of one image and of a batch; return the fields of the record's Latency of each."""
     network = _copy(network).to(device, memory_format=torch.channels_last)
-    images = _image(image_size, batch_size).to(device, memory_format=torch.channels_last)
+    threads, found = torch.get_num_threads() if device.type == "cpu" else None, []
+    for size in sorted({1, batch_size}):
+        images = _image(image_size, size).to(device, memory_format=torch.channels_last)
 
-    def one_pass() -> None:
-        network(images)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        def one_pass(images: torch.Tensor = images) -> None:
+            network(images)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
 
-    threads = torch.get_num_threads() if device.type == "cpu" else None
-    return {"batch_size": batch_size, "device": device.type, **time_passes(one_pass, threads)}
+        found.append({"batch_size": size, "device": device.type, **time_passes(one_pass, threads)})
+    return found
 
 
 @torch.no_grad()
@@ -108,11 +110,6 @@ def peak_memory_mib(network: nn.Module, image_size: int) -> float:
         network(image)
     peak = tracker.get_tracker_snapshot("peak")
     return round(sum(device["Total"] for device in peak.values()) / 2**20, 3)
-
-
-def measure_latencies(network: nn.Module, image_size: int, batch_size: int, device: torch.device) -> list[dict]:
-    """Measure the latency of one image and of a batch."""
-    return [measure_latency(network, image_size, size, device) for size in sorted({1, batch_size})]
 
 
 def measure_cost(network: nn.Module, image_size: int) -> dict:

@@ -349,11 +349,7 @@ def _from_url(url: str, download_to: Path) -> dict[str, Tensor]:
 
 
 def _check_name(path: Path) -> None:
-    """Check that a file has the hash in its name; torch checks that only after a download.
-
-    Raises:
-        ValueError: it has another hash.
-    """
+    """Raise ValueError unless a file has the hash in its name; torch checks that only after a download."""
     named = torch.hub.HASH_REGEX.search(path.name)
     with path.open("rb") as file:
         if named and not hashlib.file_digest(file, "sha256").hexdigest().startswith(named[1]):

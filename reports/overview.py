@@ -21,8 +21,9 @@ from common.predictions_csv import Predictions, read_predictions
 from common.run_folder import RunFolder
 from common.run_record import ModelInfo, RunRecord, SplitMetrics, describe_test_evaluations
 from common.text import SPLIT_NAMES, clean, compact_count, milliseconds, short_name
-from evaluation.describe import compare_to_guessing, name_accuracy, short_accuracy
+from evaluation.describe import compare_to_guessing, name_accuracy
 from evaluation.figures import axis_name, draw_confusion, figure_pixels, short_names
+from evaluation.intervals import format_accuracy
 from evaluation.scores import count_confusion, most_confused
 from reports.load_runs import Run
 from reports.top_losses import MOST_LOSSES, TopLosses, with_thumbnails, worst_images
@@ -85,7 +86,7 @@ def draw_overview(record: RunRecord, predictions: Predictions | None = None) -> 
 
 def _write_title(figure: Figure, record: RunRecord, metrics: SplitMetrics, split: str) -> None:
     """Write the verdict, and below it the network, its cost and what limits the result."""
-    title = f"{name_accuracy(metrics, SPLIT_NAMES[split])} {short_accuracy(metrics)}"
+    title = f"{name_accuracy(metrics, SPLIT_NAMES[split])} {format_accuracy(metrics.accuracy, digits=3)}"
     figure.text(0.02, 0.95, title, fontsize=19, fontweight="bold", va="center")
     against = compare_to_guessing(metrics)
     about = [f"{clean(record.model.name, 40)} on {clean(record.data.name, 40)}", *_cost(record.model)]

@@ -69,11 +69,7 @@ def check_description(classes, image_size, mean, std, fit, value_range, interpol
 
 
 def check_preprocessing(image_size, mean, std, interpolation, source: str) -> None:
-    """Check the image size in pixels, the normalization of each channel and the interpolation.
-
-    Raises:
-        UserError: see `check_description`.
-    """
+    """Check the image size in pixels, the normalization of each channel and the interpolation, like `check_description`."""
     if type(image_size) is not int or not 1 <= image_size <= LARGEST_IMAGE:
         raise _odd(source, "image_size", image_size, f"1 to {LARGEST_IMAGE} pixels")
     for name, values, above in (("mean", mean, -math.inf), ("std", std, 0.0)):
@@ -143,13 +139,10 @@ def _is_number(value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30
 
 
-def _is_plain(value) -> bool:
-    return value is None or isinstance(value, bool) or _is_name(value) or _is_number(value)
-
-
 def _is_setting(value, depth: int) -> bool:
     if not isinstance(value, (list, tuple, dict)):
-        return _is_plain(value) and not (_is_number(value) and abs(value) > LARGEST_SETTING)
+        is_small = _is_number(value) and abs(value) <= LARGEST_SETTING
+        return value is None or isinstance(value, bool) or _is_name(value) or is_small
     items, keys = (list(value.values()), list(value)) if isinstance(value, dict) else (value, [])
     nested = depth > 0 and len(items) <= MOST_SETTINGS and all(map(_is_name, keys))
     return nested and all(_is_setting(item, depth - 1) for item in items)

@@ -74,11 +74,7 @@ def read_saved_config(run: RunFolder, given: Collection[str], composed: DictConf
 
 
 def read_saved_name(run: RunFolder, given: Collection[str]) -> str:
-    """Read `model.name` of a run; "run" if there is none.
-
-    Raises:
-        UserError: see `read_saved_config`.
-    """
+    """Read `model.name` of a run; "run" if there is none. Errors as of `read_saved_config`."""
     return str(OmegaConf.select(_read(run, given), "model.name") or "run")
 
 
@@ -173,11 +169,7 @@ def _read_hydra(run: RunFolder) -> dict:
 
 
 def _read_plain_yaml(path: Path, parse: Callable[[str], object] = OmegaConf.create) -> DictConfig | dict:
-    """Read a YAML file of a run, which must be a small mapping without anchors and tags.
-
-    Raises:
-        UserError: it is anything else.
-    """
+    """Read a YAML file of a run; raise UserError unless it is a small mapping without anchors and tags."""
     try:
         if path.stat().st_size > LARGEST:
             raise UserError(f"more than {LARGEST // 2**10} KiB, which no run writes")

@@ -36,11 +36,7 @@ OTHER_NAMES = {
 
 
 def check_size(path: Path, largest: int) -> None:
-    """Refuse a file that is larger than what a run writes, or that is not a regular file.
-
-    Raises:
-        UserError: names the file and both sizes.
-    """
+    """Raise UserError if a file is larger than what a run writes, or is not a regular file."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     if (size := path.stat().st_size) > largest:
@@ -50,11 +46,7 @@ def check_size(path: Path, largest: int) -> None:
 
 
 def check_complete(path: Path) -> None:
-    """Refuse a table of a run whose last line is cut off.
-
-    Raises:
-        UserError: names the file.
-    """
+    """Raise UserError if the last line of a run's table is cut off."""
     with path.open("rb") as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
@@ -68,9 +60,6 @@ def iterate_csv(
     """Yield line number and row of a table, all values as text; bytes that are not UTF-8 are kept, as in file names.
 
     Args:
-        path: path of the table.
-        needed: columns that must be there.
-        largest: largest size of the table in bytes.
         complete: refuse a table whose last line has no line end, which every table of a run has.
 
     Raises:
@@ -107,8 +96,6 @@ class OwnTable:
     text UTF-8 or UTF-16. Columns without a name (pandas writes its index so) and lines without a value are skipped.
 
     Args:
-        path: path of the table.
-        needed: columns that must be there.
         known: other columns with a meaning; all others keep their names.
 
     Attributes:
@@ -158,10 +145,6 @@ class OwnTable:
             ) from error
         except (ValueError, csv.Error) as error:
             raise UserError(f"{self.path}: line {reader.line_num if reader else 0}: {_describe(error)}") from error
-
-    def describe_notes(self) -> str:
-        """Return `delimited by semicolons; spaces around values removed (40 times)`; nothing if all was read as written."""
-        return "; ".join(f"{note} ({n:,} times)" if n > 1 else note for note, n in (+self.notes).items())
 
     def _encoding(self) -> str:
         with self.path.open("rb") as file:
@@ -258,6 +241,11 @@ class OwnTable:
                 cells[name] = cell.strip()
                 self.notes["spaces around values removed"] += 1
         return cells
+
+
+def describe_notes(notes: Counter[str]) -> str:
+    """Return `delimited by semicolons; spaces around values removed (40 times)`; nothing if all was read as written."""
+    return "; ".join(f"{note} ({n:,} times)" if n > 1 else note for note, n in (+notes).items())
 
 
 def _describe(error: ValueError | csv.Error) -> str:

@@ -19,7 +19,7 @@ from common.own_test_images import images_folder
 from common.run_folder import REVIEW_COLUMNS, SPLIT_COLUMNS, RunFolder
 from common.run_record import DataInfo, RunRecord
 from common.text import clean, join_words, typed_override
-from common.untrusted.tables import OwnTable
+from common.untrusted.tables import OwnTable, describe_notes
 from datamodules.sources.catalog import split_of
 from datamodules.sources.image_folder import SUFFIXES, walk_images
 from datamodules.sources.source import ImageRow, Source, is_utf8, relative_to
@@ -103,7 +103,7 @@ class CsvTable(Source):
                 "%s=%s: the column %r holds splits, but is not used as the split; rename it to split to use it",
                 self.key, self.table, clean(column, 40),
             )  # fmt: skip
-        if notes := "; ".join(filter(None, (rows.describe_notes(), files.describe_notes()))):
+        if notes := describe_notes(rows.notes + files.notes):
             log.info("%s=%s: interpreted: %s", self.key, self.table, notes)
 
     def __str__(self) -> str:
@@ -140,10 +140,6 @@ class FileFinder:
                     self.notes["absolute path below the root"] += 1
                 return below.replace(os.sep, "/")  # as in the catalogs of other systems
         return None
-
-    def describe_notes(self) -> str:
-        """Return `backslashes in a path read as / (40 times)`; nothing if every path was found as written."""
-        return "; ".join(f"{note} ({n:,} times)" if n > 1 else note for note, n in self.notes.items())
 
     def advise(self, path: str, key: str = "datamodule.root") -> str:
         """Return, for an error, where a file with this name is; `key` is the setting for the folder."""

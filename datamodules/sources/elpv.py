@@ -41,11 +41,7 @@ class Elpv(Source):
 
     @property
     def root(self) -> Path:
-        """The package's folder of images.
-
-        Raises:
-            UserError: the package elpv-dataset is not installed.
-        """
+        """The package's folder of images; without the package elpv-dataset, a UserError."""
         package = importlib.util.find_spec("elpv_dataset")
         if package is None:
             raise UserError(

@@ -63,16 +63,15 @@ class ImageFolder(Source):
         if root is None:
             raise UserError("datamodule.root has no value; give it one: datamodule.root=DIR (or datamodule.table=FILE)")
         split_folders, others = _split_folders(root), Counter()
-        names = _classes(root, split_folders)
-        self.classes = [as_label(name) for name in names]
-        named = zip(names, self.classes, strict=True)
-        for label in [label for name, label in named if label.encode() != os.fsencode(name)]:
+        labels = {name: as_label(name) for name in _classes(root, split_folders)}
+        self.classes = list(labels.values())
+        for label in [label for name, label in labels.items() if label.encode() != os.fsencode(name)]:
             log.warning(
                 "datamodule.root=%s: the name of a class folder is not UTF-8, which tables cannot hold, so the class "
                 "is called %s; to change that, rename the folder, e.g. with the program convmv", root, label,
             )  # fmt: skip
         for split, folder in split_folders.items():
-            for name, label in zip(names, self.classes, strict=True):
+            for name, label in labels.items():
                 beside_root = "" if folder == root else f"{folder.relative_to(root)}/"
                 for path in _walk(folder / name, others=others):
                     yield ImageRow(f"{beside_root}{name}/{path}", label, split)

@@ -55,11 +55,7 @@ class StreamedSource(UnpackedSource):
         self.name = _name_of(train)
 
     def shards(self, split: str) -> Shards:
-        """Open the shards of a split.
-
-        Raises:
-            UserError: there are none, or they cannot be used.
-        """
+        """Open the shards of a split; raise UserError if there are none, or they cannot be used."""
         raise NotImplementedError
 
     @functools.cached_property

@@ -11,7 +11,8 @@ from common.text import SPLIT_NAMES, register_argument, shell_quote, typed_overr
 from common.untrusted.saved_config import read_saved_overrides
 from engine.flags import own_folders
 from engine.run.loggers import typed
-from evaluation.describe import compare_to_guessing, name_accuracy, short_accuracy
+from evaluation.describe import compare_to_guessing, name_accuracy
+from evaluation.intervals import format_accuracy
 from lightning_modules.networks.registry import head_name
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ def log_verdict(record: RunRecord, name: str) -> None:
     against = None if record.run.debug else compare_to_guessing(metrics)
     chose = record.test is None or record.data.select_on == "test"
     named = name_accuracy(metrics, SPLIT_NAMES.get(name, name))
-    parts = [f"{named} {short_accuracy(metrics)}", *([against] if against else [])]
+    parts = [f"{named} {format_accuracy(metrics.accuracy, digits=3)}", *([against] if against else [])]
     log.info("%s%s", ", ".join(parts), "; the epoch was chosen on these images" if chose else "")
 
 

@@ -32,11 +32,7 @@ TIMEOUT_S = 30  # of a connection on which nothing arrives
 
 
 def check_address(host: str, port: int) -> None:
-    """Check that a server can listen there.
-
-    Raises:
-        UserError: a wrong setting, or the address is taken, not permitted or of another machine.
-    """
+    """Raise UserError if no server can listen there: the address is malformed, taken, not permitted or another machine's."""
     if type(port) is not int or not 1 <= port <= 65535:
         raise UserError(f"port={port}: use 1 to 65535, e.g. 7860")
     with _address_errors(host, port):
@@ -138,11 +134,7 @@ class WebServer(ThreadingHTTPServer):
 
 
 def serve(folder: Path, names: Sequence[str], host: str, port: int) -> None:
-    """Serve the files until Ctrl-C.
-
-    Raises:
-        UserError: the address was taken since it was checked.
-    """
+    """Serve the files until Ctrl-C; raise UserError if the address was taken since it was checked."""
     with _address_errors(host, port):
         server = WebServer(folder, names, str(host), port)
     shown = f"[{host}]" if ":" in str(host) else host

@@ -8,9 +8,8 @@ from common.run_folder import shown_script
 from common.run_record import RunRecord
 from common.text import SPLIT_NAMES, clean, plural, quote_override, shell_join
 from inference.explain.explainer import Explainer, FeatureIndex
-from inference.explain.label_review import LABELS_TO_CHECK, LabelReview
 from inference.explain.page import page_items, render
-from inference.explain.ranking import LeastCertain
+from inference.explain.ranking import LABELS_TO_CHECK, LabelReview, LeastCertain
 from inference.image_inputs import ImageInput, ImageInputs, RunImages, run_of_checkpoint, training_images
 from inference.predictor import Prediction, Predictor
 
@@ -25,7 +24,6 @@ class Explanations:
 
     Args:
         checkpoint: of the model; similar training images are searched for in its run.
-        progress: gets how far it is.
     """
 
     def __init__(

@@ -89,7 +89,6 @@ class FeatureIndex:
 
     Args:
         images: at most MOST_TRAINING of them are used, evenly spaced.
-        progress: gets how many were read.
     """
 
     def __init__(self, explainer: Explainer, images: Sequence[ImageInput], progress: Progress | None = None):

@@ -64,7 +64,6 @@ def run(config: DictConfig, make_format: Callable[[], object]) -> None:
     """Export a checkpoint and print the file, its inputs and outputs, and how it compares with the checkpoint.
 
     Args:
-        config: as of conf/export.yaml.
         make_format: builds the format that the node `format` describes.
     """
     checkpoint_argument(config.ckpt)  # refuse a wrong one before the format imports torch
@@ -99,10 +98,6 @@ def run(config: DictConfig, make_format: Callable[[], object]) -> None:
 def checked_format(name: str, config: DictConfig, make_format: Callable[[], object]) -> FileFormat:
     """Return the format that the node `format` describes.
 
-    Args:
-        name: of the format's YAML file.
-        make_format: builds it.
-
     Raises:
         UserError: no such class, its constructor fails, or it is not a format.
     """
@@ -133,7 +128,6 @@ def export(
     """Write the file or folder and verify it against the checkpoint.
 
     Args:
-        ckpt: the checkpoint.
         format: OnnxFile(), Int8(), TorchExport() or your own.
         preprocessing: True: uint8 images of any size in, probabilities out; False: normalized images in, logits out.
         out: the file, or its folder; for a format that writes a folder, that folder; None: beside the checkpoint.
@@ -146,7 +140,6 @@ def export(
         register: full names of your own networks and heads that the checkpoint may use.
         further: other splits to compare it on, if they have images.
         most: images per split to compare it on; None: 200 for an exact format, 2,000 for others.
-        progress: reports how far it is.
 
     Raises:
         UserError: wrong settings, no images to calibrate with, a place that cannot be written, too large a difference, or a
@@ -173,7 +166,10 @@ def export(
         raise UserError(f"images={images}: has only images of the split {split}; give validation images: images=DIR")
     calibration = _calibration_images(format, splits, images, checkpoint.description) if format.calibrates else []
     compared = verification_images(splits, ORDER, most or (N_VERIFICATION if format.exact else N_INEXACT))
-    model = _model(checkpoint, format, preprocessing, calibration, compared)
+    more = {"format": format.name, "decoder": DECODER, "version": importlib.metadata.version("justenough")}
+    metadata = checkpoint.description.as_metadata() | {name: json.dumps(value) for name, value in more.items()}
+    network = plain(checkpoint.network)
+    model = TrainedModel(network, checkpoint.description, preprocessing, metadata, calibration, compared)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, path.name)
         if format.is_folder:
@@ -318,11 +314,7 @@ def _write_manifest(folder: Path, format: FileFormat, verification: Verification
 
 
 def _check_replaceable(path: Path, format: FileFormat) -> None:
-    """Check that the folder to write is absent, empty, or contains only an export of the same format.
-
-    Raises:
-        UserError: it is a file, an export of another format, or contains other files.
-    """
+    """Raise UserError unless the folder to write is absent, empty, or contains only an export of the same format."""
     if not path.exists():
         return
     use_other = "give another folder, out=DIR"
@@ -396,17 +388,3 @@ def _calibration_images(
         )
     chosen = VerificationImages(spread(candidates, N_CALIBRATION), "images to calibrate with")
     return [image_input for _, image_input in decoded(chosen, description)]
-
-
-def _model(
-    checkpoint: CheckpointBackend,
-    format: FileFormat,
-    preprocessing: bool,
-    calibration: list[ImageInput],
-    compared: VerificationImages,
-) -> TrainedModel:
-    more = {"format": format.name, "decoder": DECODER, "version": importlib.metadata.version("justenough")}
-    metadata = checkpoint.description.as_metadata() | {name: json.dumps(value) for name, value in more.items()}
-    return TrainedModel(
-        plain(checkpoint.network), checkpoint.description, preprocessing, metadata, calibration, compared
-    )

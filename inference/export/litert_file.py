@@ -55,7 +55,8 @@ class LitertFile(FileFormat):
         file.write_bytes(with_metadata(self.convert(model), "image classifier", LABELS))
         labels = "".join(f"{clean(name)}\n" for name in model.description.classes)
         (path / LABELS).write_text(labels, encoding="utf-8")
-        pack(file, {LABELS: labels, METADATA: describe_file(model)})
+        described = {name: json.loads(text) for name, text in model.metadata.items()}
+        pack(file, {LABELS: labels, METADATA: json.dumps(described, ensure_ascii=False, indent=1)})
         fast, plain = self.open(path, model), open_litert(file.read_bytes(), plain=True)
         made_up = self.golden_images == "synthetic"
         self.golden = write_golden(path / GOLDEN, model, fast, plain, self.exact, made_up)
@@ -139,12 +140,6 @@ def open_litert(content: bytes, threads: int | None = None, plain: bool = False)
         return np.stack(found)
 
     return compute
-
-
-def describe_file(model: TrainedModel) -> str:
-    """Return what an app has to know about the file, as JSON."""
-    described = {name: json.loads(text) for name, text in model.metadata.items()}
-    return json.dumps(described, ensure_ascii=False, indent=1)
 
 
 def pack(file: Path, texts: dict[str, str]) -> None:

@@ -27,8 +27,6 @@ def write_golden(
     """Write golden/images.bin, (N, S, S, 3) uint8, and golden/expected.json; return which images they are.
 
     Args:
-        folder: golden/, which is made.
-        model: the trained model.
         computes: the file in LiteRT's interpreter.
         plain: the same with its plain kernels, which round in other places, like tflite-micro's.
         exact: whether other devices have to agree on all images; in 8 bits a few may be rounded the other way.

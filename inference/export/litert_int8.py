@@ -1,5 +1,6 @@
 """Write a LiteRT file in 8-bit integers, with activation ranges measured on training images."""
 
+import importlib.util
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -55,7 +56,7 @@ class LitertInt8(LitertFile):
         """Run the file on the golden images in tflite-micro, write microcontroller.json, and return a line for the screen."""
         from lightning_modules.activation_memory import INT8_BYTES, peak_activations  # late: torch
 
-        if not microcontroller.is_installed():
+        if importlib.util.find_spec(microcontroller.PACKAGE) is None:
             install = f"pip install -e '.[{self.extra}]'"
             return f"not run as on a microcontroller: {install} installs tflite-micro, on Linux with x86-64"
         computed = INT8_BYTES * peak_activations(model.network, model.description.image_size)

@@ -3,7 +3,6 @@
 N images, S pixels a side, K classes.
 """
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -17,7 +16,7 @@ import numpy as np
 from common.errors import UserError
 from common.text import clean
 
-PACKAGE = "tflite_micro"
+PACKAGE = "tflite_micro"  # has wheels for Linux on x86-64 only
 PROCESS = Path(__file__).with_name("microcontroller_process.py")
 TIMEOUT_S = 300.0
 LONGEST = 200  # characters of its reason
@@ -55,18 +54,12 @@ class Microcontroller:
         return f"{parity}; {arena}; {fits} in {ram_kib:g} KiB of RAM, without the program's own variables"
 
 
-def is_installed() -> bool:
-    """Return whether tflite-micro is installed; it has wheels for Linux on x86-64 only."""
-    return importlib.util.find_spec(PACKAGE) is not None
-
-
 def run_as_microcontroller(
     file: Path, pixels: np.ndarray, fast: np.ndarray, plain: np.ndarray, computed_bytes: int
 ) -> Microcontroller:
     """Run a file in tflite-micro's interpreter, on as many of the images as time allows.
 
     Args:
-        file: the LiteRT file.
         pixels: (N, S, S, 3) uint8.
         fast: (N, K) probabilities of LiteRT's fast kernels.
         plain: (N, K) probabilities of its plain kernels.

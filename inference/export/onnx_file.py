@@ -31,6 +31,7 @@ class OnnxFile(FileFormat):
     """
 
     name, suffix = "onnx", ".onnx"
+    inside = ""  # name of the file, in a format that writes a folder
     packages, extra = ("onnx", "onnxscript", "onnxruntime"), "onnx"
 
     def __init__(self, resize: str = "pillow"):
@@ -68,11 +69,11 @@ class OnnxFile(FileFormat):
 
     def open(self, path: Path, model: TrainedModel) -> Computes:
         """Open the file as predict.py does."""
-        return OnnxBackend(path, "cpu")
+        return OnnxBackend(path / self.inside, "cpu")
 
     def open_on_one_thread(self, path: Path, model: TrainedModel) -> Computes:
         """Open the file in onnxruntime on one core."""
-        return OnnxBackend(path, "cpu", threads=1)
+        return OnnxBackend(path / self.inside, "cpu", threads=1)
 
 
 def network_graph(network: nn.Module, image_size: int, further: Sequence[str] = ()):
@@ -105,13 +106,7 @@ def preprocessing_graph(description: ModelDescription, native: bool = False):
 
 
 def add_preprocessing(core, description: ModelDescription, native: bool = False):
-    """Add resizing and normalization before a model of `network_graph`, and a softmax after it.
-
-    Args:
-        core: the model of `network_graph`.
-        description: of the network.
-        native: as of `preprocessing_graph`.
-    """
+    """Add resizing and normalization before a model of `network_graph`, and a softmax after it."""
     import onnx
     from onnx import compose, helper
     from onnxscript.optimizer import remove_unused_nodes

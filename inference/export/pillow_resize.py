@@ -15,7 +15,7 @@ PRECISION_BITS = 32 - 8 - 2  # Resample.c: of a weight, so that a sum of 255 tim
 TALL_FIRST_DOWN = int(Image.__version__.split(".")[0]) >= 13  # earlier, always across first (Pillow's #9549)
 
 
-def resize_tensor(pixels: Tensor, size: int, fit: str = "squash", interpolation: str = "bilinear") -> Tensor:
+def resize_tensor(pixels: Tensor, size: int, fit: str, interpolation: str) -> Tensor:
     """Resize (B, H, W, C) uint8 to (B, S, S, C) uint8; B, H and W may be symbols of torch.export."""
     height, width = pixels.shape[1:3]
     used_height, used_width, filled_height, filled_width = height, width, size, size
@@ -37,9 +37,7 @@ def resize_tensor(pixels: Tensor, size: int, fit: str = "squash", interpolation:
     return torch.cond(down_first, _down_first, _across_first, operands)
 
 
-def taps(
-    length: int, size: int, used: int | None = None, filled: int | None = None, interpolation: str = "bilinear"
-) -> tuple[Tensor, Tensor]:
+def taps(length: int, size: int, used: int, filled: int, interpolation: str) -> tuple[Tensor, Tensor]:
     """Return which of `length` pixels each of `size` pixels takes (S, T) int64, and their weights (S, T) int32.
 
     As precompute_coeffs and normalize_coeffs_8bpc of Resample.c. Taps past a filter's end have no weight.
@@ -47,11 +45,9 @@ def taps(
     Args:
         length: pixels before.
         size: pixels after.
-        used: central pixels before that become the `filled` ones; None: all.
-        filled: central pixels after that they become; the others take none; None: all.
-        interpolation: bilinear or bicubic.
+        used: central pixels before that become the `filled` ones.
+        filled: central pixels after that they become; the others take none.
     """
-    used, filled = length if used is None else used, size if filled is None else filled
     weigh, reach = FILTERS[interpolation]
     count = 2 * reach * ((used + filled - 1) // filled) + 1  # not -(-used // filled): ONNX divides towards zero
     scale = _number(used) / _number(filled)

@@ -184,20 +184,13 @@ def _is_chain(start: fx.Node, nodes: list[fx.Node]) -> bool:
 
 def _chain(graph: fx.Graph, name: str) -> list[fx.Node]:
     """Return what is computed up to and with a block, in its order; nothing where the graph has none of this name."""
-    last = next((n for n in graph.nodes if n.op == "call_module" and n.target == WHOLE + name), None)
-    kept = set() if last is None else _needed(last)
-    return [node for node in graph.nodes if node in kept]
-
-
-def _needed(last: fx.Node) -> set[fx.Node]:
-    """Return the node and all nodes that it is computed from."""
-    needed, waiting = set(), [last]
+    needed, waiting = set(), [n for n in graph.nodes if n.op == "call_module" and n.target == WHOLE + name][:1]
     while waiting:
         node = waiting.pop()
         if node not in needed:
             needed.add(node)
             waiting += node.all_input_nodes
-    return needed
+    return [node for node in graph.nodes if node in needed]
 
 
 def _nested(modules: dict[str, nn.Module]) -> nn.Sequential:

@@ -16,11 +16,7 @@ from lightning_modules.networks.truncated import BACKBONES, truncated
 
 
 def shufflenet_v2(*, width: float, num_classes: int) -> nn.Module:
-    """Build torchvision's ShuffleNetV2 in one of its four widths.
-
-    Raises:
-        NetworkError: there is no such width.
-    """
+    """Build torchvision's ShuffleNetV2 in one of its four widths; another one raises NetworkError."""
     return torchvision_model(name=shufflenet_v2_name(width), num_classes=num_classes)
 
 

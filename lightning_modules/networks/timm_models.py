@@ -15,22 +15,14 @@ MOST_NEAR = 8  # names in a message
 
 
 def timm_model(*, name: str, num_classes: int) -> nn.Module:
-    """Build the named network with random weights and a last layer for `num_classes`.
-
-    Raises:
-        NetworkError: see `check_timm_name`.
-    """
+    """Build the named network with random weights and a last layer for `num_classes`; errors as of `check_timm_name`."""
     check_timm_name(name, key="model.name")
     timm = find_timm("model=timm")
     return build_anywhere(functools.partial(timm.create_model, name, pretrained=False, num_classes=num_classes))
 
 
 def find_timm(asked_by: str) -> ModuleType:
-    """Return the package timm.
-
-    Raises:
-        NetworkError: timm is not installed; begins with `asked_by`.
-    """
+    """Return the package timm; if it is not installed, raise NetworkError, which begins with `asked_by`."""
     try:
         return importlib.import_module("timm")
     except ImportError as error:
@@ -79,11 +71,7 @@ def check_timm_name(name: str, *, key: str, further: Iterable[str] = ()) -> None
 
 
 def timm_weights(name: str) -> list[tuple[str, str]]:
-    """Return the tags of a network's weights, the default first, each with its Hugging Face repository or URL.
-
-    Raises:
-        NetworkError: see `check_timm_name`.
-    """
+    """Return the tags of a network's weights, the default first, each with its repository of the hub or URL."""
     check_timm_name(name, key="model.backbone")
     models = find_timm("timm").models
     architecture, dot, _ = name.partition(".")

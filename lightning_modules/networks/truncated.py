@@ -98,11 +98,7 @@ def truncated(*, backbone: str, keep: int | str, head: dict, num_classes: int) -
 
 
 def build_backbone(name: str) -> nn.Module:
-    """Build a whole backbone for 1,000 classes, with random weights.
-
-    Raises:
-        NetworkError: no such backbone.
-    """
+    """Build a whole backbone for 1,000 classes, with random weights; raise NetworkError if there is none of this name."""
     if name in BACKBONES:
         return BACKBONES[name]()
     if name in OWN:

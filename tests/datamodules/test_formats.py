@@ -209,6 +209,15 @@ def test_the_window_of_dicom_is_pydicom_s(tmp_path, function, slope, center, wid
     assert np.abs(np.asarray(open_image(path))[..., 0] - expected).max() <= 0.5001
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DS")  # by pydicom, as the test writes it
+@pytest.mark.parametrize("window", [("nan", 9), (9, "inf"), ("inf", 9)])
+@pytest.mark.parametrize("function", ["LINEAR", "SIGMOID"])
+def test_a_window_of_dicom_that_is_not_finite_is_none(tmp_path, window, function):
+    stated = {"VOILUTFunction": function, "WindowCenter": window[0], "WindowWidth": window[1]}
+    path = dicom(tmp_path / "a", VALUES[..., 0], BitsStored=12, **stated)
+    assert np.array_equal(np.asarray(open_image(path))[..., 0], (VALUES[..., 0] * (255 / 4095)).round())
+
+
 @pytest.mark.parametrize(("name", "dtype"), [("FloatPixelData", np.float32), ("DoubleFloatPixelData", np.float64)])
 @pytest.mark.parametrize("window", [{}, {"VOILUTFunction": "LINEAR_EXACT", "WindowCenter": 0.5, "WindowWidth": 1}])
 def test_dicom_of_floats(tmp_path, name, dtype, window):

@@ -13,7 +13,6 @@ from inference.image_inputs import (
     RunImages,
     count_test_evaluation,
     is_run,
-    own_test_images,
     resolve_images,
     training_images,
 )
@@ -238,18 +237,16 @@ def test_the_images_of_a_checkpoint_s_run_or_why_there_are_none(checkpoint, tmp_
 def test_test_evaluations_are_counted_in_the_run_of_the_checkpoint(checkpoint, tmp_path):
     run = RunFolder(tmp_path / "run")
     change_record(run.path, test={"test_evaluations": 1})
-    assert [count_test_evaluation(checkpoint), count_test_evaluation(checkpoint)] == [2, 3]
+    assert [count_test_evaluation(run), count_test_evaluation(run)] == [2, 3]
     assert RunRecord.read(run).test.test_evaluations == 3
-    shutil.copy(checkpoint, tmp_path / "net.ckpt")
-    assert own_test_images(tmp_path / "net.ckpt", None) is None
 
 
-def test_a_record_that_cannot_be_written_counts_nothing(checkpoint, monkeypatch, caplog):
+def test_a_record_that_cannot_be_written_counts_nothing(checkpoint, tmp_path, monkeypatch, caplog):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("inference.image_inputs.increment_test_evaluations", refuse)
-    assert count_test_evaluation(checkpoint) is None
+    assert count_test_evaluation(RunFolder(tmp_path / "run")) is None
     assert "could not write" in caplog.text and "Permission denied" in caplog.text
 
 

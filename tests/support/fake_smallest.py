@@ -143,14 +143,18 @@ def not_shown() -> SmallestRecord:
     return record
 
 
-def not_shown_on_validation() -> SmallestRecord:
-    record = not_shown()
-    val = replace(record.answer.test, split="val", n=152, would_decide="about 700 validation images")
-    record.answer = replace(record.answer, val=val, test=None)
+def without_test(record: SmallestRecord, **answer) -> SmallestRecord:
+    record.answer = replace(record.answer, test=None, **answer)
     for candidate in record.candidates:
         if candidate.trained:
             candidate.trained.test = None
     return record
+
+
+def not_shown_on_validation() -> SmallestRecord:
+    record = not_shown()
+    val = replace(record.answer.test, split="val", n=152, would_decide="about 700 validation images")
+    return without_test(record, val=val)
 
 
 def mean_of_seeds() -> SmallestRecord:
@@ -175,11 +179,7 @@ def too_far() -> SmallestRecord:
 def not_proved() -> SmallestRecord:
     record = smallest_record()
     record.data["n_test"] = 0
-    record.answer = replace(record.answer, verdict="chosen_not_proved", test=None)
-    for candidate in record.candidates:
-        if candidate.trained:
-            candidate.trained.test = None
-    return record
+    return without_test(record, verdict="chosen_not_proved")
 
 
 def target(shown: bool = True) -> SmallestRecord:

@@ -32,7 +32,6 @@ def find_class_weights(network: nn.Module, image_size: int, images: Tensor) -> C
 
     Args:
         network: in eval mode.
-        image_size: S, pixels.
         images: (N, 3, S, S), normalized; the weights are also compared with those for maps of noise of several sizes.
     """
     try:
@@ -88,7 +87,6 @@ def check_class_maps(network: nn.Module, layer: nn.Module, images: Tensor, writt
         network: in eval mode.
         layer: that gives the last feature map.
         images: (N, 3, S, S), normalized.
-        written: the maps.
         label: of the format, for the message.
 
     Raises:

@@ -15,7 +15,7 @@ from common.errors import UserError
 from inference.backends import OnnxBackend
 from inference.explain.overlay import OPACITY, viridis
 from inference.export import onnx_file
-from inference.export.file_format import Computes, TrainedModel
+from inference.export.file_format import TrainedModel
 from inference.export.onnx_file import IMAGES, OnnxFile
 from inference.export.verify import VerificationImages, decoded, spread
 from inference.export.web import PAGE
@@ -35,7 +35,7 @@ class WebFolder(OnnxFile):
         runtime: onnxruntime-web as a tarball of `npm pack` or a folder; None: npm fetches it once.
     """
 
-    name, suffix, is_folder = "web", "_web", True
+    name, suffix, is_folder, inside = "web", "_web", True, MODEL
 
     def __init__(self, cache: str, runtime: str | None = None):
         super().__init__()
@@ -83,10 +83,6 @@ class WebFolder(OnnxFile):
         colors = viridis().round().astype(np.uint8)
         return {"output": CLASS_MAPS, "opacity": OPACITY, "colors": ["#" + bytes(color).hex() for color in colors]}
 
-    def open(self, path: Path, model: TrainedModel) -> Computes:
-        """Open the network of the folder as predict.py does."""
-        return super().open(path / MODEL, model)
-
     def check(self, path: Path, model: TrainedModel) -> None:
         """Compare the class maps with Grad-CAM on images of the run."""
         if self.found is None:
@@ -95,10 +91,6 @@ class WebFolder(OnnxFile):
         session = OnnxBackend(path / MODEL, "cpu").session
         written = np.concatenate([session.run([CLASS_MAPS], {IMAGES: image[None]})[0] for image in pixels])
         check_class_maps(model.network, self.found.layer, model.normalized(pixels), written, f"format={self.name}")
-
-    def open_on_one_thread(self, path: Path, model: TrainedModel) -> Computes:
-        """Open the network of the folder as onnxruntime runs it on one core outside of a browser."""
-        return super().open_on_one_thread(path / MODEL, model)
 
     def describe(self, preprocessing: bool) -> str:
         """Return what the folder is for."""

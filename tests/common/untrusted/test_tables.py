@@ -3,7 +3,7 @@
 import pytest
 
 from common.errors import UserError
-from common.untrusted.tables import OwnTable, check_complete, check_size, iterate_csv
+from common.untrusted.tables import OwnTable, check_complete, check_size, describe_notes, iterate_csv
 from tests.support.helpers import read_csv
 
 
@@ -76,7 +76,7 @@ ROWS = [{"path": "a b.png", "label": "x"}, {"path": "c.png", "label": "y"}]
 def test_tables_of_spreadsheets_and_programs_are_read(tmp_path, content, notes):
     table = OwnTable(write(tmp_path, content), ("path", "label"), ("split",))
     assert [row for _, row in table] == ROWS
-    assert table.describe_notes() == notes
+    assert describe_notes(table.notes) == notes
 
 
 @pytest.mark.parametrize(("content", "words"), [
