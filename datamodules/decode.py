@@ -335,7 +335,7 @@ def _reason(error: Exception, path: Path | str) -> str:
     if isinstance(
         error, (Image.DecompressionBombError, Image.DecompressionBombWarning)
     ):  # the former names twice the limit
-        return f"its pixels exceed the limit of {Image.MAX_IMAGE_PIXELS:,}"
+        return f"its number of pixels exceeds the limit of {Image.MAX_IMAGE_PIXELS:,}"
     if isinstance(error, UnidentifiedImageError):
         return f"not a known image format; known are {KNOWN}"
     text = str(error) or type(error).__name__

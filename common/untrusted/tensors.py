@@ -88,6 +88,8 @@ def load_tensors(path: Path, *, archives_only: bool = True, mmap: bool = False):
         text = str(error) or type(error).__name__
         if named := re.search(r"GLOBAL (\S+)", text):
             raise UserError(f"it refers to code ({named.group(1)}), which a weights file must not do") from error
+        if not zipfile.is_zipfile(path):  # torch takes any other file for a pickle and stumbles over its bytes
+            raise UserError("neither a torch archive nor safetensors, or cut off") from error
         found = re.search(r"WeightsUnpickler error:\s+(.+)", text)
         reason = (found.group(1) if found else text.splitlines()[0])[:200]
         raise UserError(f"torch.load with weights_only=True: {reason}") from error
