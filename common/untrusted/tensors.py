@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -83,7 +84,9 @@ def load_tensors(path: Path, *, archives_only: bool = True, mmap: bool = False):
     elif archives_only:
         raise UserError("not a torch archive, or cut off")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with warnings.catch_warnings():  # torch asks to file an issue about pickles that others than torch wrote
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # its type depends on what is in the file
         text = str(error) or type(error).__name__
         if named := re.search(r"GLOBAL (\S+)", text):
