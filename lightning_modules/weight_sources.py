@@ -396,7 +396,9 @@ def _read(path: Path, source: str) -> tuple[dict[str, Tensor], dict]:
         described = _of_this_project(content.get("hyper_parameters") if isinstance(content, dict) else None)
         described = _of_this_project(read_description(path)) if is_safetensors(path) else described
     except (UserError, OSError) as error:
-        raise UserError(f"{source}: not a weights file ({error})") from error
+        raise UserError(
+            f"{source}: not a weights file ({error}); use a state dict of torch.save, or safetensors"
+        ) from error
     if described:
         check_schema(described, source)
     while isinstance(content, dict) and (

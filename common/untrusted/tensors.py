@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -83,11 +84,15 @@ def load_tensors(path: Path, *, archives_only: bool = True, mmap: bool = False):
     elif archives_only:
         raise UserError("not a torch archive, or cut off")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with warnings.catch_warnings():  # torch asks to file an issue about pickles that others than torch wrote
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # its type depends on what is in the file
         text = str(error) or type(error).__name__
         if named := re.search(r"GLOBAL (\S+)", text):
             raise UserError(f"it refers to code ({named.group(1)}), which a weights file must not do") from error
+        if not zipfile.is_zipfile(path):  # torch takes any other file for a pickle and stumbles over its bytes
+            raise UserError("neither a torch archive nor safetensors, or cut off") from error
         found = re.search(r"WeightsUnpickler error:\s+(.+)", text)
         reason = (found.group(1) if found else text.splitlines()[0])[:200]
         raise UserError(f"torch.load with weights_only=True: {reason}") from error

@@ -42,6 +42,11 @@ def describe_model(config: DictConfig, model: ImageClassifier, record: RunRecord
     if sweep:
         MEASURED[key] = cost, table
     info = ModelInfo(name=config.model.name, **cost)
+    if info.counted_macs != info.macs:  # the screen and the table would seem to contradict each other
+        table += (
+            f"\nThe MACs of this table are counted by FlopCounterMode of torch, those on the screen and on pages "
+            f"({info.counted_macs:,}) by thop. {info.macs_difference}\n"
+        )
     with tolerate_disk_errors(record.folder.summary):
         write_text(record.folder.summary, table)
     latency = "latency: measured at the end of the sweep, when nothing trains"

@@ -330,6 +330,7 @@ def build_model(config: DictConfig, data: L.LightningDataModule) -> ImageClassif
         UserError: the checkpoint has another network, or other classes, image size or fit than the data.
     """
     classes = data.catalog.classes
+    network = network_arguments(OmegaConf.to_container(config.model))
     if config.ckpt_path is not None and "fit" not in config.stages:
         classifier = load_classifier(Path(config.ckpt_path))
         if classifier.classes != classes:
@@ -344,8 +345,12 @@ def build_model(config: DictConfig, data: L.LightningDataModule) -> ImageClassif
                     f"ckpt_path={config.ckpt_path}: was trained with {name}={trained[key]}, not {given[key]}; "
                     f"use {name}={trained[key]}"
                 )
+        if trained["network"] != network:
+            raise UserError(
+                f"ckpt_path={config.ckpt_path}: belongs to another model: its network: {trained['network']}; this command: "
+                f"{network}. Leave the settings of model out, or, for a checkpoint away from its run, give those of its run"
+            )
         return classifier
-    network = network_arguments(OmegaConf.to_container(config.model))
     if config.ckpt_path is not None:
         check_same_network(Path(config.ckpt_path), network, classes)
     classifier = ImageClassifier(

@@ -164,13 +164,13 @@ def test_val_that_was_drawn_from_train_is_no_contradiction_but_test_in_train_is(
 
 @pytest.mark.parametrize(("content", "message"), [
     (None, "no such file"),
-    (b"", "column path, label, split is missing"),
+    (b"", "columns path, label and split are missing"),
     (b"path,label\nblue/000.png,blue\n", "column split is missing"),
     (b"path,label,split\nblue/000.png,blue,training\n", "line 2: split is 'training'; allowed are train, val, test"),
     (b"path,label,split\n" + 2 * b"blue/000.png,blue,val\n", "line 3: blue/000.png is listed twice"),
     (b"path,label,split\n../../etc/passwd,blue,val\n", "lists none of the 40 images"),
     (b"path,label,split\nblue/000.png,blue\n", "values are missing"),
-    (b"\x00\xff\xfe" * 100, "is missing"),
+    (b"\x00\xff\xfe" * 100, "are missing"),
 ])  # fmt: skip
 def test_a_table_that_is_none_is_refused_by_name(root, tmp_path, content, message):
     table = tmp_path / "splits.csv"

@@ -79,6 +79,14 @@ def test_the_record_agrees_with_metrics_csv_and_the_screen(finished_run):
 
 
 @pytest.mark.thorough
+def test_the_table_of_layers_says_why_its_macs_are_not_those_on_the_screen(finished_run):
+    shown = re.search(r"parameters, ([\d,]+) MACs", finished_run.out)[1]
+    table, note = (finished_run.folder / "summary.txt").read_text().split("\n\n")
+    total = table.splitlines()[-1].split()[-1]
+    more = int(shown.replace(",", "")) - int(total.replace(",", ""))
+    assert more > 0 and shown in note and f"thop counts {more:,} more" in note and "batch norms" in note
+
+
 def test_whatever_may_take_long_has_words_for_the_screen(train, monkeypatch):
     """As common/progress.py shows them once the screen has been silent for a while."""
     named, usual = [], Progress.set

@@ -110,7 +110,10 @@ def test_the_real_weights_fit_completely(network, tmp_path, caplog):
     ("content", "message"),
     [
         (None, "no such file"),
-        (b"not weights", "not a weights file"),
+        *(
+            (text, r"not a weights file \(neither a torch archive nor safetensors, or cut off\); use a state dict")
+            for text in (b"", b"not weights", b"PK\3\4" + bytes(500))
+        ),
         ({"layer.weight": torch.zeros(2)}, "none of its weights fit"),
         (
             {

@@ -51,6 +51,7 @@ LONGER = "trainer.max_epochs=5"
         ([LONGER, "datamodule.batch_size=none"], "datamodule.batch_size=none: expected int"),
         ([LONGER, "teacher=/nowhere.ckpt"], "teacher=/nowhere.ckpt: no such checkpoint"),
         (["stages=[test]", "model.image_size=48"], "was trained with model.image_size=32, not 48"),
+        (["stages=[test]", "model=simple_cnn", "model.image_size=32"], "belongs to another model: its network: "),
         (["stages=[test]", "debug=limit"], "debug=limit: a debug run, whose results would replace those of the run"),
     )),
 ])  # fmt: skip
