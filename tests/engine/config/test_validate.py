@@ -134,7 +134,7 @@ def test_a_mistake_is_named(refused, overrides, message):
     ("model", {}, "model={}: choose a file of conf/model: model=NAME"),
     ("metrics", True, "metrics='True': choose files of conf/metrics: metrics=NAME or metrics=[A,B]"),
     ("model", {"name": "tiny", "network": "my.Tiny"}, "model.freeze is missing; begin the model's file with defaults: [base"),
-    ("model", {"name": "tiny", "_target_": "my.Tiny", "freeze": None}, "model.network is missing; name what builds it, as network:"),
+    ("model", {"name": "tiny", "_target_": "my.Tiny", "freeze": None}, "model.network is missing; name what builds it, as"),
     ("datamodule", {"root": "x", "source": {}}, "datamodule._target_ is missing; begin the file of the data with defaults: ["),
     ("datamodule", {"_target_": "my.Cells", "root": "x"}, "datamodule.source is missing; name the class that lists"),
     ("augmentation", [{"_target_": "my.Flip"}], "augmentation: its file holds only a list; put it below transforms:"),
