@@ -27,3 +27,20 @@ def warn_of_idle(typed: Sequence[str], idle: Mapping[str, str]) -> None:
             without.setdefault(why, []).append(text)
     for why, texts in without.items():
         log.warning("%s: %s no effect %s", join_words(texts, MOST), "has" if len(texts) == 1 else "have", why)
+
+
+def warn_of_repeated(command: Sequence[str]) -> None:
+    """Warn of a setting that is typed more than once with different values, of which Hydra takes the last.
+
+    Args:
+        command: the command as typed.
+    """
+    typed = [text for text in command if "=" in text and not text.startswith(("-", "~"))]
+    last = {_key(text): text for text in typed}
+    for text in dict.fromkeys(typed):
+        if text != last[_key(text)]:
+            log.warning("%s: has no effect, since %s comes later", text, last[_key(text)])
+
+
+def _key(text: str) -> str:
+    return text.lstrip("+").partition("=")[0]

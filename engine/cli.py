@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import StopRequested, UserError
-from common.idle import warn_of_idle
+from common.idle import warn_of_idle, warn_of_repeated
 from common.processor_time import own_cores
 from common.progress import Progress
 from common.run_folder import OUTPUTS, PROJECT, RunFolder, missing_folders, remove_empty
@@ -159,6 +159,7 @@ def _warn_of_encoding() -> None:
 def keep_error(name: str, config: DictConfig) -> Iterator[None]:
     """Keep an error of the root script's own work for `run_cli`, since Hydra would print more around it."""
     _warn_of_encoding()
+    warn_of_repeated(STATE.command)
     if idle := idle_in_verb(name, config):
         warn_of_idle(HydraConfig.get().overrides.task, idle)
     try:
