@@ -9,9 +9,9 @@ from engine.cli import CONF
 
 
 @pytest.mark.parametrize(("typed", "warning"), [
-    (["optimizer.lr=1", "optimizer.lr=2"], "optimizer.lr=1: has no effect, since optimizer.lr=2 comes later"),
-    (["model=simple_cnn", "seed=1", "model=resnet18"], "model=simple_cnn: has no effect, since model=resnet18 comes later"),
-    (["+model.width=1", "++model.width=2"], "+model.width=1: has no effect, since ++model.width=2 comes later"),
+    (["optimizer.lr=1", "optimizer.lr=2"], "optimizer.lr=1: overridden by optimizer.lr=2, which comes later"),
+    (["model=simple_cnn", "seed=1", "model=resnet18"], "model=simple_cnn: overridden by model=resnet18, which comes later"),
+    (["+model.width=1", "++model.width=2"], "+model.width=1: overridden by ++model.width=2, which comes later"),
     (["seed=1", "seed=1"], ""),
     (["~logger", "logger=csv"], ""),
     (["--config-dir=a", "--config-dir=b", "-m", "seed=1,2"], ""),
