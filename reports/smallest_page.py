@@ -58,7 +58,7 @@ def make_page(record: SmallestRecord) -> str:
         subtitle=f"{work(record)}.{'' if record.status == 'finished' else ' The search has not finished.'}",
         answer=sentence,
         evidence=[line[0].upper() + line[1:] for line in evidence],
-        chosen=bool(record.answer and record.answer.chosen is not None),
+        chosen=bool(record.answer),
         drawings=drawings,
         legend=_legend(record, any(drawing["shows_guess"] for drawing in drawings)),
         front=_front_table(record),
@@ -240,7 +240,7 @@ def _legend(record: SmallestRecord, shows_guess: bool) -> list[dict]:
     if record.question.target is not None:
         line = '<path d="M0 7 H24" stroke="var(--blue)" stroke-width="2" stroke-dasharray="6 3"/>'
         entries.append(("line", line, f"the target, {record.question.target:g}"))
-    elif "reference" in kinds or (record.answer and record.answer.chosen is not None):
+    elif "reference" in kinds or record.answer:
         band = '<rect y="2" width="24" height="10" fill="var(--blue)" opacity=".2"/><path d="M0 2 H24" stroke="var(--blue)"/>'
         entries.append(("line", band, f"the margin, {record.question.good_enough:g} below the reference"))
     if shows_guess:

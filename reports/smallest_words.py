@@ -46,8 +46,6 @@ def answer_sentences(record: SmallestRecord) -> list[str]:
     answer = record.answer
     if answer is None:
         return [f"No answer yet: {work(record).replace('S', 's', 1)}"]
-    if answer.chosen is None:
-        return _nothing_chosen(record, answer)
     chosen = record.candidates[answer.chosen]
     head = HEADS.get(answer.verdict, HEADS["not_shown"])
     if answer.verdict in ("not_shown", "chosen_not_proved") and not _within(record, answer.val):
@@ -145,36 +143,6 @@ def metric_name(record: SmallestRecord) -> str:
 def at_size(candidate: Candidate) -> str:
     """Return `resnet18 at 192 px`, for the middle of a sentence."""
     return clean(f"{candidate.network} at {candidate.image_size} px")
-
-
-def _nothing_chosen(record: SmallestRecord, answer: Answer) -> list[str]:
-    """Say why there is no answer, and what is nearest to one."""
-    candidates = record.candidates
-    left = [each for each in candidates if each.excluded is None]
-    screened = [each for each in left if each.probe]
-    reference = None if answer.reference is None else candidates[answer.reference]
-    if not candidates:
-        return ["No answer: there are no candidates"]
-    if not left:
-        least = min(candidates, key=lambda each: each.costs.macs)
-        which = "the only network is" if len(candidates) == 1 else f"all {len(candidates):,} networks are"
-        reason = f"{clean(least.name)}, the one with the fewest MACs: {clean(least.excluded)}"
-        return [f"No answer: {which} excluded", reason]
-    if reference and reference.trained and reference.trained.val:
-        value = f"{metric_name(record)} on validation {describe_measured(reference.trained.val)}"
-        if record.question.target is not None:
-            goal = f"no lower bound on validation lies above {record.question.target:g}"
-            return [f"No network is good enough: {goal}", f"the most accurate is {clean(reference.name)}: {value}"]
-        return [f"No smaller network to choose: only {clean(reference.name)} was trained to the end", value]
-    budget = record.question.budget_minutes
-    within = f" within the budget of {budget:g} min; budget.minutes={2 * budget:g} gives it more time" if budget else ""
-    lines = [f"No answer: no network was {'trained to the end' if screened else 'screened'}{within}"]
-    if screened:
-        best = max(screened, key=lambda each: each.probe.value)
-        lines.append(
-            f"the most accurate by its probe, without fine-tuning: {clean(best.name)}, {describe_measured(best.probe)}"
-        )
-    return lines
 
 
 def _costs(record: SmallestRecord, chosen: Candidate) -> str:
@@ -386,11 +354,8 @@ def _kind_of_proof(record: SmallestRecord, answer: Answer) -> str | None:
 def _what_is_shown(record: SmallestRecord, answer: Answer) -> str | None:
     """If the margin or target asked for is not shown, return the smallest or largest that is, and for which network."""
     pair, reference, question = answer.test, _reference(record), record.question
-    if answer.verdict != "not_shown" or reference is None:
+    if answer.verdict != "not_shown" or reference is None or pair is None:
         return None
-    if pair is None:
-        not_evaluated = "the test images were not evaluated, since validation does not show it either"
-        return not_evaluated if record.data.get("n_test") else None
     margin, measured = pair.smallest_margin, record.candidates[answer.chosen].trained
     is_of_one = measured and measured.test and pair.n_seeds == 1 < measured.test.n_seeds
     of = " for the network in best.ckpt" if is_of_one else ""

@@ -146,7 +146,8 @@ def not_shown() -> SmallestRecord:
 def not_shown_on_validation() -> SmallestRecord:
     record = not_shown()
     val = replace(record.answer.test, split="val", n=152, would_decide="about 700 validation images")
-    record.answer = replace(record.answer, val=val, test=None)
+    record.answer = replace(record.answer, verdict="chosen_not_proved", val=val, test=None)
+    record.data["n_test"] = 0
     for candidate in record.candidates:
         if candidate.trained:
             candidate.trained.test = None
@@ -213,36 +214,12 @@ def two_costs() -> SmallestRecord:
     return record
 
 
-def cut_off() -> SmallestRecord:
-    """The budget ended it in the race: half was screened, nothing was trained to the end."""
-    record = smallest_record()
-    for index, candidate in enumerate(record.candidates):
-        candidate.trained = None
-        candidate.stage = "screened"
-        if index >= 150:
-            candidate.probe, candidate.stage = None, "candidate"
-    record.answer = Answer(verdict="none")
-    record.n_trained = 0
-    record.notes = ["The budget of 30 min ended the screen: 162 networks, the most expensive ones, were not screened."]
-    return record
-
-
 def only_one() -> SmallestRecord:
     record = smallest_record()
     record.candidates = [record.candidates[record.answer.reference]]
     record.n_trained = 3
     itself = replace(record.answer.test, difference=0.0, at_least=0.0, p_value=0.0, smallest_margin=0.0)
     record.answer = Answer(verdict="none", chosen=0, reference=0, test=itself, val=itself, commands=COMMANDS)
-    return record
-
-
-def all_excluded() -> SmallestRecord:
-    record = smallest_record(limits={"parameters": 10.0})
-    for candidate in record.candidates:
-        candidate.excluded = f"{candidate.costs.parameters:,} parameters, above limits.parameters=10"
-        candidate.probe = candidate.trained = None
-        candidate.stage = "candidate"
-    record.answer, record.n_trained = Answer(verdict="none"), 0
     return record
 
 
@@ -270,8 +247,15 @@ def limited() -> SmallestRecord:
 
 
 def running() -> SmallestRecord:
-    record = cut_off()
-    record.status, record.answer = "running", None
+    """Half was screened, nothing is trained to the end."""
+    record = smallest_record()
+    for index, candidate in enumerate(record.candidates):
+        candidate.trained = None
+        candidate.stage = "screened"
+        if index >= 150:
+            candidate.probe, candidate.stage = None, "candidate"
+    record.status, record.answer, record.n_trained = "running", None, 0
+    record.notes = ["The budget of 30 min ended the screen: 162 networks, the most expensive ones, were not screened."]
     return record
 
 
@@ -289,7 +273,7 @@ ALL = {
     "shown": smallest_record, "shown_as_trained": shown_as_trained, "not_shown": not_shown,
     "mean_of_seeds": mean_of_seeds, "too_far": too_far,
     "not_shown_on_validation": not_shown_on_validation, "not_proved": not_proved, "target": target,
-    "target_not_shown": lambda: target(shown=False), "folds": folds, "two_costs": two_costs, "cut_off": cut_off,
-    "only_one": only_one, "all_excluded": all_excluded, "reference_itself": reference_itself, "limited": limited,
+    "target_not_shown": lambda: target(shown=False), "folds": folds, "two_costs": two_costs,
+    "only_one": only_one, "reference_itself": reference_itself, "limited": limited,
     "running": running, "exported": exported,
 }  # fmt: skip
