@@ -287,14 +287,16 @@ def _check_flags(flags: list[str], typed: list[str]) -> None:
     known = get_args_parser()._option_string_actions
     for flag in flags:
         name = flag.partition("=")[0]
-        if re.match(r"--\w", flag) and not any(option.startswith(name) for option in known):
-            setting, value = name[2:].replace("-", "_"), flag.partition("=")[2] or "VALUE"
+        is_known = any(option.startswith(name) for option in known) if flag.startswith("--") else name in known
+        if re.match("--?[A-Za-z]", flag) and not is_known:
+            setting, value = name.lstrip("-").replace("-", "_"), flag.partition("=")[2] or "VALUE"
             verb, keys = Path(sys.argv[0]).stem, []
             if (CONF / f"{verb}.yaml").is_file():
                 with initialize_config_dir(str(CONF), version_base="1.3"):
                     keys = keys_called(setting, compose(verb))
-            meant = suggest(keys, value) if keys else f"{setting}={value}"
-            raise UserError(f"{name}: settings have no dashes: {meant.removesuffix('?')}; see --help")
+            if not keys:
+                raise UserError(f"{name}: no such flag or setting; see --help")
+            raise UserError(f"{name}: settings have no dashes: {suggest(keys, value).removesuffix('?')}; see --help")
 
 
 def _check_path(argument: str) -> None:

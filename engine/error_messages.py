@@ -31,7 +31,7 @@ from omegaconf.errors import (
 )
 
 from common.errors import DISK_ERRORS, ELSEWHERE, UserError
-from common.text import clean, did_you_mean, shell_quote
+from common.text import clean, did_you_mean, shell_quote, typed_override
 from engine.config.instantiate import OF_SEVERAL
 from engine.config.trainer_flags import refusal
 from engine.flags import config_dir
@@ -136,6 +136,10 @@ def _unparsable(error: OverrideParseException) -> str:
         command = clean(with_keys(_script(), _arguments()), 3 * LONGEST)
         return f"{clean(text, LONGEST)}: an argument is KEY=VALUE: {command} (--help lists groups and keys)"
     key, _, value = text.partition("=")
+    if key != key.rstrip():
+        return (
+            f"{clean(text, LONGEST)}: no spaces around =: {clean(typed_override(key.strip(), value.strip()), LONGEST)}"
+        )
     example = quoted(key, value) if len(text) <= LONGEST else f"'{clean(key, LONGEST)}=\"...\"'"
     return (
         f"cannot read the argument {clean(text, LONGEST)!r}. A value with spaces, commas, brackets, = or letters "
@@ -150,6 +154,8 @@ def _several_values(text: str) -> str | None:
     argument = clean(match[1], LONGEST)
     key, _, value = argument.partition("=")
     instead = []
+    if re.fullmatch(r"-?0,\d+", value):
+        instead += [f"a number has a point: {key}={value.replace(',', '.')}"]
     if _script() == "train.py":
         instead += [f"they make a sweep: add -m: python train.py -m {shell_quote(argument)}"]
     is_group = (CONF / key.lstrip("+")).is_dir()
@@ -201,6 +207,8 @@ def _no_such_choice(error: MissingConfigException) -> str:
         return str(error)
     message = f"{group}={name}: no such choice; {did_you_mean(name, options)}"
     misplaced = [path for part in ("", "*/") for path in Path(own).glob(f"{part}{escape(name)}.y*ml")] if own else []
+    if group == "model" and not own and re.fullmatch(r"\w+", name):
+        message += f". If it is one of timm: model=timm model.name={name}"
     if misplaced:
         message += f"; {misplaced[0]} is not read: its place is DIR/{group}/{name}.yaml, with --config-dir=DIR"
     return message

@@ -103,7 +103,16 @@ def quoted(key: str, value: str) -> str:
 
 def with_keys(script: str, arguments: Sequence[str]) -> str:
     """Return the command with the probable key added to each argument without `=`."""
-    flags, overrides = split_flags(arguments)
+    flags, texts = split_flags(arguments)
+    overrides = []
+    for text in texts:  # KEY = VALUE and KEY VALUE are one argument
+        before = overrides[-1] if overrides else ""
+        if before and (before.endswith("=") or text.startswith("=")):
+            overrides[-1] += text
+        elif before and "=" not in before + text and (CONF / before.split(".")[0]).is_dir():
+            overrides[-1] += f"={text}"
+        else:
+            overrides.append(text)
     completed = [each if "=" in each or each.startswith("~") else _keyed(script, each) for each in overrides]
     return " ".join(["python", script, *flags, *completed])
 

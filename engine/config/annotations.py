@@ -38,4 +38,6 @@ def type_name(annotation) -> str:
     if origin in (list, tuple):
         kinds = [type_name(o) for o in options if o is not Ellipsis]
         return f"[{', '.join(kinds if origin is tuple and Ellipsis not in options else [*kinds, '...'])}]"
+    if annotation is bool:
+        return "true or false"
     return "null" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))

@@ -122,6 +122,7 @@ def test_every_file_passes(choices):
     ("callbacks=early_stopping callbacks.early_stopping.patience=often", "callbacks.early_stopping.patience=often: expected"),
     ("~loss", "loss=null: choose a file of conf/loss: loss=NAME"),
     ("~model.image_size", "model.image_size=null: use a whole number of pixels, or auto"),
+    ("callbacks.ema.enabled=often", "callbacks.ema.enabled=often: expected true or false"),
     ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val=-1: use a number above 0, or null"),
     ("stages=[test]", "stages=[test]: without fit there is nothing to test; add ckpt_path=RUN/checkpoints/best.ckpt"),
 ])  # fmt: skip
