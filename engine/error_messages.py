@@ -31,7 +31,7 @@ from omegaconf.errors import (
 )
 
 from common.errors import DISK_ERRORS, ELSEWHERE, UserError
-from common.text import clean, did_you_mean, shell_quote, typed_override
+from common.text import clean, did_you_mean, shell_quote
 from engine.config.instantiate import OF_SEVERAL
 from engine.config.trainer_flags import refusal
 from engine.flags import config_dir
@@ -136,10 +136,12 @@ def _unparsable(error: OverrideParseException) -> str:
         command = clean(with_keys(_script(), _arguments()), 3 * LONGEST)
         return f"{clean(text, LONGEST)}: an argument is KEY=VALUE: {command} (--help lists groups and keys)"
     key, _, value = text.partition("=")
-    if key != key.rstrip():
-        return (
-            f"{clean(text, LONGEST)}: no spaces around =: {clean(typed_override(key.strip(), value.strip()), LONGEST)}"
-        )
+    if key != key.rstrip() or value.startswith("="):
+        key, value = key.strip(), value.lstrip("= ")
+        meant = f"{key}={value}" if re.fullmatch(r"[\w./-]+", value) else quoted(key, value)
+        return f"{clean(text, LONGEST)}: one = without spaces: {clean(meant, LONGEST)}"
+    if " " in key:
+        return f"{clean(text, LONGEST)}: a key has no spaces: {clean(key.replace(' ', '.'), LONGEST)}=VALUE"
     example = quoted(key, value) if len(text) <= LONGEST else f"'{clean(key, LONGEST)}=\"...\"'"
     return (
         f"cannot read the argument {clean(text, LONGEST)!r}. A value with spaces, commas, brackets, = or letters "

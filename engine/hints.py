@@ -25,7 +25,7 @@ ALIASES = {
     "csv": "table", "labels": "table", "arch": "model", "net": "model", "network": "model", "optim": "optimizer",
     "opt": "optimizer", "lr_scheduler": "scheduler", "sched": "scheduler", "random_seed": "seed", "augment": "augmentation",
     "resume": "ckpt_path", "checkpoint": "ckpt_path", "criterion": "loss", "kfold": "folds", "device": "accelerator",
-    "early_stopping": "patience", "early_stop": "patience", "cache_limit_gib": "cache_max_gib",
+    "early_stopping": "patience", "early_stop": "patience", "cache_limit_gib": "cache_max_gib", "ckpt": "ckpt_path",
 }  # fmt: skip
 FOLDERS = dict.fromkeys(("out", "output", "output_dir", "out_dir", "save_dir", "run_dir", "log_dir"), "hydra.run.dir")
 SPLIT = (
@@ -54,7 +54,7 @@ def keys_called(name: str, config: DictConfig) -> list[str]:
     """
     settings = OmegaConf.to_container(config, resolve=False)
     settings.pop("hydra", None)
-    name = name.lower().replace("-", "_")
+    name = name.lower().replace("-", "_").replace("/", ".")
     if "." in name:
         return [key for key in _dotted(settings) if key.lower() == name]
     for word in dict.fromkeys((name, ALIASES.get(name, name))):
@@ -118,7 +118,9 @@ def with_keys(script: str, arguments: Sequence[str]) -> str:
 
 
 def _keyed(script: str, text: str) -> str:
-    suffix = Path(text).suffix.lower()
+    suffix, colon = Path(text).suffix.lower(), re.fullmatch(r"(\w+)((?:\.\w+)*):(.+)", text)
+    if colon and (CONF / colon[1]).is_dir():  # as in YAML
+        return f"{colon[1]}{colon[2]}={colon[3]}"
     if script == "predict.py":
         return typed_override("ckpt" if suffix in (".ckpt", ".onnx") else "images", text)
     if script in POSITIONAL:

@@ -123,6 +123,8 @@ def test_every_file_passes(choices):
     ("~loss", "loss=null: choose a file of conf/loss: loss=NAME"),
     ("~model.image_size", "model.image_size=null: use a whole number of pixels, or auto"),
     ("callbacks.ema.enabled=often", "callbacks.ema.enabled=often: expected true or false"),
+    ("trainer.precision=fp16", "trainer.precision=fp16: expected 64 or 32 or 16 or transformer-engine or "
+     "transformer-engine-float16 or 16-true or 16-mixed or bf16-true or bf16-mixed or 32-true or 64-true or bf16 or null"),
     ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val=-1: use a number above 0, or null"),
     ("stages=[test]", "stages=[test]: without fit there is nothing to test; add ckpt_path=RUN/checkpoints/best.ckpt"),
 ])  # fmt: skip
