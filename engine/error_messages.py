@@ -241,7 +241,7 @@ def _no_such_key(error: ConfigCompositionException) -> str:
         return f"+{exists[1]}: this key exists; set it without +: {exists[1]}={_value_of(exists[1])}"
     match = re.search(r"Could not (?:override|append) '([^']+)'", text) or re.search(r"'([^']+)'", text)
     key = match.group(1).split("@")[0].lstrip("+~") if match else ""
-    if advice := NO_SETTINGS.get(_script(), {}).get(key):
+    if advice := NO_SETTINGS.get(_script(), {}).get(key.split(".")[-1]):
         return f"{key}: {advice}"
     groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
     cause = error.__cause__
@@ -249,6 +249,8 @@ def _no_such_key(error: ConfigCompositionException) -> str:
     is_own = "." not in (getattr(cause, "full_key", None) or key)
     if _script() == "search.py" and is_own and key.split(".")[0] in {*groups} - {"hydra", "format", "candidates"}:
         typed = f"{key}={_value_of(key) or 'VALUE'}"
+        if _value_of(key) is None:  # the command line was completed by a group, such as datamodule=image_folder
+            typed = next((clean(text, LONGEST) for text in _arguments() if text.startswith(f"{key}.")), typed)
         return f"{key}: is a setting of the trials; pass it to them: 'base_overrides=\"{typed}\"'"
     parent = getattr(cause, "parent_node", None)
     if isinstance(cause, OmegaConfBaseException) and parent is not None and hasattr(parent, "keys"):
