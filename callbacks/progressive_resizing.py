@@ -3,6 +3,7 @@
 import logging
 
 import lightning as L
+from torch import nn
 
 from common.errors import UserError
 from lightning_modules.epoch_end import is_past
@@ -30,14 +31,17 @@ class ProgressiveResizing(L.Callback):
         self.initial_scale = initial_scale
         self.epoch_fraction = epoch_fraction
 
-    def setup(self, trainer, pl_module, stage: str) -> None:
-        if stage != "fit":
-            return
-        side = round(self.initial_scale * trainer.datamodule.image_size)
-        if smallest_image_size(pl_module.network, side, start=side) is None:
+    def check(self, network: nn.Module, image_size: int) -> None:
+        """Check that a network takes the smaller images.
+
+        Raises:
+            UserError: it does not.
+        """
+        side = round(self.initial_scale * image_size)
+        if smallest_image_size(network, side, start=side) is None:
             raise UserError(
                 f"callbacks.progressive_resizing.initial_scale={self.initial_scale}: this network does not take images of "
-                f"{side} pixels; use callbacks.progressive_resizing.initial_scale=1"
+                f"{side} x {side} pixels; use callbacks.progressive_resizing.initial_scale=1"
             )
 
     def on_train_start(self, trainer, pl_module) -> None:

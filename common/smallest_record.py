@@ -165,8 +165,8 @@ class Answer:
     """The answer and its evidence."""
 
     verdict: Verdict
-    chosen: int | None = None
-    """Index into `candidates`; null if there is nothing to choose."""
+    chosen: int
+    """Index into `candidates`."""
     reference: int | None = None
     """Index of the most accurate candidate that was trained."""
     nearest: int | None = None

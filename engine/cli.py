@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import StopRequested, UserError
-from common.idle import warn_of_idle
+from common.idle import warn_of_idle, warn_of_repeated
 from common.processor_time import own_cores
 from common.progress import Progress
 from common.run_folder import OUTPUTS, PROJECT, RunFolder, missing_folders, remove_empty
@@ -159,6 +159,7 @@ def _warn_of_encoding() -> None:
 def keep_error(name: str, config: DictConfig) -> Iterator[None]:
     """Keep an error of the root script's own work for `run_cli`, since Hydra would print more around it."""
     _warn_of_encoding()
+    warn_of_repeated(STATE.command)
     if idle := idle_in_verb(name, config):
         warn_of_idle(HydraConfig.get().overrides.task, idle)
     try:
@@ -286,14 +287,16 @@ def _check_flags(flags: list[str], typed: list[str]) -> None:
     known = get_args_parser()._option_string_actions
     for flag in flags:
         name = flag.partition("=")[0]
-        if re.match(r"--\w", flag) and not any(option.startswith(name) for option in known):
-            setting, value = name[2:].replace("-", "_"), flag.partition("=")[2] or "VALUE"
+        is_known = any(option.startswith(name) for option in known) if flag.startswith("--") else name in known
+        if re.match("--?[A-Za-z]", flag) and not is_known:
+            setting, value = name.lstrip("-").replace("-", "_"), flag.partition("=")[2] or "VALUE"
             verb, keys = Path(sys.argv[0]).stem, []
             if (CONF / f"{verb}.yaml").is_file():
                 with initialize_config_dir(str(CONF), version_base="1.3"):
                     keys = keys_called(setting, compose(verb))
-            meant = suggest(keys, value) if keys else f"{setting}={value}"
-            raise UserError(f"{name}: settings have no dashes: {meant.removesuffix('?')}; see --help")
+            if not keys:
+                raise UserError(f"{name}: no such flag or setting; see --help")
+            raise UserError(f"{name}: settings have no dashes: {suggest(keys, value).removesuffix('?')}; see --help")
 
 
 def _check_path(argument: str) -> None:

@@ -136,6 +136,12 @@ def _unparsable(error: OverrideParseException) -> str:
         command = clean(with_keys(_script(), _arguments()), 3 * LONGEST)
         return f"{clean(text, LONGEST)}: an argument is KEY=VALUE: {command} (--help lists groups and keys)"
     key, _, value = text.partition("=")
+    if key != key.rstrip() or value.startswith("="):
+        key, value = key.strip(), value.lstrip("= ")
+        meant = f"{key}={value}" if re.fullmatch(r"[\w./-]+", value) else quoted(key, value)
+        return f"{clean(text, LONGEST)}: one = without spaces: {clean(meant, LONGEST)}"
+    if " " in key:
+        return f"{clean(text, LONGEST)}: a key has no spaces: {clean(key.replace(' ', '.'), LONGEST)}=VALUE"
     example = quoted(key, value) if len(text) <= LONGEST else f"'{clean(key, LONGEST)}=\"...\"'"
     return (
         f"cannot read the argument {clean(text, LONGEST)!r}. A value with spaces, commas, brackets, = or letters "
@@ -150,6 +156,8 @@ def _several_values(text: str) -> str | None:
     argument = clean(match[1], LONGEST)
     key, _, value = argument.partition("=")
     instead = []
+    if re.fullmatch(r"-?0,\d+", value):
+        instead += [f"a number has a point: {key}={value.replace(',', '.')}"]
     if _script() == "train.py":
         instead += [f"they make a sweep: add -m: python train.py -m {shell_quote(argument)}"]
     is_group = (CONF / key.lstrip("+")).is_dir()
@@ -201,6 +209,8 @@ def _no_such_choice(error: MissingConfigException) -> str:
         return str(error)
     message = f"{group}={name}: no such choice; {did_you_mean(name, options)}"
     misplaced = [path for part in ("", "*/") for path in Path(own).glob(f"{part}{escape(name)}.y*ml")] if own else []
+    if group == "model" and not own and re.fullmatch(r"\w+", name):
+        message += f". If it is one of timm: model=timm model.name={name}"
     if misplaced:
         message += f"; {misplaced[0]} is not read: its place is DIR/{group}/{name}.yaml, with --config-dir=DIR"
     return message
@@ -231,7 +241,7 @@ def _no_such_key(error: ConfigCompositionException) -> str:
         return f"+{exists[1]}: this key exists; set it without +: {exists[1]}={_value_of(exists[1])}"
     match = re.search(r"Could not (?:override|append) '([^']+)'", text) or re.search(r"'([^']+)'", text)
     key = match.group(1).split("@")[0].lstrip("+~") if match else ""
-    if advice := NO_SETTINGS.get(_script(), {}).get(key):
+    if advice := NO_SETTINGS.get(_script(), {}).get(key.split(".")[-1]):
         return f"{key}: {advice}"
     groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
     cause = error.__cause__
@@ -239,6 +249,8 @@ def _no_such_key(error: ConfigCompositionException) -> str:
     is_own = "." not in (getattr(cause, "full_key", None) or key)
     if _script() == "search.py" and is_own and key.split(".")[0] in {*groups} - {"hydra", "format", "candidates"}:
         typed = f"{key}={_value_of(key) or 'VALUE'}"
+        if _value_of(key) is None:  # the command line was completed by a group, such as datamodule=image_folder
+            typed = next((clean(text, LONGEST) for text in _arguments() if text.startswith(f"{key}.")), typed)
         return f"{key}: is a setting of the trials; pass it to them: 'base_overrides=\"{typed}\"'"
     parent = getattr(cause, "parent_node", None)
     if isinstance(cause, OmegaConfBaseException) and parent is not None and hasattr(parent, "keys"):

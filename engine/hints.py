@@ -25,7 +25,7 @@ ALIASES = {
     "csv": "table", "labels": "table", "arch": "model", "net": "model", "network": "model", "optim": "optimizer",
     "opt": "optimizer", "lr_scheduler": "scheduler", "sched": "scheduler", "random_seed": "seed", "augment": "augmentation",
     "resume": "ckpt_path", "checkpoint": "ckpt_path", "criterion": "loss", "kfold": "folds", "device": "accelerator",
-    "early_stopping": "patience", "early_stop": "patience", "cache_limit_gib": "cache_max_gib",
+    "early_stopping": "patience", "early_stop": "patience", "cache_limit_gib": "cache_max_gib", "ckpt": "ckpt_path",
 }  # fmt: skip
 FOLDERS = dict.fromkeys(("out", "output", "output_dir", "out_dir", "save_dir", "run_dir", "log_dir"), "hydra.run.dir")
 SPLIT = (
@@ -54,7 +54,7 @@ def keys_called(name: str, config: DictConfig) -> list[str]:
     """
     settings = OmegaConf.to_container(config, resolve=False)
     settings.pop("hydra", None)
-    name = name.lower().replace("-", "_")
+    name = name.lower().replace("-", "_").replace("/", ".")
     if "." in name:
         return [key for key in _dotted(settings) if key.lower() == name]
     for word in dict.fromkeys((name, ALIASES.get(name, name))):
@@ -103,13 +103,24 @@ def quoted(key: str, value: str) -> str:
 
 def with_keys(script: str, arguments: Sequence[str]) -> str:
     """Return the command with the probable key added to each argument without `=`."""
-    flags, overrides = split_flags(arguments)
+    flags, texts = split_flags(arguments)
+    overrides = []
+    for text in texts:  # KEY = VALUE and KEY VALUE are one argument
+        before = overrides[-1] if overrides else ""
+        if before and (before.endswith("=") or text.startswith("=")):
+            overrides[-1] += text
+        elif before and "=" not in before + text and (CONF / before.split(".")[0]).is_dir():
+            overrides[-1] += f"={text}"
+        else:
+            overrides.append(text)
     completed = [each if "=" in each or each.startswith("~") else _keyed(script, each) for each in overrides]
     return " ".join(["python", script, *flags, *completed])
 
 
 def _keyed(script: str, text: str) -> str:
-    suffix = Path(text).suffix.lower()
+    suffix, colon = Path(text).suffix.lower(), re.fullmatch(r"(\w+)((?:\.\w+)*):(.+)", text)
+    if colon and (CONF / colon[1]).is_dir():  # as in YAML
+        return f"{colon[1]}{colon[2]}={colon[3]}"
     if script == "predict.py":
         return typed_override("ckpt" if suffix in (".ckpt", ".onnx") else "images", text)
     if script in POSITIONAL:

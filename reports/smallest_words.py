@@ -347,9 +347,6 @@ def _what_is_shown(record: SmallestRecord, answer: Answer) -> str | None:
     pair, reference, question = answer.test, _reference(record), record.question
     if answer.verdict != "not_shown":
         return None
-    if pair is None:
-        not_evaluated = "the test images were not evaluated, since validation does not show it either"
-        return not_evaluated if record.data.get("n_test") else None
     margin, measured = pair.smallest_margin, record.candidates[answer.chosen].trained
     is_of_one = measured.test and pair.n_seeds == 1 < measured.test.n_seeds
     of = " for the network in best.ckpt" if is_of_one else ""

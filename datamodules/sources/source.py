@@ -257,7 +257,7 @@ def _is_like_known(row, known: set[tuple[str, str]]) -> bool:
 def _find_problem(row, source: Source) -> str | None:
     """Return what is wrong with a row; None if it can be used."""
     if not isinstance(row, ImageRow):
-        return f"{str(row)[:60]!r} is not an ImageRow"
+        return f"{str(row)[:60]!r} is not an ImageRow; yield ImageRow(path, label, split) for each image"
     path, label, split = row.path, row.label, row.split
     is_missing = label in NO_LABELS and not source.classes and label not in source.known_classes
     if path and isinstance(path, str) and (label == "" or is_missing):

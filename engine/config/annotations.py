@@ -34,8 +34,10 @@ def type_name(annotation) -> str:
         return " or ".join(map(str, options))
     if origin in (typing.Union, types.UnionType):
         plain = [o for o in options if o in PLAIN or typing.get_origin(o)]
-        return " or ".join(type_name(o) for o in plain or options)
+        return " or ".join(dict.fromkeys(name for o in plain or options for name in type_name(o).split(" or ")))
     if origin in (list, tuple):
         kinds = [type_name(o) for o in options if o is not Ellipsis]
         return f"[{', '.join(kinds if origin is tuple and Ellipsis not in options else [*kinds, '...'])}]"
+    if annotation is bool:
+        return "true or false"
     return "null" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))

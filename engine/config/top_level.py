@@ -14,7 +14,12 @@ from engine.hints import CONF, keys_called, suggest
 def check_trainer_group(config: DictConfig) -> None:
     """Raise UserError where a file sets the group `trainer` to a value."""
     if not OmegaConf.is_dict(trainer := config.get("trainer")):
-        raise UserError(f"{quote_override('trainer', trainer)}: choose a file of conf/trainer: trainer=NAME")
+        raise no_file("trainer", trainer)
+
+
+def no_file(group: str, value: object) -> UserError:
+    """Return the error for a group that has a value, or nothing, where a file is to be chosen."""
+    return UserError(f"{quote_override(group, value)}: choose a file of conf/{group}: {group}=NAME")
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from common.targets import resolve_target
 from common.text import BACKBONE, OWN_KEYS, did_you_mean, names_own_code, override_value, quote_override
 from engine.config.annotations import PLAIN, matches_type, type_name
 from engine.config.instantiate import LIBRARIES, OF_SEVERAL, OURS, instantiate, is_about_settings, setting_error
-from engine.config.top_level import check_top_level
+from engine.config.top_level import check_top_level, no_file
 from engine.config.trainer_flags import check_trainer
 from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.network_errors import network_errors, register_by_name
@@ -43,7 +43,10 @@ NODES = ("datamodule", "augmentation", "loss", "decision", "optimizer", "trainer
 MAY_BE_EMPTY = ("batch_transform", "scheduler")
 # Keys whose absence shows what a file of the user's own lacks
 OF_OWN_FILES = {
-    "model": {"freeze": "begin the model's file with defaults: [base/common@_here_]"},
+    "model": {
+        "freeze": "begin the model's file with defaults: [base/common@_here_]",
+        "network": "name what builds it, as network: simple_cnn or network: package.module.Class (a model has no _target_)",
+    },
     "datamodule": {
         "_target_": "begin the file of the data with defaults: [base/loader@_here_]",
         "source": "name the class that lists the images below source:, as conf/datamodule/image_folder.yaml does",
@@ -82,7 +85,7 @@ def validate(config: DictConfig) -> DictConfig:
                         "augmentation: its file holds only a list; put it below transforms:, as "
                         "conf/augmentation/trivial_augment.yaml does"
                     )
-                raise UserError(f"{quote_override(key, given)}: choose a file of conf/{key}: {key}=NAME")
+                raise no_file(key, given)
             for name, advice in OF_OWN_FILES.get(key, {}).items():
                 if name not in node:
                     raise UserError(f"{key}.{name} is missing; {advice}")

@@ -1,6 +1,6 @@
 """The callbacks of a run: what every run needs, and what conf/callbacks asks for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import lightning as L
@@ -39,7 +39,9 @@ OF_EVERY_RUN = (StepSeed, CudaGraphs, Throughput, EpochLogger, PredictionWriter,
 METRICS = (*METRIC_COLUMNS[1:-1], *SCORE_COLUMNS)
 
 
-def all_callbacks(config: DictConfig, record: RunRecord, further: Sequence[L.Callback]) -> list[L.Callback]:
+def all_callbacks(
+    config: DictConfig, record: RunRecord, configured: Mapping[str, L.Callback], further: Sequence[L.Callback]
+) -> list[L.Callback]:
     """List all callbacks in the order in which Lightning calls them: every run's, those of conf/callbacks, and `further`.
 
     BestCheckpoint comes before LastCheckpoint, which stores its state; FreezeBackbone before FreezeBatchNorm, which
@@ -48,7 +50,6 @@ def all_callbacks(config: DictConfig, record: RunRecord, further: Sequence[L.Cal
     Raises:
         UserError: two callbacks do the same, or one cannot work here; names their keys.
     """
-    configured = configured_callbacks(config)
     _check(config, configured)
     for key, callback in configured.items():
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
@@ -107,7 +108,7 @@ def evaluation_callbacks(config: DictConfig, trained_with: Sequence[L.Callback])
 
 
 def _monitored_scores(
-    config: DictConfig, configured: dict[str, L.Callback], further: Sequence[L.Callback]
+    config: DictConfig, configured: Mapping[str, L.Callback], further: Sequence[L.Callback]
 ) -> dict[str, str]:
     """Return the monitored ones of SCORE_COLUMNS, each with the key that monitors it."""
     monitors = [(getattr(callback, "monitor", None), f"{key}.monitor") for key, callback in configured.items()]
@@ -116,7 +117,7 @@ def _monitored_scores(
     return {score: key for score, key in reversed(monitors) if score in SCORE_COLUMNS}
 
 
-def _check(config: DictConfig, configured: dict[str, L.Callback]) -> None:
+def _check(config: DictConfig, configured: Mapping[str, L.Callback]) -> None:
     """Refuse callbacks that duplicate another one, or that cannot work in this project's runs."""
     for (key, one), (other_key, other) in combinations(configured.items(), 2):
         if reason := _doubled(OmegaConf.select(config, key), one, OmegaConf.select(config, other_key), other):

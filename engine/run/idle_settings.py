@@ -1,15 +1,19 @@
 """Which settings of a run have no effect, since another setting, the images or the machine decides."""
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import lightning as L
 import numpy as np
+from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from lightning.pytorch.callbacks import Timer
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from callbacks.early_stopping import EarlyStopping
-from common.text import plural
+from common.run_record import flatten
+from common.text import override_value, plural
 from datamodules.splits import GIVEN
 from engine.config.instantiate import LIBRARIES, OURS
 
@@ -62,6 +66,22 @@ def idle_settings(
         for key in keys if holds else ():
             idle.setdefault(key, why)
     return idle
+
+
+def settings_of_experiment(typed: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the typed experiment=NAME, and what its file sets as if it were typed, except keys that are typed, too."""
+    experiment = next((text for text in reversed(typed) if text.startswith("experiment=")), "")
+    sources = HydraConfig.get().runtime.config_sources if experiment else ()
+    files = [Path(source.path, f"{experiment.replace('=', '/')}.yaml") for source in sources if source.schema == "file"]
+    if not (files := [file for file in files if file.is_file()]):
+        return experiment, []
+    content = OmegaConf.to_container(OmegaConf.load(files[0]))
+    groups = [each for each in content.pop("defaults", ()) if isinstance(each, dict)]
+    values = {re.sub("^override |/", "", key): value for each in groups for key, value in each.items()} | flatten(
+        content
+    )
+    keys = {text.lstrip("+~").partition("=")[0] for text in typed}
+    return experiment, [f"{key}={override_value(value)}" for key, value in values.items() if key not in keys]
 
 
 def _of_images(config: DictConfig, data: L.LightningDataModule, on_gpu: bool) -> list[Rule]:

@@ -6,12 +6,14 @@ import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
 from common.atomic_io import tolerate_disk_errors, write_text
 from common.errors import DISK_ERRORS, REMOVED_FOLDER, StopRequested, TrialPruned, UserError
+from common.idle import warn_of_repeated
 from common.locks import locked
 from common.progress import Progress
 from common.run_folder import RunFolder, shown_script
@@ -66,6 +68,10 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
     warning_list = _collect_warnings(process.rank)
     if not (process.is_launched or job.in_sweep) and (tasks := launched_process()).launcher == "srun":
         log.info("one of %d srun tasks, each with a run of its own; for one run on all: trainer=ddp", tasks.world_size)
+    if [Path(each).name for each in job.command[1:2]] == [
+        "train.py"
+    ]:  # the other root scripts warn once for all their jobs
+        warn_of_repeated(job.command)
     try:
         with folder_lock(job.folder, process.rank) as is_free:
             if is_free:

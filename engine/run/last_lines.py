@@ -9,6 +9,7 @@ from common.run_folder import RunFolder, shown_path, shown_script
 from common.run_record import RunRecord
 from common.text import SPLIT_NAMES, register_argument, shell_quote, typed_override
 from common.untrusted.saved_config import read_saved_overrides
+from engine.config.data_overrides import SOURCES
 from engine.flags import own_folders
 from engine.run.loggers import typed
 from evaluation.describe import compare_to_guessing, name_accuracy
@@ -65,4 +66,7 @@ def _data_settings(record: RunRecord, checkpoint: Path) -> list[str]:
     trained_in = RunFolder.of_checkpoint(checkpoint)
     earlier = read_saved_overrides(trained_in) if trained_in else []
     by_key = {each.lstrip("+").partition("=")[0]: each for each in (*earlier, *typed(record))}
+    source = next((name for key, name in SOURCES.items() if key in by_key), None)
+    if by_key.get("datamodule") == f"datamodule={source}":  # smallest.py chooses it, too
+        del by_key["datamodule"]
     return [each for key, each in by_key.items() if key.startswith("datamodule") and not key.startswith(SPREADS)]

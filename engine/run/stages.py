@@ -24,6 +24,7 @@ from callbacks.distillation import check_teacher
 from callbacks.freeze_batch_norm import FreezeBatchNorm
 from callbacks.graceful_shutdown import GracefulShutdown, ended_by
 from callbacks.line_progress import EpochBar, LineProgress
+from callbacks.progressive_resizing import ProgressiveResizing
 from callbacks.throughput import Throughput
 from common.errors import UserError
 from common.idle import warn_of_idle
@@ -43,7 +44,7 @@ from engine.run.cost import describe_model
 from engine.run.debug import mark_debug
 from engine.run.deploy import check_calibration, check_deploy, deploy
 from engine.run.evaluate import evaluate_test, evaluate_val, finalize, find_callback
-from engine.run.idle_settings import idle_settings
+from engine.run.idle_settings import idle_settings, settings_of_experiment
 from engine.run.loggers import Loggers, log_settings, open_loggers
 from engine.run.resume import check_unseen, compare_images, evaluated_elsewhere, resume_errors
 from engine.state import STATE
@@ -118,16 +119,24 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
     weights, digest = load_weights(config, record, model) if "fit" in config.stages else (None, None)
     progress.set("starting the loggers")  # this may wait for a server
     with open_loggers(config, record) as loggers:
-        trainer = build_trainer(config, record, loggers, callbacks=callbacks)
+        configured = configured_callbacks(config)
+        trainer = build_trainer(config, record, loggers, all_callbacks(config, record, configured, callbacks))
         data.trainer = trainer  # Lightning sets it too late: limits count the batches of all processes
+        for callback in configured.values() if "fit" in config.stages else ():
+            if isinstance(callback, ProgressiveResizing):
+                callback.check(model.network, data.image_size)
         progress.set("reading the images")
         read_images(config, record, process, data, source)
         idle = idle_settings(
-            config, configured_callbacks(config), data,
+            config, configured, data,
             pretrained=model.pretrained, on_gpu=trainer.strategy.root_device.type == "cuda", in_sweep=record.in_sweep,
         )  # fmt: skip
         typed = record.run.overrides  # with the files of the run that ckpt_path names, which nobody typed
-        warn_of_idle(typed if record.in_sweep else [each for each in typed if each in STATE.command], idle)
+        typed = typed if record.in_sweep else [each for each in typed if each in STATE.command]
+        warn_of_idle(typed, idle)
+        if "fit" in config.stages and record.run.debug is None:  # these turn off most of a file, as their user wants
+            experiment, settings = settings_of_experiment(typed)
+            warn_of_idle(settings, idle, where=f" of {experiment}")
         model.hparams["range"] = data.value_range and list(data.value_range)
         model.hparams["mean"], model.hparams["std"] = data.mean, data.std
         progress.set("measuring the cost")
@@ -443,15 +452,15 @@ def load_weights(config: DictConfig, record: RunRecord, model: ImageClassifier) 
 
 
 def build_trainer(
-    config: DictConfig, record: RunRecord, loggers: Loggers, *, callbacks: Sequence[L.Callback] = ()
+    config: DictConfig, record: RunRecord, loggers: Loggers, callbacks: Sequence[L.Callback]
 ) -> L.Trainer:
-    """Build Lightning's trainer for this run's folder with further `callbacks`; record the device."""
+    """Build Lightning's trainer for this run's folder with its callbacks; record the device."""
     for package in ("lightning.pytorch", "lightning.fabric"):  # importing them has set INFO
         logging.getLogger(package).setLevel(logging.WARNING)
     for message in KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message)
     torch.utils.deterministic.fill_uninitialized_memory = False  # slow, and for code that reads such memory
-    callbacks = all_callbacks(config, record, callbacks)
+    callbacks = [*callbacks]
     shows_progress = any(isinstance(callback, ProgressBar) for callback in callbacks)  # a bar that the user chose
     if sys.stderr.isatty() and not shows_progress and config.trainer.get("enable_progress_bar", True):
         callbacks.append(EpochBar())

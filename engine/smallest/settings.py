@@ -140,15 +140,13 @@ def _question(values: dict) -> Question:
             raise UserError(f"cost={'null' if cost is None else cost}: no such cost; {did_you_mean(str(cost), COSTS)}")
     if len(costs) not in (1, 2) or len(set(costs)) < len(costs):
         raise UserError(f"cost=[{','.join(map(str, costs))}]: give one, or two different ones")
-    minutes, left = values["budget"].get("minutes"), values["budget"].get("left_minutes")
+    minutes = values["budget"].get("minutes")
     least = RESERVE_S / 60
     if minutes is not None and (type(minutes) not in (int, float) or not least < minutes < math.inf):
         raise UserError(
             f"budget.minutes={minutes}: use a number above {least:g} (reserved for test images, latencies and the page), or "
             "null for no limit"
         )
-    if left is not None and type(left) not in (int, float):
-        raise UserError(f"{quote_override('budget.left_minutes', left)}: is set by smallest.py itself; remove it")
     seeds = values["seeds"]
     if not isinstance(seeds, list) or not seeds or not all(type(s) is int and 0 <= s < 2**32 for s in seeds):
         raise UserError(f"seeds={seeds}: give a list of whole numbers from 0 to {2**32 - 1}, e.g. seeds=[1,2,3]")

@@ -27,7 +27,7 @@ from common.errors import StopRequested, UserError
 from common.run_folder import RunFolder
 from common.signals import stop_immediately
 from common.smallest_record import Candidate, SmallestRecord
-from common.text import duration, is_own_backbone, milliseconds, plural
+from common.text import duration, is_own_backbone, milliseconds, plural, quote_override
 from engine.cli import MAY_DIFFER
 from engine.config.validate import validate
 from engine.run.job import write_configuration
@@ -81,6 +81,9 @@ def run_smallest(config: DictConfig, run: Callable, progress: Progress) -> None:
     Raises:
         UserError: wrong settings, no candidate, or images from which nothing can be learned.
     """
+    for key in ("worker", "budget.left_minutes"):
+        if (value := OmegaConf.select(config, key)) is not None:
+            raise UserError(f"{quote_override(key, value)}: is set by smallest.py itself; remove it")
     with stop_immediately():
         Smallest(config, run, progress).find()
 

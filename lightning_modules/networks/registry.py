@@ -50,7 +50,8 @@ def build_network(*, network: str, num_classes: int, **arguments) -> nn.Module:
     unknown = sorted(set(arguments) - set(accepted))
     if unknown:
         message = f"model.{unknown[0]}: unknown for the network {network!r}"
-        raise NetworkError(message, name=unknown[0], allowed=accepted)
+        allowed = dict.fromkeys((*accepted, "network", *OF_EVERY_MODEL))
+        raise NetworkError(message, name=unknown[0], allowed=allowed)
     gets, build = "num_classes and, by name, what its file of conf/model lists", find_network(network)
     built = build_module(f"model.network={network}", build, gets, {"num_classes": num_classes, **arguments})
     if not is_full_name(network) and arguments.get("backbone") not in OWN:

@@ -8,7 +8,6 @@ from PIL import Image
 from callbacks.progressive_resizing import ProgressiveResizing
 from common.errors import UserError
 from lightning_modules.image_classifier import ImageClassifier
-from lightning_modules.networks.registry import build_network
 
 
 def test_training_starts_with_smaller_images_and_val_has_full_size(train, monkeypatch):
@@ -61,13 +60,10 @@ def test_smaller_images_are_resized_as_all_are(small_data, interpolation):
     assert np.abs(levels - expected).max() < 1.01
 
 
-def test_a_network_of_one_size_cannot_have_smaller_images():
-    network = build_network(network="simple_cnn", image_size=48, num_classes=2)
-    trainer = SimpleNamespace(datamodule=SimpleNamespace(image_size=48))
-    with pytest.raises(UserError, match=r"initial_scale=0.5: this network does not take images of 24"):
-        ProgressiveResizing(initial_scale=0.5, epoch_fraction=0.5).setup(
-            trainer, SimpleNamespace(network=network), "fit"
-        )
+def test_a_size_that_the_network_does_not_take_is_refused_before_images_are_read(train, monkeypatch):
+    monkeypatch.setattr("engine.run.stages.read_images", lambda *_: pytest.fail("the images were read"))
+    ran = train("model=simple_cnn", "callbacks.progressive_resizing.initial_scale=0.5", "stages=[fit]")  # of 32
+    assert "initial_scale=0.5: this network does not take images of 16 x 16 pixels" in ran.err
 
 
 @pytest.mark.parametrize(

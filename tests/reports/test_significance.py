@@ -529,6 +529,17 @@ def test_the_smallest_network_above_a_target_is_chosen_on_validation_and_shown_o
     assert floor(by_hand * 1000) == 909
 
 
+@pytest.mark.parametrize(("changed", "why"), [
+    ({"cost": None}, "costs or validation predictions are missing"),
+    ({"n": {"test": 80}, "data": {"select_on": "test", "n_val": 0}}, "the test images chose the epochs"),
+])  # fmt: skip
+def test_where_no_network_can_be_chosen_for_a_target_the_answer_says_why(run, tmp_path, changed, why):
+    run("a", choices={"model": "a"}, accuracy=0.9, **changed)
+    run("b", choices={"model": "b"}, **changed)
+    (group,) = aggregate(load_runs(find_records(str(tmp_path))), target_accuracy=0.9).groups
+    assert f"No network can be chosen for the target of 0.9: {why}." in answer(group)
+
+
 def test_the_bound_of_a_setting_above_a_target_has_the_confidence_that_is_shown(run, tmp_path):
     """Three rows could have been chosen: a bound of 1 - 0.05 / 3. Seeds that agree leave the t distribution of the images."""
     for name, macs, missed in (("large", 200e6, 40), ("small", 50e6, 60), ("tiny", 1e6, 200)):

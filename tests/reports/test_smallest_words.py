@@ -41,7 +41,7 @@ PARTS = {  # of each record: the head, and what has to follow it
     "not_shown_on_validation": (
         "No network is shown to be good enough; the nearest one on validation: mobilenet_v3_small",
         "with 152 validation images and 1 seed; about 700 validation images would decide",
-        "the test images were not evaluated, since validation does not show it either",
+        "chosen, not proved: there is no test split",
     ),
     "mean_of_seeds": (
         "Smallest network that is good enough, as trained",
@@ -364,6 +364,16 @@ def test_a_reference_below_which_no_candidate_lies_is_called_the_smallest():
         text = "\n".join(answer_sentences(record))
         assert ("; it is the smallest of all candidates" in text) is is_smallest
         assert ("none was compared with it" in text) is not is_smallest
+
+
+def test_the_nearest_of_those_outside_the_margin_stands_beside_the_most_accurate_one():
+    record = ALL["reference_itself"]()
+    other = ALL["shown"]().answer
+    far = replace(other.val, difference=-0.041)
+    record.answer = replace(record.answer, nearest=other.chosen, val=far)
+    assert answer_sentences(record)[2].endswith(
+        "; the nearest smaller one, mobilenet_v3_small cut after features.8 at 128 px, is 0.041 below on validation"
+    )
 
 
 def test_an_answer_without_a_network_whose_training_failed_is_called_that():

@@ -30,3 +30,10 @@ def test_a_learning_rate_that_ends_at_0_is_drawn_as_far_as_a_logarithm_goes():
 
     (whole,), (ended,) = points([0.01, 0.004, 0.0004]), points([0.01, 0.004, 0.0])
     assert (len(whole), len(ended)) == (3, 2) and [x for x, _ in ended] == [x for x, _ in whole[:2]]
+
+
+def test_the_axis_of_a_constant_learning_rate_begins_at_0():
+    """It showed from 0.00095 to 0.00105 for 0.001, as if it had been measured so exactly."""
+    drawn = svg.curves("rate", [Curve(np.arange(1, 4), np.full((1, 3), 0.001))], "rate")
+    ticks = [float(text) for text in re.findall(r">(0\.\d+)</text>", drawn)]
+    assert min(ticks) == 0 and 0.001 in ticks and max(ticks) == 0.002

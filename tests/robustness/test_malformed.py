@@ -209,7 +209,8 @@ def checked(tmp_path):
         rules.check(data.catalog.classes)
         stages.build_model(config, data)
         with open_loggers(config, record) as loggers:
-            stages.build_trainer(config, record, loggers)
+            callbacks = stages.all_callbacks(config, record, stages.configured_callbacks(config), [])
+            stages.build_trainer(config, record, loggers, callbacks)
 
     return check
 

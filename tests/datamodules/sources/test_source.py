@@ -48,7 +48,7 @@ OTHER = ImageRow("b", "y")
 @pytest.mark.parametrize(("rows", "message"), [
     ([], "test_source.Cells: lists no images of root=DIR; its images.. must yield an ImageRow for each image"),
     ([ImageRow("a", "x"), ImageRow("b", "x")], r"Cells: a single class \(x\)"),
-    ([("a", "x"), OTHER], r"Cells: row 1: .* is not an ImageRow"),
+    ([("a", "x"), OTHER], r"Cells: row 1: .* is not an ImageRow; yield ImageRow\(path, label"),
     ([ImageRow("a", "x"), ImageRow("b", 1)], "row 2: path and label must be texts; found path='b' label=1"),
     ([ImageRow("", "x"), OTHER], "row 1: has no path; add one, or remove the line"),
     ([ImageRow("a", "x", group=0), OTHER], "row 1: group='0': must be a text"),

@@ -122,6 +122,9 @@ def test_every_file_passes(choices):
     ("callbacks=early_stopping callbacks.early_stopping.patience=often", "callbacks.early_stopping.patience=often: expected"),
     ("~loss", "loss=null: choose a file of conf/loss: loss=NAME"),
     ("~model.image_size", "model.image_size=null: use a whole number of pixels, or auto"),
+    ("callbacks.ema.enabled=often", "callbacks.ema.enabled=often: expected true or false"),
+    ("trainer.precision=fp16", "trainer.precision=fp16: expected 64 or 32 or 16 or transformer-engine or "
+     "transformer-engine-float16 or 16-true or 16-mixed or bf16-true or bf16-mixed or 32-true or 64-true or bf16 or null"),
     ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val=-1: use a number above 0, or null"),
     ("stages=[test]", "stages=[test]: without fit there is nothing to test; add ckpt_path=RUN/checkpoints/best.ckpt"),
 ])  # fmt: skip
@@ -134,6 +137,7 @@ def test_a_mistake_is_named(refused, overrides, message):
     ("model", {}, "model={}: choose a file of conf/model: model=NAME"),
     ("metrics", True, "metrics='True': choose files of conf/metrics: metrics=NAME or metrics=[A,B]"),
     ("model", {"name": "tiny", "network": "my.Tiny"}, "model.freeze is missing; begin the model's file with defaults: [base"),
+    ("model", {"name": "tiny", "_target_": "my.Tiny", "freeze": None}, "model.network is missing; name what builds it, as"),
     ("datamodule", {"root": "x", "source": {}}, "datamodule._target_ is missing; begin the file of the data with defaults: ["),
     ("datamodule", {"_target_": "my.Cells", "root": "x"}, "datamodule.source is missing; name the class that lists"),
     ("augmentation", [{"_target_": "my.Flip"}], "augmentation: its file holds only a list; put it below transforms:"),

@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
 from engine.config.validate import validate
-from engine.run.callback_list import all_callbacks
+from engine.run.callback_list import all_callbacks, configured_callbacks
 from engine.run.checkpoint_io import AtomicCheckpointIO
 from engine.search.objectives import EPOCH_METRICS
 from tests.support.configs import composed
@@ -29,7 +29,8 @@ EARLY = f"_target_:{LIGHTNING}.EarlyStopping,monitor:val/loss"
 
 def listed(folder: Path, *overrides: str, further=()) -> list:
     record = RunRecord.begin(RunFolder(folder), command=[], overrides=list(overrides))
-    return all_callbacks(validate(composed(*overrides)), record, further)
+    config = validate(composed(*overrides))
+    return all_callbacks(config, record, configured_callbacks(config), further)
 
 
 @pytest.mark.parametrize(("overrides", "message"), [

@@ -4,13 +4,16 @@ import re
 from dataclasses import replace
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from common.idle import warn_of_idle
+from engine.cli import CONF
 from engine.config.validate import validate
 from engine.run.callback_list import configured_callbacks
-from engine.run.idle_settings import idle_settings
+from engine.run.idle_settings import idle_settings, settings_of_experiment
 from engine.run.stages import build_data
-from tests.support.configs import composed
+from tests.support.configs import compose_verb, composed
 from tests.support.fake_checkpoints import make_checkpoint
 from tests.support.helpers import SIMPLE_CNN, make_images, outcome
 
@@ -115,6 +118,45 @@ def test_the_dropout_of_a_head_is_warned_of_where_the_linear_probe_turns_it_off(
     assert warned(places, caplog, *typed, pretrained=True) == [
         "model.head.dropout=[0.5]: has no effect with callbacks.linear_probe, which turns the dropout of the head off"
     ]
+
+
+def test_settings_of_the_chosen_experiment_s_file_are_warned_of_unless_they_are_typed_too(train, tmp_path):
+    file = tmp_path / "conf" / "experiment" / "mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(
+        "# @package _global_\ndefaults: [{override /scheduler: plateau}]\ndecision: {false_negative_cost: 5}\n"
+        "callbacks: {ema: {decay: 0.9}, linear_probe: {lr: 1e-2, steps: 0}, feature_maps: {enabled: false}}\n"
+    )
+    chosen = [*SIMPLE_CNN, f"--config-dir={tmp_path}/conf", "experiment=mine", "trainer.max_epochs=1", "stages=[fit]"]
+    ran = train(*chosen, "decision.false_negative_cost=3")
+    assert [each for each in ran.record.run.warnings if "no effect" in each] == [
+        "decision.false_negative_cost=3: has no effect without decision.threshold_criterion=cost",
+        "scheduler=plateau of experiment=mine: has no effect in 1 epoch: scheduler.patience=7 needs 10",
+        "callbacks.ema.decay=0.9 of experiment=mine: has no effect without callbacks.ema.enabled=true",
+        "callbacks.linear_probe.lr=0.01 of experiment=mine: has no effect without callbacks.linear_probe.steps=STEPS",
+    ]
+    debug = train(*chosen, "debug=fast")  # which turns off much of a file
+    assert debug.status == 0 and not any("experiment=mine" in each for each in debug.record.run.warnings)
+
+
+@pytest.mark.parametrize("experiment", sorted(file.stem for file in CONF.glob("experiment/*.yaml")))
+def test_no_setting_of_the_project_s_experiments_is_without_an_effect(two_colors, tmp_path, caplog, experiment):
+    places = (f"datamodule.root={two_colors}", f"datamodule.cache={tmp_path}")
+    small = ("model.weights=null", "model.image_size=32", "datamodule.batch_size=4", "trainer=cpu")
+    typed = [f"experiment={experiment}", "datamodule=image_folder", *places, *small]
+    whole = compose_verb("train", *typed)
+    HydraConfig.instance().set_config(whole)
+    try:
+        named, settings = settings_of_experiment(typed)
+    finally:
+        HydraConfig.instance().cfg = None
+    assert named == typed[0] and settings
+    config = validate(OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"]))
+    data = build_data(config, "bilinear", [0.5] * 3, [0.5] * 3)
+    data.setup()
+    caplog.clear()
+    warn_of_idle(settings, idle_settings(config, configured_callbacks(config), data, pretrained=False, on_gpu=False))
+    assert not caplog.records
 
 
 @pytest.mark.thorough

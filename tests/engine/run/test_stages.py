@@ -14,7 +14,7 @@ from common.run_folder import RunFolder
 from common.run_record import DataInfo, RunRecord
 from datamodules.sources.catalog import Catalog
 from engine.config.instantiate import instantiate
-from engine.run.callback_list import all_callbacks
+from engine.run.callback_list import all_callbacks, configured_callbacks
 from engine.run.resume import compare_images
 from engine.run.stages import build_model, complete_loss, describe_data, log_limits, split_columns
 from tests.support.configs import composed
@@ -226,7 +226,7 @@ def test_select_on_test_needs_a_test_split(prepared, tmp_path):
 def test_callbacks_come_in_the_order_that_they_need(tmp_path):
     config = composed("callbacks.freeze_batch_norm.enabled=true", "callbacks.image_logger=null", "+model.freeze=true")
     record = RunRecord.begin(RunFolder(tmp_path), command=[], overrides=[])
-    kinds = [type(callback) for callback in all_callbacks(config, record, [])]
+    kinds = [type(callback) for callback in all_callbacks(config, record, configured_callbacks(config), [])]
     assert kinds.index(FreezeBackbone) < kinds.index(FreezeBatchNorm)
     assert kinds[-2:] == [BestCheckpoint, LastCheckpoint]
     names = {kind.__name__ for kind in kinds}

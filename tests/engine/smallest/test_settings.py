@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from common.errors import UserError
 from engine import cli
 from engine.smallest.settings import SmallestSettings, read_settings
+from engine.smallest.smallest import run_smallest
 
 
 @contextmanager
@@ -43,7 +44,6 @@ def read(*typed: str) -> SmallestSettings:
         ("budget.minutes=0.5", "budget.minutes=0.5: use a number above 0.5 (reserved for test images"),
         ("budget.minutes=-1", "budget.minutes=-1: use a number above 0.5"),
         ("budget.minutes=ten", "budget.minutes=ten: use a number"),
-        ("budget.left_minutes=ten", "budget.left_minutes=ten: is set by smallest.py itself; remove it"),
         ("budget=5", "budget=5: is a group of settings; use budget.minutes=VALUE"),
         ("race=null", "race=null: is a group of settings; use race.candidates=VALUE"),
         ("+budget.minute=5", "budget.minute: no such setting; did you mean minutes"),
@@ -79,6 +79,13 @@ def test_what_is_refused(typed, message):
         read(typed)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("typed", ["worker=0", "budget.left_minutes=5", "budget.left_minutes=ten"])
+def test_what_the_command_sets_for_its_workers_is_refused(typed):
+    message = f"^{typed}: is set by smallest.py itself; remove it$"
+    with configuration(typed) as config, pytest.raises(UserError, match=message):
+        run_smallest(config, None, None)
 
 
 def test_what_is_of_train_goes_to_each_run_and_the_rest_does_not():

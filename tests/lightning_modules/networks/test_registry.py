@@ -77,7 +77,10 @@ def test_shufflenet_mod_is_the_study_s_network():
         ),
         ({"backbone": "vgg16", "keep": 32}, "vgg16 has 31 blocks"),
         ({"head": {"hidden_dims": [2], "dropout": [0.2]}}, "model.head.dropout"),
-        ({"depth": 3}, "model.depth: unknown for the network 'truncated'; allowed: backbone, keep, head"),
+        (
+            {"depth": 3},
+            "model.depth: unknown for the network 'truncated'; allowed: backbone, keep, head, network, name, ",
+        ),
     ],
 )
 def test_impossible_networks_are_refused(change, message):
