@@ -77,9 +77,8 @@ def settings_of_experiment(typed: Sequence[str]) -> tuple[str, list[str]]:
         return experiment, []
     content = OmegaConf.to_container(OmegaConf.load(files[0]))
     groups = [each for each in content.pop("defaults", ()) if isinstance(each, dict)]
-    values = {re.sub("^override |/", "", key): value for each in groups for key, value in each.items()} | flatten(
-        content
-    )
+    values = {re.sub("^override |/", "", key): value for each in groups for key, value in each.items()}
+    values |= flatten(content)
     keys = {text.lstrip("+~").partition("=")[0] for text in typed}
     return experiment, [f"{key}={override_value(value)}" for key, value in values.items() if key not in keys]
 

@@ -68,9 +68,7 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
     warning_list = _collect_warnings(process.rank)
     if not (process.is_launched or job.in_sweep) and (tasks := launched_process()).launcher == "srun":
         log.info("one of %d srun tasks, each with a run of its own; for one run on all: trainer=ddp", tasks.world_size)
-    if [Path(each).name for each in job.command[1:2]] == [
-        "train.py"
-    ]:  # the other root scripts warn once for all their jobs
+    if len(job.command) > 1 and Path(job.command[1]).name == "train.py":  # others warn once for all their runs
         warn_of_repeated(job.command)
     try:
         with folder_lock(job.folder, process.rank) as is_free:
