@@ -31,10 +31,14 @@ def type_name(annotation) -> str:
     """Describe an annotated type in the notation of a configuration: `int or null`, `[str, ...]`."""
     origin, options = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
-        return " or ".join(map(str, options))
+        return " or ".join(dict.fromkeys(map(str, options)))
     if origin in (typing.Union, types.UnionType):
         plain = [o for o in options if o in PLAIN or typing.get_origin(o)]
-        return " or ".join(type_name(o) for o in plain or options)
+        # Lightning's Literal[16, 32] | Literal["16", "32"] is one list of choices
+        literals = [
+            typing.get_args(o) if typing.get_origin(o) is typing.Literal else [type_name(o)] for o in plain or options
+        ]
+        return " or ".join(dict.fromkeys(str(name) for names in literals for name in names))
     if origin in (list, tuple):
         kinds = [type_name(o) for o in options if o is not Ellipsis]
         return f"[{', '.join(kinds if origin is tuple and Ellipsis not in options else [*kinds, '...'])}]"
