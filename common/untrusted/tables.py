@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from common.errors import UserError
-from common.text import clean
+from common.text import clean, join_words
 
 LARGEST_TABLE = 2**30  # bytes of a CSV; five million predictions
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -23,6 +23,7 @@ SINGLE_QUOTES = "values are in single quotes; write them in double quotes or in 
 OTHER_FILES = {
     b"PK\x03\x04": "a workbook or an archive",
     b"\xd0\xcf\x11\xe0": "an old workbook",
+    b"\x1f\x8b": "compressed by gzip",
     b"PAR1": "a parquet file",
     **dict.fromkeys((b'{"', b"{\n", b"[{", b"[\n"), "JSON"),
 }
@@ -87,7 +88,7 @@ def iterate_csv(
             missing = [name for name in needed if name not in columns]
             if missing:
                 found = ", ".join(clean(name, 40) for name in columns[:20]) or "nothing"
-                raise ValueError(f"column {', '.join(missing)} is missing; found {found}; is it a CSV in UTF-8?")
+                raise ValueError(f"{_are_missing(missing)}; found {found}; is it a CSV in UTF-8?")
             if len(set(columns)) < len(columns):
                 raise ValueError(
                     f"column {clean(max(columns, key=columns.count), 40)} appears twice; remove or rename one"
@@ -98,6 +99,11 @@ def iterate_csv(
                 yield reader.reader.line_num, row
         except (ValueError, csv.Error) as error:
             raise UserError(f"{path}: line {reader.reader.line_num}: {_describe(error)}") from error
+
+
+def _are_missing(columns: Sequence[str]) -> str:
+    """Return `column label is missing` or `columns path and label are missing`."""
+    return f"column{'s' * (len(columns) > 1)} {join_words([*columns])} {'is' if len(columns) == 1 else 'are'} missing"
 
 
 class OwnTable:
@@ -216,11 +222,11 @@ class OwnTable:
         shown = ", ".join(clean(name, 40) for name in found[:20]) or "nothing"
         if found and found[0].startswith("#"):
             return (
-                f"column {', '.join(missing)} is missing; found {shown}; remove the lines that begin with #, and the # before "
+                f"{_are_missing(missing)}; found {shown}; remove the lines that begin with #, and the # before "
                 "the names of the columns: a CSV has no comments"
             )
         if any(re.search(r"\.\w{2,5}$", name) for name in found):  # these are files, so the table has no line of names
-            return f"column {', '.join(missing)} is missing; found {shown}; write the names above it: {','.join(self.needed)}"
+            return f"{_are_missing(missing)}; found {shown}; write the names above it: {','.join(self.needed)}"
         others = {need: next((n for n in found if _known_as(n) in OTHER_NAMES.get(need, ())), None) for need in missing}
         renamed = [f"{clean(name, 40)} to {need}" for need, name in others.items() if name]
         advice = f"rename the column {' and '.join(renamed)}" if renamed else "is it a CSV in UTF-8?"
@@ -236,7 +242,7 @@ class OwnTable:
                 f"the name of the column with the 1, one of {', '.join(bits[:5])}{', ...' if len(bits) > 5 else ''}"
             )
             advice = f"{advice}: {one_hot}" if renamed else f"add label with, in each line, {one_hot}"
-        return f"column {', '.join(missing)} is missing; found {shown}; {advice}"
+        return f"{_are_missing(missing)}; found {shown}; {advice}"
 
     def _cells(self, row: list[str], columns: list[str]) -> dict[str, str] | None:
         """Return the values of a line; None if it has none.

@@ -82,7 +82,7 @@ def tables() -> list[tuple[bytes, str]]:
     good = b"path,label\na/000.png,a\nb/000.png,b\n"
     cases: list[tuple[bytes, str]] = [
         (good, ""), (b"\xef\xbb\xbf" + good, ""), (good.replace(b"\n", b"\r\n"), ""), (good.replace(b"\n", b"\r"), ""),
-        (b"", "path, label is missing"), (b"\n", "path, label is missing"),
+        (b"", "path and label are missing"), (b"\n", "path and label are missing"),
         (b"path\n", "label is missing"),
         (b"path,label", "no rows"),
         (b"path,label\n", "no rows"), (good.decode().encode("utf-16"), ""), (good.decode().encode("utf-16-be"), ""),

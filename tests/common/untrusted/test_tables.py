@@ -81,7 +81,7 @@ def test_tables_of_spreadsheets_and_programs_are_read(tmp_path, content, notes):
 
 @pytest.mark.parametrize(("content", "words"), [
     (b"file,class\na,b\n",
-     "line 1: column path, label is missing; found file, class; rename the column file to path and class to label"),
+     "line 1: columns path and label are missing; found file, class; rename the column file to path and class to label"),
     (b"id,cat,dog\na,1,0\n", "rename the column id to path, and add label, one value per image: the name of the column with"),
     (b"path,cat,dog\na,1.0,0.0\n", "add label with, in each line, the name of the column with the 1, one of cat, dog"),
     (b"sep=;\npath;cat;dog\na;1;0\n", "line 2: .*the column with the 1, one of cat, dog"),
@@ -95,9 +95,10 @@ def test_tables_of_spreadsheets_and_programs_are_read(tmp_path, content, notes):
     (b'path,label\n"a,b\nc,d\n', r"line 3: unexpected end of data; is the double quote .* missing, here or in a line above"),
     (b"path,label\na,b\nc\n", "line 3: values are missing or too many"),
     (b"PK\x03\x04xl", "is a workbook or an archive, not a CSV"),
+    (b"\x1f\x8b\x08path", "is compressed by gzip, not a CSV"),
     (b'{"path": "a.png", "label": "ant"}\n', "is JSON, not a CSV"),
     (b'[\n {"path": "a.png", "label": "ant"}]', "is JSON, not a CSV"),
-    (b"\xff\xfep\0a", "line 1: .*(is not UTF-16|column path, label is missing)"),
+    (b"\xff\xfep\0a", "line 1: .*(is not UTF-16|columns path and label are missing)"),
 ], ids=str)  # fmt: skip
 def test_a_table_that_is_not_clear_is_refused_with_what_to_change(tmp_path, content, words):
     path = write(tmp_path, content)
