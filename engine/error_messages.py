@@ -256,7 +256,7 @@ def _no_such_key(error: ConfigCompositionException) -> str:
         hint = f". To add a setting that the file does not list: +{key}=VALUE" if above else ""
         if not keys:
             return f"{key}: no such key{place}, which has none{f'; {meant}' if meant else hint}"
-        meant = meant and f"{meant} Or: "
+        meant = meant and f"{meant} "
         return f"{key}: no such key{place}; {meant}{did_you_mean(last, keys)}{hint}"
     if local := re.match(r"In '(\w+)/(.+)': Could not override '\w+@", text):
         return f"{local[1]}={local[2]}: its file must begin with the line # @package _global_"

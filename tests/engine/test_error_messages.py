@@ -57,6 +57,8 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
     (["optimizer.learning_rate=3"], "did you mean optimizer.lr=3?"),
     (["--epochs", "3"], "--epochs: settings have no dashes: did you mean trainer.max_epochs=VALUE"),
     (["=3"], "=3: a key is missing before =; KEY=VALUE"),
+    (["model=resnet18", "model.backbone=vgg16"],
+     "did you mean model.backbone=vgg16 with model=truncated? Allowed: freeze, image_size"),
     (["--lr=3"], "--lr: settings have no dashes: did you mean optimizer.lr=3"),
     (["model=resnet18,resnet50"], "add -m: python train.py -m model=resnet18,resnet50\n"),
     (["callbacks=early_stopping,ema"], "-m callbacks=early_stopping,ema; as a list: 'callbacks=[early_stopping,ema]'\n"),
