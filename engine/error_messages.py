@@ -65,6 +65,8 @@ def user_message(error: BaseException) -> str | None:
         # Python's limit for texts of numbers
         if isinstance(link, ValueError) and str(link).startswith("Exceeds the limit"):
             return "a whole number in this command or its files has thousands of digits; use a smaller one"
+        if isinstance(link, ValueError) and str(link).startswith("Only one of --run, --multirun, --cfg"):
+            return "-m, --cfg, --info and -sc exclude each other; use one of them (--cfg job shows the settings of one run)"
         if isinstance(link, RuntimeError) and (message := _of_process(link)):
             return message
         # Python < 3.13

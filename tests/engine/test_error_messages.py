@@ -78,6 +78,7 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
     (["~model.name"], "model.name: Interpolation key 'model.name' not found; compare your model with a file of conf/model"),
     (["seed=${no.such}"], "no.such: Interpolation key 'no.such' not found\n"),  # there is no conf/no
     (["+model.depth=${model.dept}"], "model.dept: Interpolation key 'model.dept' not found; compare your model with"),
+    (["-m", "seed=1,2", "--cfg", "job"], "-m, --cfg, --info and -sc exclude each other; use one of them (--cfg job shows"),
     (["-m", "seed=1,1"], "seed=1,1: 1 is given twice; give each value once"),
     (["-m", "optimizer.lr=0.1,1e-1"], "is given twice"),
     (["model=/x/mine.yaml"], "model: files are chosen by name, not by path: put mine.yaml into DIR/model, and use "
