@@ -35,7 +35,7 @@ def mix_batch(batch: dict[str, Tensor], transform: BatchTransform, num_classes: 
         try:
             mixed = transform(pixels, targets)
         except Exception as error:
-            raise transform_error(name, error) from error
+            raise transform_error(name, transform, error) from error
     given = [_shape(each) for each in mixed] if isinstance(mixed, (tuple, list)) else [_shape(mixed)]
     wanted = [_shape(pixels), _shape(targets)]
     if given != wanted:

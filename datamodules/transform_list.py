@@ -11,7 +11,9 @@ Images with the same draw could share a batch, but few do: TrivialAugmentWide di
 
 import contextlib
 import random
+import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -99,7 +101,7 @@ class TransformList:
             try:
                 image = transform(given)
             except Exception as error:
-                raise transform_error(name, error, _hint(given)) from error
+                raise transform_error(name, transform, error, _hint(given)) from error
             if not isinstance(image, (Image.Image, Tensor)):
                 raise UserError(f"{name}: returns {_describe(image)}; {_needed(size)}")
             if _describe(image) == f"(3, {size}, {size}) uint8":
@@ -133,9 +135,13 @@ def own_generators(device: torch.device) -> Iterator[Callable[[int], None]]:
             np.random.set_state(states[1])  # noqa: NPY002
 
 
-def transform_error(name: str, error: Exception, hint: str = "") -> UserError:
-    """Return the error of a transform as one line that names the transform."""
-    return UserError(f"{name}: raised {type(error).__name__}: {' '.join(str(error).split())}{hint}")
+def transform_error(name: str, transform: Callable, error: Exception, hint: str = "") -> UserError:
+    """Return the error of a transform as one line that names the transform and, in a package of the user's own, the line."""
+    package = full_name(transform).split(".")[0]
+    frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    own = [] if package == "torchvision" else [f for f in frames if package in f[0].with_suffix("").parts]
+    where = f" ({own[-1][0].name}, line {own[-1][1]})" if own else ""
+    return UserError(f"{name}: raised {type(error).__name__}: {' '.join(str(error).split())}{where}{hint}")
 
 
 def full_name(transform: Callable) -> str:

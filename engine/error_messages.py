@@ -65,6 +65,8 @@ def user_message(error: BaseException) -> str | None:
         # Python's limit for texts of numbers
         if isinstance(link, ValueError) and str(link).startswith("Exceeds the limit"):
             return "a whole number in this command or its files has thousands of digits; use a smaller one"
+        if isinstance(link, ValueError) and str(link).startswith("Only one of --run, --multirun, --cfg"):
+            return "-m, --cfg, --info and -sc exclude each other; use one of them (--cfg job shows the settings of one run)"
         if isinstance(link, RuntimeError) and (message := _of_process(link)):
             return message
         # Python < 3.13
@@ -268,7 +270,7 @@ def _no_such_key(error: ConfigCompositionException) -> str:
         hint = f". To add a setting that the file does not list: +{key}=VALUE" if above else ""
         if not keys:
             return f"{key}: no such key{place}, which has none{f'; {meant}' if meant else hint}"
-        meant = meant and f"{meant} Or: "
+        meant = meant and f"{meant} "
         return f"{key}: no such key{place}; {meant}{did_you_mean(last, keys)}{hint}"
     if local := re.match(r"In '(\w+)/(.+)': Could not override '\w+@", text):
         return f"{local[1]}={local[2]}: its file must begin with the line # @package _global_"

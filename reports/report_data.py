@@ -111,12 +111,13 @@ class ResultRow:
         return found
 
     @cached_property
-    def guesses(self) -> bool:
-        """Whether, on some split, its networks are not shown to be right more often than the most frequent class.
+    def guesses_on(self) -> list[str]:
+        """The splits on which its networks are not shown to be right more often than the most frequent class.
 
         Wilson's interval and the exact test of their mean accuracy decide, as for a single network on the screen: seeds that
         differ much are not a reason.
         """
+        splits = []
         for split, guess in self.baselines.items():
             found, right = self.accuracies[split], self.outcomes[split]
             if found is None or not found.n:
@@ -124,8 +125,12 @@ class ResultRow:
             effect = design_effect(right.correct, right.groups) if isinstance(right, CorrectnessMatrix) else 1.0
             low, correct = wilson(found.value * found.n / effect, found.n / effect).low, found.value * found.n
             if low <= guess.share or guessing_probability(correct, found.n, guess.share) > ONE_SIDED:
-                return True
-        return False
+                splits.append(split)
+        return splits
+
+    @property
+    def guesses(self) -> bool:
+        return bool(self.guesses_on)
 
     @property
     def tells_apart(self) -> str | None:

@@ -74,12 +74,13 @@ def answer(group: ResultGroup) -> list[str]:
         has += f"; always predicting {' and '.join(guesses)}"
     which = best.name if others else "it"
     apart = [f"Yet {which} tells classes apart: {found}."] if best.guesses and (found := best.tells_apart) else []
+    better = f"shown to be better than guessing{_where_guessing(group)}" if best.guesses else ""
     if best.guesses and others:
-        first = f"No row is shown to be better than guessing: the first by {by} is {best.name} with {has}."
+        first = f"No row is {better}: the first by {by} is {best.name} with {has}."
         return [first, *apart, *_far_below(group)]
     if not others:
         chosen = " The test images also chose its epoch, so this accuracy is too good." if best.selected_on_test else ""
-        guess = ["It is not shown to be better than guessing.", *apart] if best.guesses else _above_target(group)
+        guess = [f"It is not {better}.", *apart] if best.guesses else _above_target(group)
         where = "that finished" if group.n_unfinished else "here"
         return [
             f"{best.name} has {has}.{chosen}",
@@ -90,6 +91,15 @@ def answer(group: ResultGroup) -> list[str]:
     first = f"The best by {by} is {best.name}: {has}."
     further = [*_without_costs(group), *_of_networks(group), *_far_below(group), *_by_monitor(group)]
     return [first, _good_enough(group), *_above_target(group), *further]
+
+
+def _where_guessing(group: ResultGroup) -> str:
+    """Return ` on validation` if all rows guess only there; the numbers of the other split would seem to contradict."""
+    common = set.intersection(*(set(row.guesses_on) for row in group.rows))
+    measured = [split for split in group.rows[0].baselines if group.rows[0].accuracies[split]]
+    if len(common) == len(measured):
+        return ""
+    return f" on {SPLIT_NAMES[common.pop()]}" if common else " on both validation and test"
 
 
 def describe_accuracy(accuracy: Accuracy) -> str:

@@ -23,6 +23,7 @@ SINGLE_QUOTES = "values are in single quotes; write them in double quotes or in 
 OTHER_FILES = {
     b"PK\x03\x04": "a workbook or an archive",
     b"\xd0\xcf\x11\xe0": "an old workbook",
+    b"\x1f\x8b": "compressed by gzip",
     b"PAR1": "a parquet file",
     **dict.fromkeys((b'{"', b"{\n", b"[{", b"[\n"), "JSON"),
 }
@@ -87,6 +88,11 @@ def iterate_csv(
                 yield reader.reader.line_num, row
         except (ValueError, csv.Error) as error:
             raise UserError(f"{path}: line {reader.reader.line_num or 1}: {_describe(error)}") from error
+
+
+def _are_missing(columns: Sequence[str]) -> str:
+    """Return `column label is missing` or `columns path and label are missing`."""
+    return f"column{'s' * (len(columns) > 1)} {join_words([*columns])} {'is' if len(columns) == 1 else 'are'} missing"
 
 
 class OwnTable:
@@ -246,10 +252,6 @@ class OwnTable:
 def describe_notes(notes: Counter[str]) -> str:
     """Return `delimited by semicolons; spaces around values removed (40 times)`; nothing if all was read as written."""
     return "; ".join(f"{note} ({n:,} times)" if n > 1 else note for note, n in (+notes).items())
-
-
-def _are_missing(names: list[str]) -> str:
-    return f"column{'s' * (len(names) > 1)} {join_words(names)} {'is' if len(names) == 1 else 'are'} missing"
 
 
 def _describe(error: ValueError | csv.Error) -> str:

@@ -31,7 +31,7 @@ def type_name(annotation) -> str:
     """Describe an annotated type in the notation of a configuration: `int or null`, `[str, ...]`."""
     origin, options = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
-        return " or ".join(map(str, options))
+        return " or ".join(dict.fromkeys(map(str, options)))
     if origin in (typing.Union, types.UnionType):
         plain = [o for o in options if o in PLAIN or typing.get_origin(o)]
         return " or ".join(dict.fromkeys(name for o in plain or options for name in type_name(o).split(" or ")))

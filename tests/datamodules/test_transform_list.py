@@ -168,7 +168,8 @@ def test_noise_and_what_is_nested_get_tensors(image):
     ([lambda image: None], r"\[0\] \(.*<lambda>\): returns None"),
     ([np.asarray], r"\[0\] \(numpy.asarray\): returns a ndarray"),
     ([lambda image: image.convert("I")], r"\[0\] \(.*<lambda>\): returns \(1, 48, 48\) of Pillow's mode I;"),
-    ([v2.Identity(), Fails(0.5)], r"\[1\] \(.*_list.Fails\): raised KeyError: 'no such\\ncolor' \(given a Pillow image"),
+    ([v2.Identity(), Fails(0.5)],
+     r"\[1\] \(.*_list.Fails\): raised KeyError: 'no such\\ncolor' \(test_transform_list.py, line \d+\) \(given a Pillow"),
 ], ids=lambda value: "" if isinstance(value, str) else type(value[-1]).__name__)  # fmt: skip
 def test_what_gives_no_image_of_the_size_is_named_before_training(transforms, message):
     with pytest.raises(UserError, match=r"^augmentation\.transforms" + message) as caught:

@@ -59,6 +59,8 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
     (["optimizer.learning_rate=3"], "did you mean optimizer.lr=3?"),
     (["--epochs", "3"], "--epochs: settings have no dashes: did you mean trainer.max_epochs=VALUE"),
     (["=3"], "=3: a key is missing before =; KEY=VALUE"),
+    (["model=resnet18", "model.backbone=vgg16"],
+     "did you mean model.backbone=vgg16 with model=truncated? Allowed: freeze, image_size"),
     (["--lr=3"], "--lr: settings have no dashes: did you mean optimizer.lr=3"),
     (["-lr=3"], "-lr: settings have no dashes: did you mean optimizer.lr=3"),
     (["-model=resnet18"], "-model: settings have no dashes: did you mean model=resnet18"),
@@ -94,6 +96,7 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
     (["~model.name"], "model.name: Interpolation key 'model.name' not found; compare your model with a file of conf/model"),
     (["seed=${no.such}"], "no.such: Interpolation key 'no.such' not found\n"),  # there is no conf/no
     (["+model.depth=${model.dept}"], "model.dept: Interpolation key 'model.dept' not found; compare your model with"),
+    (["-m", "seed=1,2", "--cfg", "job"], "-m, --cfg, --info and -sc exclude each other; use one of them (--cfg job shows"),
     (["-m", "seed=1,1"], "seed=1,1: 1 is given twice; give each value once"),
     (["-m", "optimizer.lr=0.1,1e-1"], "is given twice"),
     (["model=/x/mine.yaml"], "model: files are chosen by name, not by path: put mine.yaml into DIR/model, and use "

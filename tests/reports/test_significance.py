@@ -304,7 +304,22 @@ def test_the_split_on_which_guessing_is_not_excluded_is_named(run, summary):
     run("few", choices={"model": "few"}, wrong={"val": set(), "test": set()}, **labels)
     has, guessing, _ = answer(summary().groups[0])
     assert "always predicting 'cat' gives 0.500 on validation and 0.500 on test" in has
-    assert guessing == "It is not shown to be better than guessing."
+    assert guessing == "It is not shown to be better than guessing on validation."
+    run("fewer", choices={"model": "fewer"}, wrong={"val": {1}, "test": set()}, **labels)
+    assert answer(summary().groups[0])[0].startswith(
+        "No row is shown to be better than guessing on validation: the first"
+    )
+    run("lucky", choices={"model": "lucky"}, wrong={"val": {1}, "test": set(range(20))}, **labels)
+    assert answer(summary().groups[0])[0].startswith(
+        "No row is shown to be better than guessing on validation: the first"
+    )
+
+
+def test_rows_may_guess_on_different_splits(run, summary):
+    run("lucky", choices={"model": "lucky"}, wrong={"val": set(range(10)), "test": set(range(40))})
+    run("unlucky", choices={"model": "unlucky"}, wrong={"val": set(range(30)), "test": set()})
+    first = answer(summary().groups[0])[0]
+    assert first.startswith("No row is shown to be better than guessing on both validation and test: the first"), first
 
 
 @pytest.mark.parametrize("low", [0.501, 0.499])
@@ -325,7 +340,7 @@ def test_what_guesses_on_test_is_not_the_best(run, summary):
     """As its screen and its model card have it, which judge by test."""
     wrong = {"val": set(range(10)), "test": set(range(40))}
     run("lucky", choices={"model": "lucky"}, wrong=wrong)
-    assert answer(summary().groups[0])[1] == "It is not shown to be better than guessing."
+    assert answer(summary().groups[0])[1] == "It is not shown to be better than guessing on test."
 
 
 def fake_row(name, macs, val, test):

@@ -95,6 +95,7 @@ def test_tables_of_spreadsheets_and_programs_are_read(tmp_path, content, notes):
     (b'path,label\n"a,b\nc,d\n', r"line 3: unexpected end of data; is the double quote .* missing, here or in a line above"),
     (b"path,label\na,b\nc\n", "line 3: values are missing or too many"),
     (b"PK\x03\x04xl", "is a workbook or an archive, not a CSV"),
+    (b"\x1f\x8b\x08path", "is compressed by gzip, not a CSV"),
     (b'{"path": "a.png", "label": "ant"}\n', "is JSON, not a CSV"),
     (b'[\n {"path": "a.png", "label": "ant"}]', "is JSON, not a CSV"),
     (b"\xff\xfep\0a", "line 1: .*(is not UTF-16|columns path and label are missing)"),
