@@ -152,7 +152,7 @@ def test_no_setting_of_the_project_s_experiments_is_without_an_effect(two_colors
         HydraConfig.instance().cfg = None
     assert named == typed[0] and settings
     config = validate(OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"]))
-    data = build_data(config, "bilinear", [0.5] * 3, [0.5] * 3)
+    data = build_data(config)
     data.setup()
     caplog.clear()
     warn_of_idle(settings, idle_settings(config, configured_callbacks(config), data, pretrained=False, on_gpu=False))

@@ -8,6 +8,7 @@ from common.errors import UserError
 from common.run_folder import OUTPUTS, PROJECT, RunFolder
 from common.run_record import RunInfo, RunRecord, write_record
 from engine.search import trial
+from engine.state import STATE
 
 
 @pytest.fixture
@@ -18,7 +19,8 @@ def hydra():
     GlobalHydra.instance().clear()
 
 
-def test_a_trial_leaves_what_a_run_of_train_leaves(hydra, tmp_path):
+def test_a_trial_leaves_what_a_run_of_train_leaves(hydra, tmp_path, monkeypatch):
+    monkeypatch.setattr(STATE, "command", ["python", "search.py"])  # otherwise that of an earlier test
     seen = []
     outputs = set(OUTPUTS.iterdir())
     folder = RunFolder(tmp_path / "trials" / "a")
