@@ -279,8 +279,11 @@ def complete_overrides(arguments: list[str]) -> list[str]:
 
 
 def _check_flags(flags: list[str], typed: list[str]) -> None:
-    """Raise UserError where a setting is typed as a flag, as in other programs (--epochs 3), or -sc has no argument."""
-    if {"-sc", "--shell-completion"} & set(flags) and not any("install=" in each or "query=" in each for each in typed):
+    """Raise UserError where a setting is typed as a flag, as in other programs (--epochs 3), or a flag lacks what it needs."""
+    names = {flag.partition("=")[0] for flag in flags}
+    if names & {"-p", "--package"} and not names & {"-c", "--cfg"}:  # Hydra would ignore it and train
+        raise UserError("-p: shows a part of the settings: python train.py --cfg job -p datamodule")
+    if {"-sc", "--shell-completion"} & names and not any("install=" in each or "query=" in each for each in typed):
         raise UserError("-sc: needs the name of a shell: python train.py -sc install=bash")
     if (own := config_dir(flags)) and not Path(own).is_dir():
         raise UserError(f"--config-dir={own}: no such folder; give the folder that holds model/NAME.yaml and the like")

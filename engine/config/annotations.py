@@ -34,7 +34,11 @@ def type_name(annotation) -> str:
         return " or ".join(dict.fromkeys(map(str, options)))
     if origin in (typing.Union, types.UnionType):
         plain = [o for o in options if o in PLAIN or typing.get_origin(o)]
-        return " or ".join(dict.fromkeys(name for o in plain or options for name in type_name(o).split(" or ")))
+        # Lightning's Literal[16, 32] | Literal["16", "32"] is one list of choices
+        names = [
+            typing.get_args(o) if typing.get_origin(o) is typing.Literal else [type_name(o)] for o in plain or options
+        ]
+        return " or ".join(dict.fromkeys(str(name) for of_option in names for name in of_option))
     if origin in (list, tuple):
         kinds = [type_name(o) for o in options if o is not Ellipsis]
         return f"[{', '.join(kinds if origin is tuple and Ellipsis not in options else [*kinds, '...'])}]"

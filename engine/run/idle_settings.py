@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import lightning as L
-import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from lightning.pytorch.callbacks import Timer
@@ -86,7 +85,7 @@ def settings_of_experiment(typed: Sequence[str]) -> tuple[str, list[str]]:
 def _of_images(config: DictConfig, data: L.LightningDataModule, on_gpu: bool) -> list[Rule]:
     catalog, folds = data.catalog, data.rules["folds"]
     draws = folds is not None or catalog.splits_from != GIVEN or hasattr(data.source, "split_seed")
-    is_deep = np.isfinite(data.pixel_cache.stats.spreads[catalog.present()]).any()
+    is_deep = data.pixel_cache.stats.deep[catalog.present()].any()
     table_replaces = config.datamodule.table is not None and "CsvTable" not in config.datamodule.source._target_
     tests = data.has_test and "test" in config.stages and not (folds is not None and "fit" in config.stages)
     return [

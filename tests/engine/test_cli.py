@@ -181,11 +181,13 @@ def test_warnings_of_python_are_one_line_of_the_log(caplog):
     ("callbacks=[ema,ema]", r"callbacks=\[ema,ema\]: names a file twice"),
     ("optimizer=null", "optimizer=null: no such choice; .*adamw"),
     ("+hydra.sweeper.params.seed=[1,2]", r"^\+hydra.sweeper.params.seed=\[1,2\]: is set by files; type .* -m seed=1,2$"),
+    ("-p datamodule", "^-p: shows a part of the settings: python train.py --cfg job -p datamodule$"),
+    ("--package=datamodule", "^-p: shows a part of the settings: python train.py --cfg job -p datamodule$"),
     ("-sc", "^-sc: needs the name of a shell: python train.py -sc install=bash$"),
 ])  # fmt: skip
 def test_arguments_for_which_hydra_has_no_message_are_refused(argument, message):
     with pytest.raises(UserError, match=message):
-        complete_overrides([argument])
+        complete_overrides(argument.split(" "))
 
 
 @pytest.mark.parametrize(("script", "instead"), [
