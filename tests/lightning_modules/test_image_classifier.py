@@ -88,7 +88,7 @@ def test_an_impossible_network_is_a_user_error_with_the_closest_names():
     with pytest.raises(UserError, match=r"model\.backbone=shufflenet_v3: unknown; did you mean shufflenet_v1 or"):
         classifier(network=FINAL | {"backbone": "shufflenet_v3"})
     with pytest.raises(
-        UserError, match=r"model\.kep: unknown for .*; did you mean keep\? Allowed: backbone, head, keep"
+        UserError, match=r"model\.kep: unknown for .*; did you mean keep\? Allowed: backbone, freeze, head"
     ):
         classifier(network=FINAL | {"kep": 3})
     with pytest.raises(UserError, match=r"model\.keep=8: shufflenet_v2_x0_5 has 7 blocks"):

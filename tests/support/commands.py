@@ -83,7 +83,9 @@ def train_in(place: Path, images: Path) -> Callable[..., Ran]:
             options = [a for a in arguments if a.startswith("-")]
             given = [a for a in arguments if a not in options]
             settings = [*SMALL_RUN, f"datamodule.root={root}", "stages=[fit,test]", cache]
-            arguments = [*options, *settings, *([] if drawn else [*NOT_DRAWN, "overview=false"]), *given]
+            settings += [] if drawn else [*NOT_DRAWN, "overview=false"]
+            typed = {a.lstrip("+").partition("=")[0] for a in given if "=" in a}  # twice the same would be a warning
+            arguments = [*options, *(a for a in settings if a.lstrip("+").partition("=")[0] not in typed), *given]
         elif any(a.startswith("ckpt_path") for a in arguments):
             arguments.append(cache)  # of each command, never of the run that it resumes
             if not any(a.startswith("stages=") for a in arguments):

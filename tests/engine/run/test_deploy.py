@@ -80,7 +80,7 @@ def test_what_cannot_be_is_known_before_anything_is_trained(train, formats, tmp_
     key = "hydra.sweep.dir" if "-m" in arguments else "hydra.run.dir"
     ran = train(formats, *QUICK, *arguments, f"{key}={tmp_path / 'out'}")
     assert ran.status == 1 and ran.err.startswith(f"ERROR: {message}") and len(ran.err.splitlines()) == 1, ran.err
-    assert not (tmp_path / "out").exists() and "epoch 1/" not in ran.out
+    assert not (tmp_path / "out").exists() and "epoch" not in ran.out
 
 
 @pytest.mark.thorough
