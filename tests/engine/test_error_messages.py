@@ -116,6 +116,9 @@ def test_of_train(in_process, tmp_path, arguments, words):
 
 @pytest.mark.parametrize(("script", "arguments", "words"), [
     (predict_script, ["a.ckpt", "DIR"], "a.ckpt: an argument is KEY=VALUE: python predict.py ckpt=a.ckpt images=DIR "),
+    (predict_script, ["../a.ckpt", "./DIR"], ": python predict.py ckpt=../a.ckpt images=./DIR "),
+    (predict_script, ["/a.ckpt", "/tmp"], ": python predict.py ckpt=/a.ckpt images=/tmp "),
+    (predict_script, ["/tmp", "/a.ckpt"], ": python predict.py images=/tmp ckpt=/a.ckpt "),
     (predict_script, ["ckpt=a.onnx", "x/[ab]*.jpg"], "python predict.py ckpt=a.onnx 'images=\"x/[ab]*.jpg\"' "),
     (predict_script, ["ckpt=a.ckpt", "images=x/[ab]*.jpg"], "two kinds of quotes: 'images=\"x/[ab]*.jpg\"'"),
     (export_script, ["format=onnx,web"], "format=onnx,web: several values; give one\n"),
