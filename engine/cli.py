@@ -280,6 +280,7 @@ def complete_overrides(arguments: list[str]) -> list[str]:
 
 def _check_flags(flags: list[str], typed: list[str]) -> None:
     """Raise UserError where a setting is typed as a flag, as in other programs (--epochs 3), or a flag lacks what it needs."""
+    flags = ["-c" if flag in ("-cjob", "-chydra", "-call") else flag for flag in flags]  # argparse accepts both
     names = {flag.partition("=")[0] for flag in flags}
     if names & {"-p", "--package"} and not names & {"-c", "--cfg"}:  # Hydra would ignore it and train
         raise UserError("-p: shows a part of the settings: python train.py --cfg job -p datamodule")

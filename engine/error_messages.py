@@ -44,6 +44,9 @@ LONGEST = 80  # characters of an argument that an error repeats
 PLACES = {"predict.py": "out=DIR", "export.py": "out=DIR", "report.py": "out=DIR", "demo.py": "format.cache=DIR"}
 LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # -> the extra that installs it
 
+# Hydra's words on a wrong defaults list of a file, whose name it does not always know
+OF_DEFAULTS = r"Invalid defaults list in '(\S+)'|In (\S+): Too many keys in default item|Unsupported type in defaults"
+
 
 def user_message(error: BaseException) -> str | None:
     """Return the message for the user, or None where the error is a defect of this project."""
@@ -67,6 +70,9 @@ def user_message(error: BaseException) -> str | None:
             return "a whole number in this command or its files has thousands of digits; use a smaller one"
         if isinstance(link, ValueError) and str(link).startswith("Only one of --run, --multirun, --cfg"):
             return "-m, --cfg, --info and -sc exclude each other; use one of them (--cfg job shows the settings of one run)"
+        if isinstance(link, ValueError) and (wrong := re.match(OF_DEFAULTS, str(link))):
+            file = f"{wrong[1] or wrong[2]}.yaml" if wrong[1] or wrong[2] else "a file that is chosen here"
+            return f"{file}: defaults must be a list with one choice in each item, as defaults: [override /model: resnet18]"
         if isinstance(link, RuntimeError) and (message := _of_process(link)):
             return message
         # Python < 3.13
@@ -274,6 +280,8 @@ def _no_such_key(error: ConfigCompositionException) -> str:
         return f"{key}: no such key{place}; {meant}{did_you_mean(last, keys)}{hint}"
     if local := re.match(r"In '(\w+)/(.+)': Could not override '\w+@", text):
         return f"{local[1]}={local[2]}: its file must begin with the line # @package _global_"
+    if a_list := re.match(r"In '(\w+/.+)': ConfigTypeError raised", text):
+        return f"{a_list[1]}.yaml: holds a list where settings are needed, one KEY: VALUE in each line"
     if twice := re.match(r"Multiple values for (\S+)\. To override a value use 'override \S+: (.+)'", text):
         if f"+{twice[1]}={twice[2]}" in _arguments():
             return f"+{twice[1]}: this group exists; choose its file without +: {twice[1]}={twice[2]}"

@@ -105,11 +105,12 @@ def with_keys(script: str, arguments: Sequence[str]) -> str:
     """Return the command with the probable key added to each argument without `=`."""
     flags, texts = split_flags(arguments)
     overrides = []
-    for text in texts:  # KEY = VALUE and KEY VALUE are one argument
+    for text in texts:  # KEY = VALUE and KEY VALUE are one argument; two paths are not
         before = overrides[-1] if overrides else ""
+        is_key = re.fullmatch(r"\w+(\.\w+)*", before) and (CONF / before.split(".")[0]).is_dir()
         if before and (before.endswith("=") or text.startswith("=")):
             overrides[-1] += text
-        elif before and "=" not in before + text and (CONF / before.split(".")[0]).is_dir():
+        elif is_key and "=" not in text:
             overrides[-1] += f"={text}"
         else:
             overrides.append(text)

@@ -169,9 +169,10 @@ def _name(group: ResultGroup, of_study: list[ResultRow], unfinished: list[Result
 
 
 def _rank(group: ResultGroup) -> None:
-    """Order rows by accuracy, cost and settings; rows no better than guessing come last, so one is never the best."""
+    """Order rows by accuracy, cost and settings; rows no better than guessing come last of those with an accuracy."""
     group.rows.sort(
         key=lambda row: (
+            row.ranked_by is None,
             row.guesses,
             -(row.ranked_by.value if row.ranked_by else -1.0),
             float("inf") if row.macs is None else row.macs,

@@ -130,6 +130,7 @@ class ResultRow:
 
     @property
     def guesses(self) -> bool:
+        """Whether there is such a split."""
         return bool(self.guesses_on)
 
     @property

@@ -95,9 +95,9 @@ def answer(group: ResultGroup) -> list[str]:
 
 def _where_guessing(group: ResultGroup) -> str:
     """Return ` on validation` if all rows guess only there; the numbers of the other split would seem to contradict."""
-    common = set.intersection(*(set(row.guesses_on) for row in group.rows))
+    common = set.intersection(*(set(row.guesses_on) for row in group.rows if row.guesses_on))
     measured = [split for split in group.rows[0].baselines if group.rows[0].accuracies[split]]
-    if len(common) == len(measured):
+    if len(measured) in (1, len(common)):
         return ""
     return f" on {SPLIT_NAMES[common.pop()]}" if common else " on both validation and test"
 

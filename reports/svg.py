@@ -79,7 +79,7 @@ def curves(title: str, lines: Sequence[Curve], y_label: str, logarithmic: bool =
         axes.set(xlabel="epoch", ylabel=y_label)
         low, high = axes.dataLim.intervaly
         if 0 < low == high:  # such as a constant learning rate, else ticks would be within 5% of it
-            axes.set_ylim(0, 2 * high)
+            axes.set_ylim(bottom=0)
         axes.set_title(title)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
         if logarithmic:

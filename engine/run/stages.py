@@ -175,7 +175,7 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
 
 
 def build_data(config: DictConfig, seen: Preprocessing | InputInfo = ANY) -> L.LightningDataModule:
-    """Build the data module of a validated configuration with its transforms; no image is read."""
+    """Build the data module of a validated configuration with its transforms, for images as `seen`; no image is read."""
     arguments = {key: instantiate(config, key) for key in ("augmentation", "batch_transform")}
     arguments |= {key: getattr(seen, key) for key in ("interpolation", "mean", "std")}
     return instantiate(config, "datamodule", **arguments)

@@ -1,8 +1,11 @@
 """Any list of transforms: the draws are the image's, the result is an image, and whatever else is named."""
 
 import contextlib
+import importlib
 import random
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,6 +178,20 @@ def test_what_gives_no_image_of_the_size_is_named_before_training(transforms, me
     with pytest.raises(UserError, match=r"^augmentation\.transforms" + message) as caught:
         TransformList(transforms=transforms).check(SIDE, CPU)
     assert "\n" not in str(caught.value)
+
+
+def test_the_line_of_code_is_in_the_user_s_package_also_if_a_folder_of_the_library_has_its_name(tmp_path, monkeypatch):
+    name = next(part for part in Path(torch.__file__).parts if part.isidentifier() and part not in sys.modules)
+    (tmp_path / f"{name}.py").write_text(
+        "from torchvision.transforms import functional\n\ndef _pad(image):\n    return functional.pad(image, 'wide')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        transforms = [importlib.import_module(name)._pad]
+        with pytest.raises(UserError, match=rf"raised \w+: .* \({name}\.py, line 4\) \(given a Pillow"):
+            TransformList(transforms=transforms).check(SIDE, CPU)
+    finally:
+        del sys.modules[name]
 
 
 def test_other_sizes_and_types_may_be_on_the_way(image):

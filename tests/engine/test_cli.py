@@ -190,6 +190,11 @@ def test_arguments_for_which_hydra_has_no_message_are_refused(argument, message)
         complete_overrides(argument.split(" "))
 
 
+@pytest.mark.parametrize("flags", [["-cjob", "-p", "model"], ["-call"], ["-chydra"]])
+def test_what_hydra_shows_may_be_joined_with_its_flag(flags):
+    assert complete_overrides([*flags, "seed=2"])[: len(flags)] == flags
+
+
 @pytest.mark.parametrize(("script", "instead"), [
     ("predict.py", "out=DIR"), ("export.py", "out=DIR"), ("report.py", "out=DIR"), ("demo.py", "format.cache=DIR"),
 ])  # fmt: skip

@@ -116,6 +116,9 @@ def test_of_train(in_process, tmp_path, arguments, words):
 
 @pytest.mark.parametrize(("script", "arguments", "words"), [
     (predict_script, ["a.ckpt", "DIR"], "a.ckpt: an argument is KEY=VALUE: python predict.py ckpt=a.ckpt images=DIR "),
+    (predict_script, ["../a.ckpt", "./DIR"], ": python predict.py ckpt=../a.ckpt images=./DIR "),
+    (predict_script, ["/a.ckpt", "/tmp"], ": python predict.py ckpt=/a.ckpt images=/tmp "),
+    (predict_script, ["/tmp", "/a.ckpt"], ": python predict.py images=/tmp ckpt=/a.ckpt "),
     (predict_script, ["ckpt=a.onnx", "x/[ab]*.jpg"], "python predict.py ckpt=a.onnx 'images=\"x/[ab]*.jpg\"' "),
     (predict_script, ["ckpt=a.ckpt", "images=x/[ab]*.jpg"], "two kinds of quotes: 'images=\"x/[ab]*.jpg\"'"),
     (export_script, ["format=onnx,web"], "format=onnx,web: several values; give one\n"),
@@ -232,6 +235,13 @@ def test_a_name_among_the_defaults_of_a_file_of_the_user_s_own_is_not_taken_for_
 @pytest.mark.parametrize(("content", "message"), [
     ("defaults: [{override /model: resnet18}]\n", "experiment=week: its file must begin with the line # @package _global_\n"),
     ("# @package _global_\ndefaults: [{/model: resnet18}]\n", "write - override /model: resnet18\n"),
+    ("defaults:\n", "ERROR: experiment/week.yaml: defaults must be a list with one choice in each item, as defaults: [override "
+                    "/model: resnet18]\n"),
+    ("defaults: [{override /model: resnet18, a: b}]\n", "[override /model: resnet18]\n"),
+    ("defaults: [3]\n", "chosen here: defaults must be a list with one choice in each item, as defaults: [override /model: "
+                        "resnet18]\n"),
+    ("# @package _global_\n- seed: 3\n", "experiment/week.yaml: holds a list where settings are needed, one KEY: VALUE in each "
+                                         "line\n"),
 ])  # fmt: skip
 def test_what_an_experiment_of_the_user_s_own_lacks_is_named(in_process, tmp_path, content, message):
     (tmp_path / "experiment").mkdir()

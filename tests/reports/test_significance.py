@@ -322,6 +322,19 @@ def test_rows_may_guess_on_different_splits(run, summary):
     assert first.startswith("No row is shown to be better than guessing on both validation and test: the first"), first
 
 
+@pytest.mark.parametrize("other", [
+    {"n": {"none": 0}, "data": {"n_val": 80}}, {"n": {"test": 80}, "wrong": {"test": set(range(40))}},
+])  # fmt: skip
+def test_a_row_that_guesses_is_named_beside_rows_without_a_validation_accuracy(run, summary, other):
+    run("guess", choices={"model": "guess"}, wrong={"val": set(range(40))}, n={"val": 80})
+    run("other", choices={"model": "other"}, **other)
+    group = summary().groups[0]
+    assert answer(group)[0].startswith(
+        "No row is shown to be better than guessing: the first by validation is model=guess with accuracy 0.500 (0.393"
+    )
+    assert [row.name for row in group.rows] == ["model=guess", "model=other"]
+
+
 @pytest.mark.parametrize("low", [0.501, 0.499])
 def test_a_network_that_tells_classes_apart_is_not_only_called_guessing(run, summary, low):
     """With two classes, guessing has a balanced accuracy of 0.5, whatever the classes' sizes."""
