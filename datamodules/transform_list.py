@@ -137,10 +137,12 @@ def own_generators(device: torch.device) -> Iterator[Callable[[int], None]]:
 
 def transform_error(name: str, transform: Callable, error: Exception, hint: str = "") -> UserError:
     """Return the error of a transform as one line that names the transform and, in a package of the user's own, the line."""
-    package = full_name(transform).split(".")[0]
-    frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    own = [] if package == "torchvision" else [f for f in frames if package in f[0].with_suffix("").parts]
-    where = f" ({own[-1][0].name}, line {own[-1][1]})" if own else ""
+    package, own = full_name(transform).split(".")[0], []
+    for frame, line in traceback.walk_tb(error.__traceback__) if package != "torchvision" else ():
+        # Not by its path: the libraries of an environment may be in the folder of the package
+        if str(frame.f_globals.get("__name__")).split(".")[0] == package:
+            own.append(f" ({Path(frame.f_code.co_filename).name}, line {line})")
+    where = own[-1] if own else ""
     return UserError(f"{name}: raised {type(error).__name__}: {' '.join(str(error).split())}{where}{hint}")
 
 

@@ -1,6 +1,7 @@
 """Any list of transforms: the draws are the image's, the result is an image, and whatever else is named."""
 
 import contextlib
+import importlib
 import random
 import warnings
 
@@ -175,6 +176,19 @@ def test_what_gives_no_image_of_the_size_is_named_before_training(transforms, me
     with pytest.raises(UserError, match=r"^augmentation\.transforms" + message) as caught:
         TransformList(transforms=transforms).check(SIDE, CPU)
     assert "\n" not in str(caught.value)
+
+
+def test_the_line_is_the_user_s_also_where_the_environment_is_in_the_folder_of_the_package(tmp_path, monkeypatch):
+    package, library = tmp_path / "own_cells" / "own_cells", tmp_path / "own_cells" / ".venv" / "library_of_cells"
+    for folder, text in ((package, "import library_of_cells\n\n\nclass Flip:\n    def __call__(self, image):\n"
+                          "        return library_of_cells.flip(image)\n"),
+                         (library, "def flip(image):\n    raise ValueError(1)\n")):  # fmt: skip
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").write_text(text)
+        monkeypatch.syspath_prepend(folder.parent)
+    flip = importlib.import_module("own_cells").Flip()
+    with pytest.raises(UserError, match=r"\(own_cells\.Flip\): raised ValueError: 1 \(__init__\.py, line 6\)"):
+        TransformList(transforms=[flip]).check(SIDE, CPU)
 
 
 def test_other_sizes_and_types_may_be_on_the_way(image):
