@@ -78,7 +78,6 @@ def test_the_record_agrees_with_metrics_csv_and_the_screen(finished_run):
     assert record.throughput.train_images_per_s > 0 and record.throughput.time_to_first_step_s > 0
 
 
-@pytest.mark.thorough
 def test_the_table_of_layers_says_why_its_macs_are_not_those_on_the_screen(finished_run):
     shown = re.search(r"parameters, ([\d,]+) MACs", finished_run.out)[1]
     table, note = (finished_run.folder / "summary.txt").read_text().split("\n\n")
@@ -87,6 +86,7 @@ def test_the_table_of_layers_says_why_its_macs_are_not_those_on_the_screen(finis
     assert more > 0 and shown in note and f"thop counts {more:,} more" in note and "batch norms" in note
 
 
+@pytest.mark.thorough
 def test_whatever_may_take_long_has_words_for_the_screen(train, monkeypatch):
     """As common/progress.py shows them once the screen has been silent for a while."""
     named, usual = [], Progress.set
