@@ -20,7 +20,7 @@ from datamodules.deep_pixels import ValueRange
 from datamodules.formats import OPTIONAL_READERS
 from datamodules.image_stats import ImageStats
 
-VERSION = 9  # of how files become pixels and statistics; part of a cache's key
+VERSION = 10  # of how files become pixels and statistics; part of a cache's key
 MAPPED_AROUND = 64 * 2**10  # bytes that the system maps around a page that is read
 PIXELS, THUMBNAILS, STATS, VERSIONS = "pixels.npy", "thumbnails.npy", "stats.npz", "versions.npy"
 JPEGS, PLACES = "jpeg-{:04d}.bin", "places.npy"

@@ -5,6 +5,7 @@ import hashlib
 import io
 import logging
 import os
+import re
 import stat
 import warnings
 from collections.abc import Iterator
@@ -323,9 +324,9 @@ def _reason(error: Exception, path: Path | str) -> str:
         if not isinstance(error, FileNotFoundError):
             return error.strerror
         return "a link to a file that does not exist" if path.is_symlink() else "no such file"
-    # The text of the former names twice the limit
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f"its number of pixels exceeds the limit of {Image.MAX_IMAGE_PIXELS:,}"
+        pixels = re.search(r"\d+", str(error))[0]  # the limit that the text of an error gives is twice the real one
+        return f"{int(pixels):,} pixels, which exceeds the limit of {Image.MAX_IMAGE_PIXELS:,}"
     if isinstance(error, UnidentifiedImageError):
         return f"not a known image format; known are {KNOWN}"
     text = str(error) or type(error).__name__

@@ -137,10 +137,10 @@ def own_generators(device: torch.device) -> Iterator[Callable[[int], None]]:
 
 def transform_error(name: str, transform: Callable, error: Exception, hint: str = "") -> UserError:
     """Return the error of a transform as one line that names the transform and, in a package of the user's own, the line."""
-    kind = transform if hasattr(transform, "__qualname__") else type(transform)
-    package, where = kind.__module__.split(".")[0], ""
+    package, where = full_name(transform).split(".")[0], ""
     for frame, line in traceback.walk_tb(error.__traceback__) if package != "torchvision" else ():
-        if frame.f_globals.get("__name__", "").split(".")[0] == package:
+        # Not by its path: the libraries of an environment may be in the folder of the package
+        if str(frame.f_globals.get("__name__")).split(".")[0] == package:
             where = f" ({Path(frame.f_code.co_filename).name}, line {line})"
     return UserError(f"{name}: raised {type(error).__name__}: {' '.join(str(error).split())}{where}{hint}")
 

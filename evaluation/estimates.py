@@ -77,7 +77,7 @@ def estimate_metrics(
 
     Args:
         logits: (n, K); None: unknown; see `ranking_scores`.
-        groups: a score interval is that of n / design effect images.
+        groups: with groups, a score interval is that of n / design effect images.
         resamples: at most.
 
     Raises:

@@ -1,7 +1,7 @@
 """Compare networks on the same images: tests, intervals, and the best of many.
 
-S seeds, n images, on `only_a` of which only network A is right, on `only_b` only B. `groups` are (n,) group numbers; None: each
-image is its own.
+S seeds, n images. `only_a` is the number of images on which only network A is right, `only_b` the number of those on which
+only B is. `groups` are (n,) group numbers; None: each image is its own.
 """
 
 import math
@@ -254,6 +254,7 @@ def compare_pair(
         right_b: (S, n) bool; line i has the same seed as in `right_a`.
         margin: how far A may be below B and still be good enough, above 0.
         labels: (n,) classes over which the accuracies are balanced; None: all images have the same weight.
+        level: of the one-sided bound.
 
     Raises:
         ValueError: the shapes differ, or there are no images.

@@ -61,6 +61,7 @@ def iterate_csv(
     """Yield line number and row of a table, all values as text; bytes that are not UTF-8 are kept, as in file names.
 
     Args:
+        largest: size in bytes above which the table is refused.
         complete: refuse a table whose last line has no line end, which every table of a run has.
 
     Raises:
@@ -102,7 +103,7 @@ class OwnTable:
     text UTF-8 or UTF-16. Columns without a name (pandas writes its index so) and lines without a value are skipped.
 
     Args:
-        known: other columns with a meaning; all others keep their names.
+        known: columns with a meaning that may be missing, unlike `needed`; all others keep their names.
 
     Attributes:
         notes: how often something was not read as written, by kind; complete once all rows were read.

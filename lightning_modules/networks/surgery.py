@@ -24,7 +24,11 @@ def find_head(network: nn.Module) -> nn.Module | None:
 
 
 def set_frozen(network: nn.Module, frozen: bool) -> None:
-    """Freeze all before the head, its batch norms in eval mode, or unfreeze it; raise NetworkError if the head is not found."""
+    """Freeze everything before the head, with its batch norms in eval mode, or unfreeze it.
+
+    Raises:
+        NetworkError: the head of the network cannot be identified.
+    """
     head = find_head(network)
     if head is None:
         raise NetworkError(

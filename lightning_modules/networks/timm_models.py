@@ -71,7 +71,10 @@ def check_timm_name(name: str, *, key: str, further: Iterable[str] = ()) -> None
 
 
 def timm_weights(name: str) -> list[tuple[str, str]]:
-    """Return the tags of a network's weights, the default first, each with its repository of the hub or URL."""
+    """Return the tags of a network's weights, the default first, each with its hub repository or URL.
+
+    Errors are those of `check_timm_name`.
+    """
     check_timm_name(name, key="model.backbone")
     models = find_timm("timm").models
     architecture, dot, _ = name.partition(".")

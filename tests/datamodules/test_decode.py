@@ -105,7 +105,9 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     Image.new("RGB", (64, 64)).save(tmp_path / "bomb.png")
     for limit in (64 * 63, 64 * 31):  # Pillow refuses only what exceeds twice its limit, which it then names
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        with pytest.raises(UnreadableImageError, match=rf"bomb\.png: .*exceeds the limit of {limit:,}\)"):
+        with pytest.raises(
+            UnreadableImageError, match=rf"bomb\.png: .*(64 x 64|4,096) pixels, .* limit of {limit:,}\)"
+        ):
             open_image(tmp_path / "bomb.png")
 
 

@@ -3,9 +3,7 @@
 import contextlib
 import importlib
 import random
-import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,18 +178,17 @@ def test_what_gives_no_image_of_the_size_is_named_before_training(transforms, me
     assert "\n" not in str(caught.value)
 
 
-def test_the_line_of_code_is_in_the_user_s_package_also_if_a_folder_of_the_library_has_its_name(tmp_path, monkeypatch):
-    name = next(part for part in Path(torch.__file__).parts if part.isidentifier() and part not in sys.modules)
-    (tmp_path / f"{name}.py").write_text(
-        "from torchvision.transforms import functional\n\ndef _pad(image):\n    return functional.pad(image, 'wide')\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    try:
-        transforms = [importlib.import_module(name)._pad]
-        with pytest.raises(UserError, match=rf"raised \w+: .* \({name}\.py, line 4\) \(given a Pillow"):
-            TransformList(transforms=transforms).check(SIDE, CPU)
-    finally:
-        del sys.modules[name]
+def test_the_line_is_the_user_s_also_where_the_environment_is_in_the_folder_of_the_package(tmp_path, monkeypatch):
+    package, library = tmp_path / "own_cells" / "own_cells", tmp_path / "own_cells" / ".venv" / "library_of_cells"
+    for folder, text in ((package, "import library_of_cells\n\n\nclass Flip:\n    def __call__(self, image):\n"
+                          "        return library_of_cells.flip(image)\n"),
+                         (library, "def flip(image):\n    raise ValueError(1)\n")):  # fmt: skip
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").write_text(text)
+        monkeypatch.syspath_prepend(folder.parent)
+    flip = importlib.import_module("own_cells").Flip()
+    with pytest.raises(UserError, match=r"\(own_cells\.Flip\): raised ValueError: 1 \(__init__\.py, line 6\)"):
+        TransformList(transforms=[flip]).check(SIDE, CPU)
 
 
 def test_other_sizes_and_types_may_be_on_the_way(image):

@@ -32,6 +32,7 @@ def find_class_weights(network: nn.Module, image_size: int, images: Tensor) -> C
 
     Args:
         network: in eval mode.
+        image_size: S, pixels.
         images: (N, 3, S, S), normalized; the weights are also compared with those for maps of noise of several sizes.
     """
     try:
