@@ -96,7 +96,7 @@ def _run(config: DictConfig, checkpoint: Path, images: str | list[str] | None, p
         )  # fmt: skip
     test_evaluations = count_test_evaluation(run) if summary.evaluates_test else None
     print(*summary.lines(test_evaluations), f"Predictions: {table}", sep="\n")
-    if explanations:
+    if explanations and summary.n > summary.errors:
         print(*explanations.write(table), sep="\n")
     if summary.errors:
         example = summary.first_error if summary.errors == 1 else f"the first: {summary.first_error}"
