@@ -35,7 +35,7 @@ def _of_search(config: DictConfig) -> dict[str, str]:
     from engine.search.objectives import EPOCH_METRICS  # late: scipy
 
     idle = {"default_space": "with space"} if config.space is not None else {}
-    if not OmegaConf.is_list(config.objectives):
+    if not OmegaConf.is_list(config.objectives) or not config.objectives:
         return idle
     if len(config.objectives) == 1:
         idle["n_retrain"] = "with one objective"

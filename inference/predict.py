@@ -96,7 +96,7 @@ def _run(config: DictConfig, checkpoint: Path, images: str | list[str] | None, p
         )  # fmt: skip
     test_evaluations = count_test_evaluation(run) if summary.evaluates_test else None
     print(*summary.lines(test_evaluations), f"Predictions: {table}", sep="\n")
-    if explanations:
+    if explanations and summary.n > summary.errors:
         print(*explanations.write(table), sep="\n")
     if summary.errors:
         example = summary.first_error if summary.errors == 1 else f"the first: {summary.first_error}"
@@ -252,35 +252,13 @@ class PredictionSummary:
         Args:
             test_evaluations: number so far for this model, including this one; None: this is not a test evaluation.
         """
-        from evaluation.describe import (
-            describe_accuracy,
-            describe_caveats,
-            describe_promise,
-            describe_recall,
-            format_threshold,
-        )  # late: scipy
+        from evaluation.describe import describe_accuracy, describe_caveats, describe_recall  # late: scipy
         from evaluation.intervals import design_effect, format_accuracy, group_numbers, proportion
 
         lines = [*self._first_rows().as_text(), ""]
         if self.n > len(self.first):
             lines[-1:] = [f"... and {self.n - len(self.first):,} more", ""]
-        frequent = [name for name, _ in self.predicted.most_common(MOST_COUNTED)]
-        shown = self.classes if len(self.classes) <= MOST_COUNTED else frequent
-        counts = [f"{self.predicted[name]:,} as {short_name(name)}" for name in shown]
-        others = self.predicted.total() - sum(self.predicted[name] for name in shown)
-        counts += [f"{others:,} as other classes"] if others else []
-        lines.append(f"{plural(self.n, 'image')}, predicted: {', '.join(counts)}")
-        named = ""  # the threshold
-        if has_threshold(self.decision):
-            named = f"'{short_name(self.decision.positive_class)}' from {format_threshold(self.decision.threshold)} on"
-            counts = [f"{self.decided[name]:,} as {short_name(name)}" for name in self.classes]
-            lines.append(f"`decided` ({named}): {', '.join(counts)}")
-        if self.decision:
-            which, promise = "abstained:", describe_promise(self.decision, like="those of validation")
-            if self.decision.confidence is None:
-                which = "abstained from all" if self.abstained > 1 else which
-                promise = f"{promise}; `predicted` still has the most probable class"
-            lines.append(f"{which} {self.abstained:,} ({promise})")
+        lines += self._counts() if self.n > self.errors else []
         if self.errors:
             lines.append(f"not read: {self.errors:,}")
         for split, columns in self.known.items():
@@ -296,7 +274,7 @@ class PredictionSummary:
                 lines.append(f"{split.capitalize()} {recall}" if split else f"{recall[:1].upper()}{recall[1:]}")
             if has_threshold(self.decision):
                 recall = describe_recall(self._recalls(decided, labels, groups)).removeprefix("recall: ")
-                lines.append(f"{f'{split} recall'.strip().capitalize()} of `decided` ({named}): {recall}")
+                lines.append(f"{f'{split} recall'.strip().capitalize()} of `decided` ({self._threshold()}): {recall}")
             if learned := self.learned[split]:
                 which = f"{learned:,} of these {len(correct):,} images" if len(correct) > 1 else "this image"
                 are = "is a train or validation image" if learned == 1 else "are train or validation images"
@@ -315,6 +293,32 @@ class PredictionSummary:
                 f"network does not know ({unknown}); it knows {join_words(self.classes, 20)}"
             )
         return [printable(line) for line in lines]  # names of classes may come from an untrusted file
+
+    def _counts(self) -> list[str]:
+        """Return how often each class is predicted and decided, and how many predictions are abstained."""
+        from evaluation.describe import describe_promise  # late: scipy
+
+        frequent = [name for name, _ in self.predicted.most_common(MOST_COUNTED)]
+        shown = self.classes if len(self.classes) <= MOST_COUNTED else frequent
+        counts = [f"{self.predicted[name]:,} as {short_name(name)}" for name in shown]
+        others = self.predicted.total() - sum(self.predicted[name] for name in shown)
+        counts += [f"{others:,} as other classes"] if others else []
+        lines = [f"{plural(self.n, 'image')}, predicted: {', '.join(counts)}"]
+        if has_threshold(self.decision):
+            counts = [f"{self.decided[name]:,} as {short_name(name)}" for name in self.classes]
+            lines.append(f"`decided` ({self._threshold()}): {', '.join(counts)}")
+        if self.decision:
+            which, promise = "abstained:", describe_promise(self.decision, like="those of validation")
+            if self.decision.confidence is None:
+                which = "abstained from all" if self.abstained > 1 else which
+                promise = f"{promise}; `predicted` still has the most probable class"
+            lines.append(f"{which} {self.abstained:,} ({promise})")
+        return lines
+
+    def _threshold(self) -> str:
+        from evaluation.describe import format_threshold  # late: scipy
+
+        return f"'{short_name(self.decision.positive_class)}' from {format_threshold(self.decision.threshold)} on"
 
     def _recalls(self, correct: np.ndarray, labels: np.ndarray, groups: np.ndarray | None) -> list[ClassScores]:
         from evaluation.intervals import class_effects, proportion  # late: scipy

@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.image_grid import encode_png
 from common.progress import Progress
 from common.run_folder import RunFolder, missing_folders, remove_empty
+from common.smallest_record import FILE as SMALLEST
 from common.text import SPLIT_NAMES, clean
 from reports.aggregate import aggregate
 from reports.load_runs import EXAMPLE, common_folder, find_records, given_folders, load_runs
@@ -26,6 +27,7 @@ from reports.top_losses import confusion
 
 log = logging.getLogger(__name__)
 
+PAGE = "report.html"  # in a folder
 LONGEST_TITLE = 200  # characters
 DPI = 200  # of the confusion matrix, for print
 
@@ -75,12 +77,16 @@ def write_report(
         draws_overview: write overview.png into the folder of the chosen run where it has none; the page shows it.
 
     Raises:
-        UserError: no runs, none that can be read, no such margin or target, or no permission to write.
+        UserError: no runs, none that can be read, no such margin or target, a folder with the page of smallest.py, or no
+            permission to write.
     """
     check_good_enough(good_enough)
     check_target_accuracy(target_accuracy)
     with Progress("reading the runs and writing the report", log):
         paths = find_records(where)
+        page, markdown, table, latex, methods, figure = _names(Path(out) if out else common_folder(paths))
+        if page.name == PAGE and (page.parent / SMALLEST).is_file():
+            raise UserError(f"{page}: is the page of smallest.py, which is not replaced; use out=DIR or out=NAME.html")
         data = aggregate(load_runs(paths, given_folders(where)), good_enough, target_accuracy)
         if draws_overview:
             for run in filter(None, map(chosen_run, data.groups)):
@@ -88,7 +94,6 @@ def write_report(
         title = clean(title, LONGEST_TITLE) if title else title_of(data)
         from reports.page import make_page  # late: errors come without matplotlib
 
-        page, markdown, table, latex, methods, figure = _names(Path(out) if out else common_folder(paths))
         contents = {
             page: make_page(data, title, page.parent, search_of(common_folder(paths))),
             markdown: as_markdown(data, title),
@@ -140,5 +145,5 @@ def _names(out: Path) -> tuple[Path, ...]:
     if out.suffix.lower() in (".html", ".htm"):
         beside = [out.with_suffix(suffix) for suffix in (".md", ".csv", ".tex")]
         return out, *beside, *(out.with_name(f"{out.stem}_{name}") for name in ("methods.md", "confusion.png"))
-    names = ("report.html", "report.md", "table.csv", "table.tex", "methods.md", "confusion.png")
+    names = (PAGE, "report.md", "table.csv", "table.tex", "methods.md", "confusion.png")
     return tuple(out / name for name in names)

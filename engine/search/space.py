@@ -16,7 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import Trial
 
 from common.errors import UserError
-from common.text import override_value, shell_split
+from common.text import did_you_mean, override_value, shell_split
 from engine.cli import check_choice, job_dir_name
 from engine.config.data_overrides import expand_home
 from engine.config.trainer_flags import debug_reason
@@ -55,6 +55,8 @@ def read_space(node: dict) -> Space:
             if len(set(texts)) < len(texts):
                 raise UserError(f"{shown}: a choice is listed twice")
             space[key] = CategoricalDistribution(texts)
+        elif isinstance(value, dict) and (unknown := sorted(set(value) - RANGE)):
+            raise UserError(f"{shown}: {unknown[0]}: no such key of a range; {did_you_mean(unknown[0], RANGE)}")
         elif isinstance(value, dict) and {"low", "high"} <= set(value):
             space[key] = _range(shown, **value)
         else:
@@ -160,7 +162,7 @@ def check_space(space: Space, base_overrides: list[str]) -> None:
 def _flatten(node: dict, prefix: str = "") -> dict:
     lines = {}
     for key, value in node.items():
-        if isinstance(value, dict) and not (value and set(value) <= RANGE):
+        if isinstance(value, dict) and not {"low", "high"} & set(value):
             lines |= _flatten(value, f"{prefix}{key}.")
         elif value is not None:
             lines[f"{prefix}{key}"] = value

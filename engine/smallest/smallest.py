@@ -58,9 +58,11 @@ from engine.smallest.settings import WEIGHTED, SmallestSettings, read_settings
 from engine.smallest.workers import has_launcher, prepare_worker, run_workers
 from engine.state import STATE
 from engine.sweep.lost_jobs import wait_for_all
+from evaluation.intervals import ONE_SIDED, guessing_probability
 from lightning_modules.networks.truncated import build_backbone
 from lightning_modules.pretrained_weights import OF_NETWORK, weights_of_itself
 from lightning_modules.weight_sources import find_file
+from reports.smallest_words import SKEWED
 
 log = logging.getLogger(__name__)
 
@@ -241,6 +243,7 @@ class Smallest:
             },
             candidates=self.candidates,
         )  # fmt: skip
+        check_enough_images(self.record)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.plan.claim(search_of(self.settings, self.config, data, self.candidates))
         before = None
@@ -661,6 +664,19 @@ class Smallest:
             yield
         finally:
             self.record.seconds[stage] = round(self.record.seconds.get(stage, 0.0) + time.monotonic() - started_s, 1)
+
+
+def check_enough_images(record: SmallestRecord) -> None:
+    """Raise UserError if not even a network that is right on all images could be shown to be better than guessing."""
+    data, split = record.data, "test" if record.data["n_test"] else "val"
+    n = data["n_val"] + data["n_train"] if split == "val" and data["folds"] else data[f"n_{split}"]
+    share = data.get(f"majority_{split}")
+    if record.question.metric == "accuracy" and guessing_probability(n, n, share) > ONE_SIDED:
+        raise UserError(
+            f"{data['root']}: {plural(n, 'image')} to prove the answer ({split}) cannot show that a network is better than "
+            f"always predicting the largest class (right in {share:.3f}), even if it is right on all; add labeled images"
+            + (", or use metric=balanced_accuracy" if share >= SKEWED else "")
+        )
 
 
 def _is_decision(name: str, found: object, candidates: int) -> bool:

@@ -22,6 +22,7 @@ from tests.support.configs import compose_verb
     ("search", ["pruning.n_warmup_epochs=2", "objectives=[model.macs]"],
      "pruning.n_warmup_epochs=2: has no effect without a single objective that is measured after each epoch"),
     ("search", ["pruning.n_warmup_epochs=2"], ""),
+    ("search", ["objectives=[]"], ""),  # refused by the search itself
     ("search", ["space={model.keep:[3,4]}", "default_space.optimizer=[adam]"],
      "default_space.optimizer=[adam]: has no effect with space"),
     ("export", ["threshold=0.5"], ""),

@@ -111,6 +111,13 @@ def test_counts_of_many_classes_are_those_of_the_most_frequent_and_the_sum_of_th
     assert line.endswith(f", 9 as number 8, {sum(range(9))} as other classes")
 
 
+def test_without_a_readable_image_nothing_is_counted_but_those_that_could_not_be_read():
+    summary = PredictionSummary(CLASSES, DECISION)
+    for path in ("1.jpg", "2.jpg"):
+        summary.add(ImageInput(path, Path(path)), Prediction(path, error=f"{path}: not a readable image"))
+    assert summary.lines()[-2:] == ["", "not read: 2"]
+
+
 def test_the_summary_is_counted_by_hand():
     summary = PredictionSummary(CLASSES, DECISION)
     predictions = [

@@ -135,6 +135,15 @@ def test_labels_of_a_table_and_of_unknown_classes(predict, tmp_path):
     assert "if labels are known, wrong ones first, by the probability of their label." in words
 
 
+def test_no_page_without_a_readable_image(predict, tmp_path):
+    checkpoint = make_checkpoint(tmp_path / "net.ckpt")
+    (tmp_path / "letter.jpg").write_text("Dear reader")
+    status, printed, err = predict(f"ckpt={checkpoint}", f"images={tmp_path}/letter.jpg", "explain=true",
+                                   f"out={tmp_path}/a.csv")  # fmt: skip
+    assert status == 1 and "1 of 1 images could not be read" in err and "Explained" not in printed
+    assert (tmp_path / "a.csv").exists() and not (tmp_path / "a.html").exists()
+
+
 def test_an_error_leaves_nothing(predict, tmp_path):
     checkpoint = make_checkpoint(tmp_path / "net.ckpt")
     make_odd_images(tmp_path / "images", 1)

@@ -176,6 +176,18 @@ def test_a_refused_command_gives_one_line_and_leaves_nothing(command, tmp_path, 
     assert not (tmp_path / "refused").exists()
 
 
+def test_too_few_test_images_for_an_answer_are_refused_before_anything_is_trained(images, command, tmp_path):
+    for path in images.glob("*/*/*"):
+        if path.parent.parent.name != "test" or path.stem in ("000", "001"):
+            copied = tmp_path / "few" / path.relative_to(images)
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            copied.hardlink_to(path)
+    status, _, err = run_script(smallest, f"datamodule.root={tmp_path / 'few'}", *command[2:],
+                                f"hydra.run.dir={tmp_path / 'refused'}")  # fmt: skip
+    assert status == 1 and "4 images to prove the answer (test) cannot show" in err
+    assert not (tmp_path / "refused").exists()
+
+
 @pytest.mark.thorough
 def test_a_missing_checkpoint_of_the_chosen_run_is_named(found, command, tmp_path):
     folder, _ = found

@@ -5,6 +5,7 @@ import io
 
 import pytest
 
+from common.errors import UserError
 from common.smallest_record import FILE as SMALLEST
 from reports.renderers import as_csv, as_latex, as_markdown, as_text
 from reports.report import write_report
@@ -75,6 +76,19 @@ def test_a_folder_that_was_given_itself_is_compared_with_the_others(outputs):
     page = Parsed(write_report(both, out=str(outputs)).page.read_text())
     assert "Contents" not in page.words() and "keep=8" in page.words() and "lr=0.1" in page.words()
     assert len(judged(outputs / "sweeps" / "depth").groups) == 1
+
+
+def test_the_page_of_smallest_is_not_replaced(outputs, tmp_path):
+    folder = outputs / "smallest" / "pets"
+    (folder / "report.html").write_text("the answer")
+    make_run(folder / "test" / "a", choices={"model": "a"}, epochs=0)  # so that the runs lie directly below the folder
+    before = sorted(folder.rglob("*"))
+    for out in (None, str(folder)):
+        with pytest.raises(UserError, match=r"is the page of smallest.*; use out=DIR or out=NAME"):
+            write_report(str(folder), out)
+    assert (folder / "report.html").read_text() == "the answer" and sorted(folder.rglob("*")) == before
+    write_report(str(folder), str(tmp_path / "elsewhere"))
+    assert write_report(str(folder), str(folder / "all.html")).page.name == "all.html"
 
 
 def test_a_search_of_smallest_keeps_its_own_answer(outputs):

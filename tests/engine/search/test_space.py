@@ -108,6 +108,10 @@ def test_base_overrides_are_written_as_typed_or_as_a_list():
         ({"a": {"low": 2, "high": 1}}, r"a=\{low:2,high:1\}: `low <= high` must hold"),
         ({"a": {"low": 0.0, "high": 1.0, "log": True}}, "`low > 0` must hold for `log=True`"),
         ({"a": {"low": 1}}, "a range with low and high"),
+        (
+            {"a.b": {"low": 1, "high": 9, "steps": 2}},
+            r"space: a\.b=.*: steps: no such key of a range; did you mean step\?",
+        ),
         ({"a": {"low": "x", "high": 1}}, "are numbers"),
         ({"a": {"low": 0.0, "high": math.inf}}, "are numbers"),
         ({"a": {"low": 1, "high": 2, "log": "yes"}}, "log is true or false"),

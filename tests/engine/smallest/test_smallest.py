@@ -17,7 +17,7 @@ from engine.smallest.latency import measure_latencies
 from engine.smallest.plan import Budget
 from engine.smallest.runs import RunKey
 from engine.smallest.selection import Racer
-from engine.smallest.smallest import Smallest
+from engine.smallest.smallest import Smallest, check_enough_images
 from tests.support.fake_smallest import candidates, latency, measured
 
 
@@ -49,6 +49,28 @@ def test_what_is_of_no_stage_counts_as_the_start():
     search.record.seconds, search.budget.elapsed_s = {"start": 8.0, "screen": 17.0, "race": 35.0}, 100.0
     search._count_start()
     assert sum(search.record.seconds.values()) == 110.0 and search.record.seconds["race"] == 35.0
+
+
+@pytest.mark.parametrize(
+    ("n_test", "share", "folds", "advice"),
+    [(5, 0.5, None, "add labeled images"), (6, 0.5, None, None), (36, 0.9, None, None), (0, 0.5, None, "add"),
+     (35, 0.9, None, "add labeled images, or use metric=balanced_accuracy"), (0, 0.5, 2, None)],
+)  # fmt: skip
+def test_too_few_images_for_any_network_to_be_better_than_guessing_are_refused(n_test, share, folds, advice):
+    """Guessing gets all n images right with a probability of share**n, which must be at most 0.025."""
+    data = {"root": "here", "n_train": 3, "n_val": 3, "n_test": n_test, "folds": folds} | dict.fromkeys(
+        ("majority_val", "majority_test"), share
+    )
+    record = SmallestRecord(question=Question(cost=["macs"], metric="accuracy", good_enough=0.02), data=data)
+    n = n_test or (6 if folds else 3)
+    assert (share**n > 0.025) == (advice is not None)
+    if advice is None:
+        check_enough_images(record)
+    else:
+        with pytest.raises(UserError, match=f"^here: {n} images to prove the answer .*; {advice}"):
+            check_enough_images(record)
+    record.question.metric = "balanced_accuracy"
+    check_enough_images(record)
 
 
 def test_a_class_that_is_too_small_for_folds_is_named(caplog):
