@@ -99,8 +99,6 @@ def read_deep_gray(image: Image.Image, source: Path | bytes) -> DeepPixels:
         bits, is_unsigned = tags.get(BITS_PER_SAMPLE, (0,))[0], tags.get(SAMPLE_FORMAT, (1,))[0] == 1
         if bits == 32 and is_unsigned and image.mode == "I":
             values = values.view(np.uint32)
-        if bits == 16 and image.mode == "I":  # signed, which Pillow widens; messages name the type of the file
-            values = values.astype(np.int16)
         if 8 < bits < 16:
             stated = (0.0, 2.0**bits - 1)
         if tags.get(PHOTOMETRIC) == 0:  # white is zero

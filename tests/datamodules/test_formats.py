@@ -84,8 +84,6 @@ def test_tiff_of_any_gray_numbers(tmp_path, dtype, byteorder):
     tifffile.imwrite(tmp_path / "a.tif", values, byteorder=byteorder)
     pixels = np.asarray(open_image(tmp_path / "a.tif", value_range=ValueRange(low, low + 2047))).astype(float)
     assert np.abs(pixels[..., 0] - (values.astype(float) - low) * (255 / 2047)).max() <= 0.5001
-    if np.dtype(dtype).kind != "f":  # messages name it
-        assert read_image(tmp_path / "a.tif").source.values.dtype.newbyteorder("=") == dtype
 
 
 def test_tiff_of_unsigned_32_bits_has_no_negative_values(tmp_path):
