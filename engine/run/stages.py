@@ -357,7 +357,8 @@ def build_model(config: DictConfig, data: L.LightningDataModule) -> ImageClassif
         if trained["network"] != network:
             raise UserError(
                 f"ckpt_path={config.ckpt_path}: belongs to another model: its network: {trained['network']}; this command: "
-                f"{network}. Leave the settings of model out, or, for a checkpoint away from its run, give those of its run"
+                f"{network}. Leave the settings of model out, or, for a checkpoint away from its run, give those of its run; "
+                f"predict.py ckpt={config.ckpt_path} images=DIR evaluates it without them"
             )
         return classifier
     if config.ckpt_path is not None:
