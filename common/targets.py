@@ -1,9 +1,11 @@
-"""Import what a user names: a class or function by its full name."""
+"""Import what a user names, a class or function by its full name, and find where such code has failed."""
 
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Set
+from pathlib import Path
 
 from common.errors import UserError
 from common.text import did_you_mean
@@ -50,3 +52,15 @@ def resolve_target(name: object, key: str) -> Callable:
             f"{shown}: is neither a class nor a function; use the full name of one, such as torch.optim.Adam"
         )
     return found
+
+
+def raised_in(error: BaseException, packages: Set[str]) -> tuple[str, str] | None:
+    """Return module and place (`cells.py, line 3`) of the innermost frame of an error that belongs to one of these packages.
+
+    Modules decide, not paths: the libraries of an environment may be in the folder of a package.
+    """
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        module = str(frame.f_globals.get("__name__", ""))
+        if module.split(".")[0] in packages:
+            return module, f"{Path(frame.f_code.co_filename).name}, line {line}"
+    return None

@@ -11,9 +11,7 @@ Images with the same draw could share a batch, but few do: TrivialAugmentWide di
 
 import contextlib
 import random
-import traceback
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +20,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from common.errors import UserError
+from common.targets import raised_in
 
 # torchvision's transforms that do not take Pillow images; the first two silently return them unchanged
 ON_TENSORS = (v2.ToDtype, v2.ConvertImageDtype, v2.GaussianNoise, v2.Normalize, v2.LinearTransformation)
@@ -137,11 +136,8 @@ def own_generators(device: torch.device) -> Iterator[Callable[[int], None]]:
 
 def transform_error(name: str, transform: Callable, error: Exception, hint: str = "") -> UserError:
     """Return the error of a transform as one line that names the transform and, in a package of the user's own, the line."""
-    package, where = full_name(transform).split(".")[0], ""
-    for frame, line in traceback.walk_tb(error.__traceback__) if package != "torchvision" else ():
-        # Not by its path: the libraries of an environment may be in the folder of the package
-        if str(frame.f_globals.get("__name__")).split(".")[0] == package:
-            where = f" ({Path(frame.f_code.co_filename).name}, line {line})"
+    found = raised_in(error, {full_name(transform).split(".")[0]} - {"torchvision"})
+    where = f" ({found[1]})" if found else ""
     return UserError(f"{name}: raised {type(error).__name__}: {' '.join(str(error).split())}{where}{hint}")
 
 

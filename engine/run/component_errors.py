@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import DISK_ERRORS, UserError
+from common.targets import raised_in
 from common.text import OWN_KEYS, clean
 from engine.config.instantiate import LIBRARIES, OF_SEVERAL, OURS, missing_package
 
@@ -69,16 +70,13 @@ def _own_class(cause: BaseException, config: DictConfig) -> tuple[str, str, str]
     """
     named = list(_own_names(OmegaConf.to_container(config, resolve=False)))
     packages = {name.split(".")[0] for _, name in named}
-    for frame, line in reversed(list(traceback.walk_tb(cause.__traceback__))):
-        module = str(frame.f_globals.get("__name__", ""))
-        package = module.split(".")[0]
-        if package in OURS:
-            return None
-        if package in packages:
-            near = [each for each in named if each[1].startswith(f"{module}.")]
-            key, name = (near or [each for each in named if each[1].split(".")[0] == package])[0]
-            return key, name, f"{Path(frame.f_code.co_filename).name}, line {line}"
-    return None
+    module, where = raised_in(cause, packages | OURS) or ("", "")
+    package = module.split(".")[0]
+    if package not in packages:
+        return None
+    near = [each for each in named if each[1].startswith(f"{module}.")]
+    key, name = (near or [each for each in named if each[1].split(".")[0] == package])[0]
+    return key, name, where
 
 
 def _own_names(node, place: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:

@@ -62,7 +62,7 @@ from evaluation.intervals import ONE_SIDED, guessing_probability
 from lightning_modules.networks.truncated import build_backbone
 from lightning_modules.pretrained_weights import OF_NETWORK, weights_of_itself
 from lightning_modules.weight_sources import find_file
-from reports.smallest_words import SKEWED
+from reports.smallest_words import SKEWED, guess_share
 
 log = logging.getLogger(__name__)
 
@@ -668,10 +668,12 @@ class Smallest:
 
 def check_enough_images(record: SmallestRecord) -> None:
     """Raise UserError if not even a network that is right on all images could be shown to be better than guessing."""
+    if record.question.metric != "accuracy":
+        return
     data, split = record.data, "test" if record.data["n_test"] else "val"
     n = data["n_val"] + data["n_train"] if split == "val" and data["folds"] else data[f"n_{split}"]
-    share = data.get(f"majority_{split}")
-    if record.question.metric == "accuracy" and guessing_probability(n, n, share) > ONE_SIDED:
+    share = guess_share(record, split)
+    if guessing_probability(n, n, share) > ONE_SIDED:
         raise UserError(
             f"{data['root']}: {plural(n, 'image')} to prove the answer ({split}) cannot show that a network is better than "
             f"always predicting the largest class (right in {share:.3f}), even if it is right on all; add labeled images"
