@@ -58,7 +58,7 @@ from engine.smallest.settings import WEIGHTED, SmallestSettings, read_settings
 from engine.smallest.workers import has_launcher, prepare_worker, run_workers
 from engine.state import STATE
 from engine.sweep.lost_jobs import wait_for_all
-from evaluation.intervals import ONE_SIDED, guessing_probability
+from evaluation.intervals import ONE_SIDED, guessing_probability, wilson
 from lightning_modules.networks.truncated import build_backbone
 from lightning_modules.pretrained_weights import OF_NETWORK, weights_of_itself
 from lightning_modules.weight_sources import find_file
@@ -673,7 +673,7 @@ def check_enough_images(record: SmallestRecord) -> None:
     data, split = record.data, "test" if record.data["n_test"] else "val"
     n = data["n_val"] + data["n_train"] if split == "val" and data["folds"] else data[f"n_{split}"]
     share = guess_share(record, split)
-    if guessing_probability(n, n, share) > ONE_SIDED:
+    if wilson(n, n).low <= share or guessing_probability(n, n, share) > ONE_SIDED:  # the rule of the answer
         raise UserError(
             f"{data['root']}: {plural(n, 'image')} to prove the answer ({split}) cannot show that a network is better than "
             f"always predicting the largest class (right in {share:.3f}), even if it is right on all; add labeled images"
