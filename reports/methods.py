@@ -27,10 +27,14 @@ OPTIONAL = (  # callbacks, with the setting that switches them on, its value if 
 )  # fmt: skip
 WILSON = "Wilson's score interval (Wilson 1927, J. Am. Stat. Assoc. 22:209-212)"
 EFFECT = "the design effect of their groups (Kish 1965, Survey Sampling, ch. 5)"
-KISH = f"the number of images divided by {EFFECT}"
+KISH = (
+    f"the number of images divided by {EFFECT}, by t quantiles (Dean & Pagano 2015, J. Surv. Stat. Methodol. 3:484-503)"
+)
+OF_MEANS = "Student's t interval of the seeds' means"
 SEEDS = (
     "an interval over seeds and images, both as random effects (Searle, Casella & McCulloch 1992, Variance Components, ch. 4), "
-    "with pseudo-images (Agresti & Coull 1998, Am. Stat. 52:119-126)"
+    f"with pseudo-images (Agresti & Coull 1998, Am. Stat. 52:119-126), and where these are wider, {OF_MEANS} and the first "
+    "interval on the scale of log odds"
 )
 SCORE = "Tango's score interval (Tango 1998, Stat. Med. 17:891-908)"
 HOLM = "p-values are corrected by Holm 1979 (Scand. J. Stat. 6:65-70)"
@@ -181,7 +185,8 @@ def _evaluation(group: ResultGroup) -> list[str]:
     compared = [each for each in group.rows if each.comparison and each.comparison.pair]
     if compared:
         how = _how_compared(compared, group.split)
-        chose = ", also for the choice of the best by the same measurements" if group.chose_best else ""
+        half = ", times half the number of settings, since the same measurements chose the best"
+        chose = half if group.chose_best else ""
         corrected = f"; {HOLM}{chose}" if len(compared) > 1 else ""
         what = "Settings" if any(is_of_settings(each.comparison.pair) for each in compared) else "Trained networks"
         sentences.append(f"{what} were compared on the same {SPLIT_NAMES[group.split]} images ({how}){corrected}.")
@@ -197,8 +202,8 @@ def _how_compared(rows: list[ResultRow], split: str) -> str:
     wider = mean_group(groups) <= ALMOST_SINGLE
     for row in rows:
         if row.comparison.pair.n_seeds > 1:
-            several = f", and {SCORE} of the mean counts{effective}, if wider" if wider else ""
-            how["several seeds"] = f"seeds and {units} as random effects{several}"
+            counts = f" and {SCORE} of the mean counts{effective}" if wider else ""
+            how["several seeds"] = f"seeds and {units} as random effects, and {OF_MEANS}{counts}, if wider"
         elif groups is None:
             how["one seed"] = f"McNemar's exact test and {SCORE}"
         else:

@@ -69,8 +69,10 @@ def test_seeds_settings_and_their_comparison(tmp_path):
     low, high = accuracy_interval(row.outcomes["test"].correct)
     assert f"Test accuracy is 0.900 (mean of 3 seeds, {low:.3f} to {high:.3f}, n = 80)." in text
     for part in ("with 3 seeds (1, 2 and 3)", "the best of 3 settings, which differ in model, by validation accuracy",
-                 "Searle", "on the same test images (seeds and images as random effects, and Tango's score interval",
-                 "Holm 1979 (Scand. J. Stat. 6:65-70), also for the choice of the best by the same measurements."):  # fmt: skip
+                 "Searle", "(seeds and images as random effects, and Student's t interval of the seeds' means and Tango's",
+                 "Student's t interval of the seeds' means and the first interval on the scale of log odds.",
+                 "Settings were compared on the same test images",
+                 "Holm 1979 (Scand. J. Stat. 6:65-70), times half the number of settings"):  # fmt: skip
         assert part in text, part
     assert "Wilson" not in text and "McNemar" not in text and "Kish" not in text
 
@@ -102,7 +104,7 @@ def test_rows_with_one_seed_and_with_several_in_common_name_both_tests(tmp_path)
             make_run(tmp_path / f"{name}{seed}", seed=seed, settings=RECIPE, choices={"model": name},
                      wrong={"val": set(range(ord(name) - 90)), "test": set(range(ord(name) - 96))})  # fmt: skip
     text = written(tmp_path)
-    assert "(over several seeds: seeds and images as random effects, and Tango" in text
+    assert "(over several seeds: seeds and images as random effects, and Student's t" in text
     assert "; over one seed: McNemar's exact test and Tango" in text and "Holm 1979" in text
 
 
