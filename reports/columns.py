@@ -43,10 +43,12 @@ NOTE = (
     "also chose the epochs, which flatters validation accuracies. "
 )
 COMPARISON_NOTE = (
-    "The difference is from the best row's {split} accuracy, on the same "
-    "images and seeds, with its 95% interval. Good enough: shown on test images to be at most {margin:g} below the best, "
-    "corrected for the number of rows tested. At most: the one-sided 95% bound of each row by itself, not corrected. p: "
-    "the p-value for equal accuracy, Holm-corrected for {m}{choice}. "
+    "The difference is from the best row's {split} accuracy, on the same images and seeds, with its 95% interval. {verdicts}"
+    "p: the p-value for equal accuracy, Holm-corrected for {m}{choice}. "
+)
+VERDICT_NOTE = (
+    "Good enough: shown on test images to be at most {margin:g} below the best, corrected for the number of rows tested. At "
+    "most: the one-sided 95% bound of each row by itself, not corrected. "
 )
 COST_NOTE = "Costs are for one image; MACs are multiply-accumulates."
 
@@ -198,8 +200,8 @@ def _p_value(row: ResultRow) -> Cell:
     return Cell(format_p(p_value).removeprefix("p ").removeprefix("= "), p_value)
 
 
-def note(group: ResultGroup) -> str:
-    """Explain the numbers of a group's table."""
+def note(group: ResultGroup, *, for_paper: bool = False) -> str:
+    """Explain the numbers of a group's table; `for_paper` as of `result_table`."""
     if not any(row.ranked_by for row in group.rows):
         return COST_NOTE
     tests = sum(row.comparison.pair is not None for row in group.rows)
@@ -209,7 +211,8 @@ def note(group: ResultGroup) -> str:
         choice = (
             " and for the choice of the best row by the same measurements" if group.chose_best and tests > 1 else ""
         )
-        text += COMPARISON_NOTE.format(split=SPLIT_NAMES[group.split], m=m, margin=group.margin, choice=choice)
+        verdicts = "" if for_paper else VERDICT_NOTE.format(margin=group.margin)
+        text += COMPARISON_NOTE.format(split=SPLIT_NAMES[group.split], verdicts=verdicts, m=m, choice=choice)
     for split, name in SPLIT_NAMES.items():
         found = [
             row.outcomes[split].groups for row in group.rows if isinstance(row.outcomes.get(split), CorrectnessMatrix)

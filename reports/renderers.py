@@ -94,7 +94,7 @@ def as_latex(data: ReportData) -> str:
         guesses = [str(row.rank) for row in group.rows if row.guesses]
         comments = [
             *_heading(group),
-            note(group),
+            note(group, for_paper=True),
             f"No better than guessing: # {join_words(guesses)}" if guesses else "",
         ]
         tables.append(

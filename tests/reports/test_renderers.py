@@ -68,6 +68,7 @@ def test_latex_is_a_tabular_of_booktabs_with_everything_escaped(summary):
     columns = len(begin.split("{")[2].rstrip("}"))
     assert {line.replace(r"\&", "").count(" & ") for line in rows} == {columns - 1}
     assert begin == r"\begin{tabular}{rlrrrrrrrrr}" and " & p & " in rows[0] and "worse" not in "".join(body)
+    assert ["Good enough: " in each for each in (text, as_markdown(summary, ""))] == [False, True]  # a verdict
     (compared,) = [row.comparison for row in summary.groups[0].rows if row.comparison.pair]
     assert compared.p_value < 0.0001 and r" & \textless{} 0.0001 & " in rows[2]
     assert r"=cmd\textbar{}\textquotedbl{} /C calc\textquotedbl{}!A0" in text and r"$\pm$" in text
