@@ -199,18 +199,7 @@ def export(
         with _format_errors(format, "open_on_one_thread"):
             computes = format.open_on_one_thread(file, model)
         latency = _measure_latency(computes, model.description.image_size) if computes else None
-        made = missing_folders(path.parent)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if format.is_folder:
-                _write_manifest(file, format, verification)
-                replace_folder(file, path)
-            else:
-                write_bytes(path, file.read_bytes())
-        except OSError as error:
-            remove_empty(made)
-            place = "out=DIR" if format.is_folder else "out=FILE or out=DIR"
-            raise UserError(f"out={path}: cannot be written ({error.strerror}); use {place}") from error
+        _put_in_place(file, path, format, verification)
     return Exported(path, verification, len(calibration), latency, _size(path), tuple(compared_further))
 
 
@@ -292,6 +281,22 @@ def _size(path: Path) -> int:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+
+
+def _put_in_place(file: Path, path: Path, format: FileFormat, verification: Verification) -> None:
+    """Copy a verified file or folder to `path`, replacing an earlier one at once; raise UserError if that fails."""
+    made = missing_folders(path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if format.is_folder:
+            _write_manifest(file, format, verification)
+            replace_folder(file, path)
+        else:
+            write_bytes(path, file.read_bytes())
+    except OSError as error:
+        remove_empty(made)
+        place = "out=DIR" if format.is_folder else "out=FILE or out=DIR"
+        raise UserError(f"out={path}: cannot be written ({error.strerror}); use {place}") from error
 
 
 def _write_manifest(folder: Path, format: FileFormat, verification: Verification) -> None:
