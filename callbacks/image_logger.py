@@ -39,15 +39,14 @@ class ImageLogger(L.Callback):
         log_image(trainer, "augmented_batch", encode_png(grid(list(zip(images, titles, strict=True)))))
 
     def on_validation_end(self, trainer, pl_module) -> None:
-        from evaluation.figures import confusion_matrix, figure_pixels  # late: nothing is drawn before the first step
-
         split = evaluated_split(trainer)
-        if split and trainer.is_global_zero and takes_images(trainer):
-            writer = next(callback for callback in trainer.callbacks if isinstance(callback, PredictionWriter))
-            found = writer.predictions[split]
-            counts = count_confusion(found.labels, found.predicted, len(found.classes))
-            figure = confusion_matrix(counts, found.classes)
-            log_image(trainer, f"confusion/{split}", encode_png(figure_pixels(figure)))
+        if split is None or not trainer.is_global_zero or not takes_images(trainer):
+            return
+        from evaluation.figures import confusion_matrix, figure_pixels  # late: nothing is drawn during training
+
+        found = next(each for each in trainer.callbacks if isinstance(each, PredictionWriter)).predictions[split]
+        figure = confusion_matrix(count_confusion(found.labels, found.predicted, len(found.classes)), found.classes)
+        log_image(trainer, f"confusion/{split}", encode_png(figure_pixels(figure)))
 
     on_test_end = on_validation_end
 
