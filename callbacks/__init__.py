@@ -1,1 +1,1 @@
-"""Lightning callbacks. They import no engine: engine/run/stages.py gives them what they need."""
+"""Lightning callbacks. They import no engine: engine/run/callback_list.py gives them what they need."""

@@ -126,6 +126,5 @@ def check_teacher(teacher: str, record: RunRecord) -> None:
         return
     log.warning(
         "teacher=%s: %s, so it may have trained on images of val or test of this run; train it on the same splits",
-        teacher,
-        reason,
-    )
+        teacher, reason,
+    )  # fmt: skip

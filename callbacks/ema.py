@@ -1,8 +1,12 @@
 """A moving average of the weights that one setting turns on."""
 
-from lightning.pytorch.callbacks import WeightAveraging
+import functools
 
-from lightning_modules.weight_averaging import WarmedUpEMA
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor
+
+from common.errors import UserError
 
 
 class EMA(WeightAveraging):
@@ -13,9 +17,21 @@ class EMA(WeightAveraging):
     per weight instead of three, so it is a third larger.
 
     Args:
-        decay: final decay; WarmedUpEMA averages over fewer steps at first.
+        decay: final decay, from 0 (no average) to below 1; see `average_weights`.
     """
 
     def __init__(self, *, enabled: bool, decay: float):
-        super().__init__(avg_fn=WarmedUpEMA(decay=decay))
+        if not 0 <= decay < 1:
+            raise UserError(f"callbacks.ema.decay={decay}: use a number from 0 to below 1")
+        super().__init__(avg_fn=functools.partial(average_weights, decay=decay))
         self.enabled = enabled
+
+
+def average_weights(average: Tensor, current: Tensor, steps: Tensor, *, decay: float) -> Tensor:
+    """Return the new average of a weight after `steps` steps n: with the decay min(`decay`, (1 + n) / (10 + n)).
+
+    The average covers about the last ninth of the steps so far, and in the end the last 1 / (1 - decay) steps. With a fixed
+    decay, the first epochs would be validated with the initial random weights. The schedule is that of TensorFlow's
+    ExponentialMovingAverage.
+    """
+    return average + (1 - torch.clamp((1 + steps) / (10 + steps), max=decay)) * (current - average)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from callbacks.image_logger import save_figure
+from callbacks.prediction_writer import evaluated_split
 from common.image_grid import Titled, encode_png, rows_of_images
 from lightning_modules.networks.surgery import evaluating, shuffle_order
 
@@ -27,14 +28,8 @@ class FeatureMaps(L.Callback):
         self.enabled = enabled
 
     def on_validation_end(self, trainer, pl_module) -> None:
-        if trainer.state.fn == "validate":  # drawn on val, since not every run has a pass over test, which draws again
-            self._draw(trainer, pl_module, "val")
-
-    def on_test_end(self, trainer, pl_module) -> None:
-        self._draw(trainer, pl_module, "test")
-
-    def _draw(self, trainer, pl_module, split: str) -> None:
-        if not trainer.is_global_zero:
+        split = evaluated_split(trainer)  # val too, since not every run has a pass over test, which draws again
+        if split is None or not trainer.is_global_zero:
             return
         data = trainer.datamodule
         row = int(data.catalog.rows(split)[0])
@@ -51,6 +46,8 @@ class FeatureMaps(L.Callback):
         order = shuffle_order(pl_module.network)
         if order is not None:
             save_figure(trainer, "channel_shuffle", _draw_order(tuple(order[0]), order[1]))
+
+    on_test_end = on_validation_end
 
 
 @cache

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 from PIL import Image
 
-from callbacks.prediction_writer import PredictionWriter
+from callbacks.prediction_writer import PredictionWriter, evaluated_split
 from common.atomic_io import tolerate_disk_errors, write_bytes
 from common.image_grid import encode_png, grid
 from common.run_folder import RunFolder
@@ -39,21 +39,16 @@ class ImageLogger(L.Callback):
         log_image(trainer, "augmented_batch", encode_png(grid(list(zip(images, titles, strict=True)))))
 
     def on_validation_end(self, trainer, pl_module) -> None:
-        if trainer.state.fn == "validate":
-            self._draw_confusion(trainer, "val")
+        split = evaluated_split(trainer)
+        if split is None or not trainer.is_global_zero or not takes_images(trainer):
+            return
+        from evaluation.figures import confusion_matrix, figure_pixels  # late: nothing is drawn during training
 
-    def on_test_end(self, trainer, pl_module) -> None:
-        self._draw_confusion(trainer, "test")
+        found = next(each for each in trainer.callbacks if isinstance(each, PredictionWriter)).predictions[split]
+        figure = confusion_matrix(count_confusion(found.labels, found.predicted, len(found.classes)), found.classes)
+        log_image(trainer, f"confusion/{split}", encode_png(figure_pixels(figure)))
 
-    def _draw_confusion(self, trainer, split: str) -> None:
-        from evaluation.figures import confusion_matrix, figure_pixels  # late: nothing is drawn before the first step
-
-        if trainer.is_global_zero and takes_images(trainer):
-            writer = next(callback for callback in trainer.callbacks if isinstance(callback, PredictionWriter))
-            found = writer.predictions[split]
-            counts = count_confusion(found.labels, found.predicted, len(found.classes))
-            figure = confusion_matrix(counts, found.classes)
-            log_image(trainer, f"confusion/{split}", encode_png(figure_pixels(figure)))
+    on_test_end = on_validation_end
 
 
 def takes_images(trainer) -> bool:

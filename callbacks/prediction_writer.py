@@ -19,23 +19,14 @@ class PredictionWriter(L.Callback):
         self._outputs: list[tuple[torch.Tensor, ...]] = []  # per batch: rows (B,), logits and probabilities (B, K)
 
     def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
-        if trainer.state.fn == "validate":
-            self._collect(outputs)
+        if evaluated_split(trainer):
+            self._outputs.append(tuple(outputs[name].cpu() for name in ("rows", "logits", "probabilities")))
 
-    def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
-        self._collect(outputs)
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer, pl_module) -> None:
-        if trainer.state.fn == "validate":
-            self._finish(trainer, pl_module.classes, "val")
-
-    def on_test_epoch_end(self, trainer, pl_module) -> None:
-        self._finish(trainer, pl_module.classes, "test")
-
-    def _collect(self, outputs: dict[str, torch.Tensor]) -> None:
-        self._outputs.append(tuple(outputs[name].cpu() for name in ("rows", "logits", "probabilities")))
-
-    def _finish(self, trainer, classes: list[str], split: str) -> None:
+        if (split := evaluated_split(trainer)) is None:
+            return
         rows, logits, probabilities = in_catalog_order(trainer, self._outputs)
         self._outputs = []
         catalog, stats = trainer.datamodule.catalog, trainer.datamodule.pixel_cache.stats
@@ -44,7 +35,7 @@ class PredictionWriter(L.Callback):
             fingerprints=[stats.fingerprints[row] for row in rows],
             labels=catalog.labels[rows],
             predicted=probabilities.argmax(axis=1),
-            classes=classes,
+            classes=pl_module.classes,
             probabilities=probabilities,
             paths=[catalog.paths[row] for row in rows],
             source=folder,
@@ -53,6 +44,13 @@ class PredictionWriter(L.Callback):
         )
         if trainer.is_global_zero:
             write_predictions(folder, split, self.predictions[split])
+
+    on_test_epoch_end = on_validation_epoch_end
+
+
+def evaluated_split(trainer) -> str | None:
+    """Return the split, val or test, that is evaluated outside of training; None during training."""
+    return {"validate": "val", "test": "test"}.get(trainer.state.fn)
 
 
 def in_catalog_order(trainer, batches: list[tuple[torch.Tensor, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

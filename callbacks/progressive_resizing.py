@@ -32,11 +32,7 @@ class ProgressiveResizing(L.Callback):
         self.epoch_fraction = epoch_fraction
 
     def check(self, network: nn.Module, image_size: int) -> None:
-        """Check that a network takes the smaller images.
-
-        Raises:
-            UserError: it does not.
-        """
+        """Raise UserError unless a network takes the smaller images."""
         side = round(self.initial_scale * image_size)
         if smallest_image_size(network, side, start=side) is None:
             raise UserError(

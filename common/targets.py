@@ -1,5 +1,6 @@
-"""Import what a user names, a class or function by its full name, and find where such code has failed."""
+"""Import what a user names, a class or function by its full name, or an optional package; find where such code has failed."""
 
+import importlib
 import inspect
 import pkgutil
 import re
@@ -52,6 +53,19 @@ def resolve_target(name: object, key: str) -> Callable:
             f"{shown}: is neither a class nor a function; use the full name of one, such as torch.optim.Adam"
         )
     return found
+
+
+def import_extra(package: str, wanted_by: str, extra: str):
+    """Import a package that belongs to an extra of this project; `extra` "": to none.
+
+    Raises:
+        UserError: it is not installed; the message names the command that installs it.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        install = f"-e '.[{extra}]'" if extra else package
+        raise UserError(f"{wanted_by}: {package} is not installed; install it with pip install {install}") from error
 
 
 def raised_in(error: BaseException, packages: Set[str]) -> tuple[str, str] | None:

@@ -60,38 +60,10 @@ def take_over_splits(
     Raises:
         UserError: the table of splits contradicts the splits of the source, or lists none of its images.
     """
-    key, listed = f"datamodule.splits={splits.name}", splits.images
-    if splits.note:
-        log.warning("%s", splits.note)
+    key = f"datamodule.splits={splits.name}"
     given, present = catalog.splits.copy(), catalog.present()
     source_splits = set(given[present]) - {UNASSIGNED}
-    is_old, renamed = np.zeros(len(catalog), bool), []
-    for row in np.flatnonzero(present).tolist():
-        if (old := listed.pop(catalog.paths[row], None)) is None:
-            continue
-        label, split, reason, line = old
-        is_old[row] = True
-        if label != catalog.classes[catalog.labels[row]]:
-            renamed.append(catalog.paths[row])
-        drawn_val = given[row] == "train" and split == "val" and "val" not in source_splits
-        if split and given[row] not in (UNASSIGNED, split) and not drawn_val:
-            raise UserError(
-                f"{key}: {line}: {clean(catalog.paths[row], 200)} is in {split} there, but the source puts it into "
-                f"{given[row]}; remove datamodule.splits, or remove the splits from the source"
-            )
-        if split:
-            catalog.splits[row] = split
-        else:
-            catalog.exclude([row], reason)
-    if not is_old.any():
-        raise UserError(
-            f"{key}: lists none of the {len(catalog):,} images below {catalog.root}; images are matched by path"
-        )
-    here = set(catalog.paths)
-    missing = [path for path in listed if path not in here]
-    for found, what in ((missing, "listed there, but missing here"), (renamed, "with a different label here")):
-        if found:
-            log.warning("%s: %s %s: %s", key, plural(len(found), "image"), what, join_words(found, SHOWN))
+    is_old = _keep_splits(catalog, splits, key, source_splits)
     is_new = present & ~is_old
     _join(catalog, groups, is_new & (given == UNASSIGNED), is_old, key, in_folds)
     shares = TRAIN_VAL_TEST if with_val else TRAIN_TEST
@@ -113,6 +85,39 @@ def take_over_splits(
     else:
         kept = f"{n_old:,} images keep their split"
     log.info("%s: %s, %s are new", key, kept, f"{n_new:,}")
+
+
+def _keep_splits(catalog: Catalog, splits: EarlierSplits, key: str, source_splits: set[str]) -> np.ndarray:
+    """Give images that are listed their splits, or exclude them again; return (rows,) bool, whether each is listed."""
+    if splits.note:
+        log.warning("%s", splits.note)
+    is_old, renamed, here = np.zeros(len(catalog), bool), [], set(catalog.paths)
+    for row in np.flatnonzero(catalog.present()).tolist():
+        if (old := splits.images.get(catalog.paths[row])) is None:
+            continue
+        (label, split, reason, line), given = old, catalog.splits[row]
+        is_old[row] = True
+        if label != catalog.classes[catalog.labels[row]]:
+            renamed.append(catalog.paths[row])
+        drawn_val = given == "train" and split == "val" and "val" not in source_splits
+        if split and given not in (UNASSIGNED, split) and not drawn_val:
+            raise UserError(
+                f"{key}: {line}: {clean(catalog.paths[row], 200)} is in {split} there, but the source puts it into "
+                f"{given}; remove datamodule.splits, or remove the splits from the source"
+            )
+        if split:
+            catalog.splits[row] = split
+        else:
+            catalog.exclude([row], reason)
+    if not is_old.any():
+        raise UserError(
+            f"{key}: lists none of the {len(catalog):,} images below {catalog.root}; images are matched by path"
+        )
+    missing = [path for path in splits.images if path not in here]
+    for found, what in ((missing, "listed there, but missing here"), (renamed, "with a different label here")):
+        if found:
+            log.warning("%s: %s %s: %s", key, plural(len(found), "image"), what, join_words(found, SHOWN))
+    return is_old
 
 
 def _join(

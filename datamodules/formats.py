@@ -132,7 +132,7 @@ def read_deep_color(image: Image.Image, source: Path | bytes) -> DeepPixels:
         is_signed(image) or len(image.tag_v2.get(BITS_PER_SAMPLE, ())) != len(image.getbands())
     ):
         return read_tiff(source, image.tell())
-    raw_modes = {_raw_mode(tile) for tile in image.tile}
+    raw_modes = {tile.args if isinstance(tile.args, str) else tile.args[0] for tile in image.tile}
     if raw_modes == {"LA;16B"}:  # two bytes of gray and two of alpha, decoded as four channels of one byte
         pixels = _decode_as(image, "RGBA").astype(np.uint16)
         return DeepPixels(pixels[..., ::2] * 256 + pixels[..., 1::2], has_alpha=True)
@@ -149,10 +149,6 @@ def read_deep_color(image: Image.Image, source: Path | bytes) -> DeepPixels:
 def stream(source: Path | bytes) -> Path | io.BytesIO:
     """Return what readers can open: the path, or a stream of the content."""
     return io.BytesIO(source) if isinstance(source, bytes) else source
-
-
-def _raw_mode(tile) -> str:
-    return tile.args if isinstance(tile.args, str) else tile.args[0]
 
 
 def _decode_as(image: Image.Image, raw_mode: str) -> np.ndarray:

@@ -25,10 +25,8 @@ def fits_on_gpu(cache: PixelCache, limit_gib: float, free: int) -> bool:
     if needed > free / 2:
         log.warning(
             "the images would take %.1f GiB of GPU memory, over half of the %.1f GiB that are free: each batch is copied to "
-            "the GPU instead",
-            needed / 2**30,
-            free / 2**30,
-        )
+            "the GPU instead", needed / 2**30, free / 2**30,
+        )  # fmt: skip
         return False
     return True
 

@@ -165,7 +165,7 @@ class ImageDataModule(L.LightningDataModule):
         self.pixel_cache: PixelCache | None = None
         self.gpu_cache_gib = gpu_cache_gib
         self.gpu_pixels: Tensor | None = None  # all images on the device
-        self._placed = False  # whether it was decided if they are kept there: once for all splits
+        self._placed = False  # whether it was decided if they are kept there
         self.findings: list[Finding] = []
         self._warned_single = False
         self.limits: dict[str, int | float] = {}  # split -> number or share of its batches that are used; absent: all
@@ -228,7 +228,7 @@ class ImageDataModule(L.LightningDataModule):
                 "use debug=fast"
             )
         if self.stream:
-            self.stream.shards.check_processes(self._world_size)  # here, so all of them end with the same error
+            self.stream.shards.check_processes(self._share.world_size)  # here, so all of them end with the same error
         started = time.perf_counter()
         pixel_cache = self._prepare()
         catalog, n_train = self.catalog, self.n_images("train")
@@ -253,8 +253,7 @@ class ImageDataModule(L.LightningDataModule):
         """Decide splits, exclusions and the range of values; return the pixels. Reuse what an earlier job of a sweep found."""
         source_key = self._source_key  # first, since it may replace self.memory
         compared_look = near_duplicates.compared_look("own" if self._compares_by_own else self.value_range)
-        look = Look(self.image_size, self.fit, compared_look.value_range, self.interpolation)
-        look = self._kept_as(look, beside=compared_look)
+        look = self._kept_as(self._look._replace(value_range=compared_look.value_range), beside=compared_look)
         rules = self.rules if self.rules["train_fraction"] < 1 else self.rules | {"train_seed": None}
         key = f"{source_key} {compared_look} {sorted(rules.items())}"
         earlier = functools.cache(lambda: None if self.rules["splits"] is None else read_splits(self.rules["splits"]))
@@ -301,8 +300,7 @@ class ImageDataModule(L.LightningDataModule):
     def _normalization_of_train(self, pixels: PixelCache) -> tuple[list[float], list[float]]:
         """Return mean and std of each channel over the training images that are used, resized and scaled as for the network."""
         rows = np.sort(self.rows("train"))
-        look = Look(self.image_size, self.fit, self.value_range, self.interpolation)
-        key = (self._source_key, look, hashlib.blake2b(rows.tobytes()).digest())
+        key = (self._source_key, self._look, hashlib.blake2b(rows.tobytes()).digest())
         mean, std = self.memory.get(key, lambda: channel_statistics(pixels[int(row)] for row in rows))
         std = without_flat_channels(std)
         log.info(
@@ -310,6 +308,10 @@ class ImageDataModule(L.LightningDataModule):
             *(" ".join(f"{value:.4f}" for value in values) for values in (mean, std)), f"{len(rows):,}",
         )  # fmt: skip
         return list(mean), std
+
+    @property
+    def _look(self) -> Look:
+        return Look(self.image_size, self.fit, self.value_range, self.interpolation)
 
     def _kept_as(self, look: Look, beside: Look) -> Look:
         """Return the look with the cache format: JPEGs if `cache_format` says so or, with auto, if uint8 exceeds the limit."""
@@ -405,7 +407,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def _wanted(self, n_images: int, limit: str) -> int | None:
         """Return how many of `n_images` the limit with this key leaves; None: all."""
-        together = self.batch_size * self._world_size  # images in one step of all processes
+        together = self.batch_size * self._share.world_size  # images in one step of all processes
         batches, limited = -(-n_images // together), self.limits.get(limit, 1.0)
         wanted = limited if isinstance(limited, int) else max(1, int(limited * batches))
         return None if wanted >= batches else wanted * together
@@ -440,8 +442,20 @@ class ImageDataModule(L.LightningDataModule):
         return f"{used:,} of {total:,} {split} images" if used < total else None
 
     @property
-    def _world_size(self) -> int:
-        return self.trainer.world_size if self.trainer else 1
+    def _share(self) -> Share:
+        trainer = self.trainer
+        return Share(trainer.global_rank, trainer.world_size, trainer.num_nodes) if trainer else Share()
+
+    @property
+    def _device(self) -> torch.device:
+        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+
+    def _augments_on_gpu(self) -> bool:
+        """Return whether training images are augmented on a GPU; if so, try that first."""
+        if self._device.type != "cuda" or not self.augmentation.on_device:
+            return False
+        self.augmentation.check(self.image_size, self._device)
+        return True
 
     def train_dataloader(self) -> StatefulDataLoader:
         return self._stream_loader() if self.stream else self._loader(self.rows("train"), training=True)
@@ -503,46 +517,35 @@ class ImageDataModule(L.LightningDataModule):
                 self._statistics = torch.tensor(self.mean, device=device), torch.tensor(self.std, device=device)
         return self._statistics
 
-    def _place_on_gpu(self, device: torch.device) -> None:
-        """Copy all images to the GPU if they fit."""
+    def _place_on_gpu(self) -> None:
+        """Copy all images to the GPU if they fit; decide that once for all splits."""
         self._placed = True
-        if gpu_cache.fits_on_gpu(self.pixel_cache, self.gpu_cache_gib, gpu_cache.free_bytes(device)):
-            self.gpu_pixels = gpu_cache.copy_to_gpu(self.pixel_cache, device)
+        if gpu_cache.fits_on_gpu(self.pixel_cache, self.gpu_cache_gib, gpu_cache.free_bytes(self._device)):
+            self.gpu_pixels = gpu_cache.copy_to_gpu(self.pixel_cache, self._device)
             mib = self.gpu_pixels.nbytes / 2**20
             log.info("%s images are kept on the GPU (%.0f MiB)", f"{len(self.pixel_cache):,}", mib)
 
     def _stream_loader(self) -> StatefulDataLoader:
-        trainer = self.trainer
-        share = Share(trainer.global_rank, trainer.world_size, trainer.num_nodes) if trainer else Share()
-        sampler = StreamSampler(self.stream, n_images=self.n_used("train"), seed=self.seed, share=share)
-        device = trainer.strategy.root_device if trainer else torch.device("cpu")
-        augment_on_gpu = device.type == "cuda" and self.augmentation.on_device
-        if augment_on_gpu:
-            self.augmentation.check(self.image_size, device)
+        sampler = StreamSampler(self.stream, n_images=self.n_used("train"), seed=self.seed, share=self._share)
         dataset = self._stream_dataset(
-            self.augmentation, augment_on_gpu=augment_on_gpu, mixes=self.batch_transform is not None
+            self.augmentation, augment_on_gpu=self._augments_on_gpu(), mixes=self.batch_transform is not None
         )
         return self._open_loader(dataset, sampler, training=True)
 
     def _stream_dataset(self, augmentation: Augmentation | TransformList | None, **options) -> StreamDataset:
-        look = Look(self.image_size, self.fit, self.value_range, self.interpolation)
         on_unreadable = self.rules["on_unreadable"]
-        return StreamDataset(self.stream.n_images, look, augmentation, self.seed, on_unreadable, **options)
+        return StreamDataset(self.stream.n_images, self._look, augmentation, self.seed, on_unreadable, **options)
 
     def _loader(self, rows: np.ndarray, training: bool = False) -> StatefulDataLoader:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        on_gpu = device.type == "cuda"
-        if on_gpu and not self._placed:
-            self._place_on_gpu(device)
+        rank, world_size, _ = self._share
+        if self._device.type == "cuda" and not self._placed:
+            self._place_on_gpu()
         shuffle = training and not self.overfits
         if training and self.overfits:
             rows = rows[: len(rows) // world_size * world_size]  # equal numbers, since the processes step together
         balance = self.catalog.labels[rows] if shuffle and self.sampler == "balanced" else None
         sampler = EpochSampler(rows, shuffle=shuffle, balance=balance, seed=self.seed, rank=rank, world_size=world_size)
-        augment_on_gpu = on_gpu and self.augmentation.on_device
-        if augment_on_gpu and shuffle:
-            self.augmentation.check(self.image_size, device)
+        augment_on_gpu = shuffle and self._augments_on_gpu()
         dataset = ImageDataset(
             self.catalog, self.pixel_cache, self.augmentation if shuffle else None, self.seed,
             augment_on_gpu=augment_on_gpu,

@@ -41,11 +41,6 @@ class Fingerprints(Sequence):
             for number in self.numbers[begin : begin + 2**16].tolist():
                 yield f"{number:016x}" if number else ""
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Fingerprints | list) and list(self) == list(other)
-
-    __hash__ = None
-
 
 @dataclass
 class ImageStats:

@@ -221,7 +221,15 @@ class Search:
         return self.pixels.stats.thumbnails[self.rows[images]]
 
     def _inner(self, images: np.ndarray) -> np.ndarray:
-        return _inner(self._thumbnails(images))
+        """Return thumbnails as float16 vectors (images, pixels) of mean 0 and length 1, without the outermost pixels (frames).
+
+        Constant images have length 0, so they correlate with none.
+        """
+        thumbnails = self._thumbnails(images)
+        inner = thumbnails[:, 1:-1, 1:-1].reshape(len(images), (thumbnails.shape[1] - 2) ** 2).astype(np.float32)
+        inner -= inner.mean(axis=1, keepdims=True)
+        length = np.linalg.norm(inner, axis=1, keepdims=True)
+        return (inner / np.where(length > 0, length, 1)).astype(np.float16)
 
     def _find_scenes(self) -> np.ndarray:
         """Return (images,): the number of the fixed-camera scene that an image shows, or -1.
@@ -297,14 +305,6 @@ class Search:
 
     def _gray(self, images: np.ndarray) -> np.ndarray:
         return np.stack([self.pixels[int(row)][..., 0] for row in self.rows[images]])  # all channels are the same
-
-
-def _inner(thumbnails: np.ndarray) -> np.ndarray:
-    """Return thumbnails as (images, pixels) float16 vectors of mean 0 and length 1, without the outermost pixels (frames)."""
-    inner = thumbnails[:, 1:-1, 1:-1].reshape(len(thumbnails), (thumbnails.shape[1] - 2) ** 2).astype(np.float32)
-    inner -= inner.mean(axis=1, keepdims=True)
-    length = np.linalg.norm(inner, axis=1, keepdims=True)
-    return (inner / np.where(length > 0, length, 1)).astype(np.float16)  # constant images correlate with none
 
 
 def _pairs_of(images: np.ndarray, nearest: np.ndarray) -> np.ndarray:

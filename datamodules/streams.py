@@ -153,11 +153,7 @@ class TrainStream:
 
     @property
     def class_counts(self) -> list[int]:
-        """Number of training images of each class.
-
-        Raises:
-            UserError: the numbers are neither stated nor counted.
-        """
+        """Number of training images of each class; a UserError if they are neither stated nor counted."""
         if self._class_counts is None and self._count is not None:
             self.take_counts(self._count())
         if self._class_counts is None:

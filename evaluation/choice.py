@@ -77,9 +77,8 @@ class Proof(NamedTuple):
     """What test shows about the chosen candidate."""
 
     verdict: Literal["shown", "shown_as_trained", "not_shown"]
-    evidence: (
-        Evidence  # for the verdict; if nothing is shown, that for the trained networks, for which the least is needed
-    )
+    # For the verdict; if nothing is shown, that for the trained networks, for which the least is needed
+    evidence: Evidence
     of_settings: Evidence | None  # None with fewer than FEWEST_SEEDS seeds that count
     as_trained: Evidence
     seed: int  # of the two trained networks: the first common seed, whose network is handed out

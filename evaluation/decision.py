@@ -162,6 +162,16 @@ def measure(
     found = estimate_metrics(
         np.argsort(order)[labels], probabilities[:, order], None if logits is None else logits[:, order], groups
     )
+    confidence, threshold = (decision.confidence, decision.threshold) if decision else (None, None)
+    binary = None
+    if k == 2 and several:
+        is_positive, scores = labels == positive, probabilities[:, positive]
+        binary = Binary(
+            positive_class=classes[positive],
+            average_precision=found["average_precision"].value,
+            at_half=at_threshold(is_positive, scores, 0.5, groups),
+            at_threshold=None if threshold is None else at_threshold(is_positive, scores, threshold, groups),
+        )
     own = further or {}
     intervals = {name: each.interval for name, each in (found | own).items() if each.interval is not None}
     return SplitMetrics(
@@ -180,20 +190,9 @@ def measure(
         per_class=per_class(
             confusion, classes, *(class_effects(predicted == labels, of, k, groups) for of in (labels, predicted))
         ),
-        binary=Binary(
-            positive_class=classes[positive],
-            average_precision=found["average_precision"].value,
-            at_half=at_threshold(labels == positive, probabilities[:, positive], 0.5, groups),
-            at_threshold=at_threshold(labels == positive, probabilities[:, positive], decision.threshold, groups)
-            if decision and decision.threshold is not None
-            else None,
-        )
-        if k == 2 and several
-        else None,
+        binary=binary,
         calibrated=_calibrated(labels, probabilities, decision.temperature) if decision else None,
-        selective=selective_accuracy(labels, probabilities, decision.confidence, groups)
-        if decision and decision.confidence is not None
-        else None,
+        selective=None if confidence is None else selective_accuracy(labels, probabilities, confidence, groups),
     )
 
 

@@ -134,13 +134,8 @@ def calibration(
     bottom = min(0.5, accuracy.min())
     right.plot(coverage, accuracy, color="tab:blue", drawstyle="steps-post")
     if decision:
-        right.axhline(
-            decision.target_accuracy,
-            color="0.6",
-            linewidth=1,
-            linestyle=":",
-            label=f"target accuracy {decision.target_accuracy:g}",
-        )
+        target = decision.target_accuracy
+        right.axhline(target, color="0.6", linewidth=1, linestyle=":", label=f"target accuracy {target:g}")
         at, label = 0.0, "promised for no share of the images"
         if decision.confidence is not None:
             at = selective_accuracy(labels, probabilities, decision.confidence).coverage

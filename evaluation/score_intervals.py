@@ -27,9 +27,8 @@ class Derivatives(NamedTuple):
     column: np.ndarray  # (K,)
 
 
-Metric = Callable[
-    [np.ndarray, np.ndarray, np.ndarray], Derivatives
-]  # right, n and predicted, (K,) images of each class
+# Takes right, n and predicted, (K,) images of each class
+Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], Derivatives]
 
 
 def recall_derivatives(right: np.ndarray, n: np.ndarray, predicted: np.ndarray) -> Derivatives:

@@ -4,7 +4,6 @@ B images, S pixels a side, K classes.
 """
 
 import hashlib
-import importlib
 import json
 import os
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from PIL import Image
 
 from common.errors import UserError
 from common.run_record import Decision
+from common.targets import import_extra
 from common.untrusted.description import Fit, Interpolation, check_decision, check_description
 from datamodules.decode import resize
 from datamodules.deep_pixels import ValueRange
@@ -208,19 +208,6 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Return the softmax over the last axis."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
-
-
-def import_extra(package: str, wanted_by: str, extra: str):
-    """Import a package that belongs to an extra of this project; `extra` "": to none.
-
-    Raises:
-        UserError: it is not installed; the message names the command that installs it.
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        install = f"-e '.[{extra}]'" if extra else package
-        raise UserError(f"{wanted_by}: {package} is not installed; install it with pip install {install}") from error
 
 
 def torch_device(name: str):

@@ -216,7 +216,6 @@ class PredictionSummary:
         self.unknown_labels = Counter()
         # Split -> of each labeled image: is it correct, did the model not abstain, is `decided` correct, its group, its class
         self.known: dict[str, tuple[list[bool], list[bool], list[bool], list[str], list[int]]] = {}
-        self.labels: dict[str, Counter] = {}  # split -> number of images by label
         self.learned = Counter()  # split -> number of images that trained or chose the network
 
     def add(self, image_input: ImageInput, prediction: Prediction) -> None:
@@ -234,11 +233,9 @@ class PredictionSummary:
             label = self.classes.index(image_input.label)
             correct, decided = (image_input.label == each for each in (prediction.predicted, prediction.decided))
             found = correct, not prediction.abstained, decided, image_input.group, label
-            for column, value in zip(
-                self.known.setdefault(image_input.split, ([], [], [], [], [])), found, strict=True
-            ):
+            columns = self.known.setdefault(image_input.split, ([], [], [], [], []))
+            for column, value in zip(columns, found, strict=True):
                 column.append(value)
-            self.labels.setdefault(image_input.split, Counter())[image_input.label] += 1
             if self.own_test:
                 self.learned[image_input.split] += self.own_test.chose_the_network(image_input.file)
             if self.own_test and not self.evaluates_test:
@@ -266,8 +263,11 @@ class PredictionSummary:
             correct, kept, decided, labels = (np.array(columns[place]) for place in (0, 1, 2, 4))
             groups = group_numbers(columns[3])
             accuracy = proportion(int(correct.sum()), len(correct), design_effect(correct, groups))
-            counts = {name: self.labels[split][name] for name in self.classes}  # ties go to the first, as in the record
-            metrics = SplitMetrics(accuracy=accuracy, baseline=Baseline.of(counts))
+            counts = np.bincount(labels, minlength=len(self.classes)).tolist()
+            baseline = Baseline.of(
+                dict(zip(self.classes, counts, strict=True))
+            )  # ties go to the first, as in the record
+            metrics = SplitMetrics(accuracy=accuracy, baseline=baseline)
             lines += [f"{name}: {describe_accuracy(metrics)}", *describe_caveats(metrics)]
             if len(np.unique(labels)) > 1:
                 recall = describe_recall(self._recalls(correct, labels, groups))

@@ -265,11 +265,9 @@ def _check_fits(state: dict, path: Path) -> dict[str, Tensor]:
     named = {name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in state["state_dict"].items()}
     reason = next((f"{name} is missing" for name in wanted if name not in named), None)
     reason = reason or next((f"the network has no {name[:100]}" for name in named if name not in wanted), None)
-    for name, tensor in named.items() if not reason else ():
-        here, there = wanted[name], tensor
-        if not fits(there, here):
-            reason = f"{name} is {tuple(here.shape)} there, but {tuple(there.shape)} in the file, of {there.dtype}"
-            break
+    if not reason and (name := next((name for name in named if not fits(named[name], wanted[name])), None)):
+        here, there = wanted[name], named[name]
+        reason = f"{name} is {tuple(here.shape)} there, but {tuple(there.shape)} in the file, of {there.dtype}"
     if reason:
         raise UserError(f"{path}: the weights do not fit the network named in it ({_describe(described)}): {reason}")
     # Names that share numbers in the file, but not in the network, could fill the memory

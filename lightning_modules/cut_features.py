@@ -22,11 +22,7 @@ from lightning_modules.networks.truncated import (
 
 
 def in_order(backbone: str, cuts: Iterable[str]) -> list[str]:
-    """Return cuts in the order in which the backbone runs them.
-
-    Raises:
-        NetworkError: there is no such backbone or cut.
-    """
+    """Return cuts in the order in which the backbone runs them; raise NetworkError if there is no such backbone or cut."""
     places = {name: place for place, name in enumerate(_names(backbone))}
     cuts = list(cuts)
     if unknown := [cut for cut in cuts if cut not in places]:

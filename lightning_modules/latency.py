@@ -32,7 +32,9 @@ def time_passes(one_pass: Callable[[], object], threads: int | None) -> dict:
             a disturbance.
     """
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-    with locked(_lock_file(), LONGEST_WAIT_S) as is_single:
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    lock = Path(tempfile.gettempdir(), f"justenough-latency-{user}.lock")
+    with locked(lock, LONGEST_WAIT_S) as is_single:
         started = time.perf_counter()
         found = _time_once(one_pass, threads)
         if found["flag"] and time.perf_counter() - started < LONGEST_REPEATED_S:
@@ -78,9 +80,3 @@ def find_disturbance(ratio: float, threads: int | None, used: CoreUse) -> str | 
         if used.own_s + CLOCK_STEP_S < LEAST_SHARE * used.wall_s:
             return f"the process had a core for only {used.own_s / used.wall_s:.0%} of the time"
     return f"p95 is {ratio:.1f} times p50" if ratio > LARGEST_RATIO else None
-
-
-def _lock_file() -> Path:
-    """Return the lock file that lets only one process of this user measure at a time."""
-    user = os.getuid() if hasattr(os, "getuid") else ""
-    return Path(tempfile.gettempdir(), f"justenough-latency-{user}.lock")

@@ -223,13 +223,9 @@ def _load_fitting(network: nn.Module, weights: Weights, classes: Sequence[str] |
     random = [name for name in needed if name not in fitting]
     log.log(
         logging.INFO if of_head.issuperset(random) else logging.WARNING,
-        "weights: %d of %d tensors from %s; random: %s; in the file but not used: %s",
-        len(fitting),
-        len(needed),
-        weights.source,
-        _count_by_part(random),
-        _count_by_part(name for name in renamed if name not in fitting),
-    )
+        "weights: %d of %d tensors from %s; random: %s; in the file but not used: %s", len(fitting), len(needed),
+        weights.source, _count_by_part(random), _count_by_part(name for name in renamed if name not in fitting),
+    )  # fmt: skip
 
 
 def _layer(name: str) -> str:
@@ -246,11 +242,9 @@ def _leave_last_layer(network, weights: Weights, classes: Sequence[str] | None, 
         fitting.pop(name, None)
     there, here = (_sizes(state, last) for state in (renamed, network.state_dict()))
     log.info(
-        "the last layer starts from random weights: in %s it is for %s, in this network for %s",
-        weights.source,
-        _shorten(known) if others else there,
-        _shorten(classes) if others else here,
-    )
+        "the last layer starts from random weights: in %s it is for %s, in this network for %s", weights.source,
+        _shorten(known) if others else there, _shorten(classes) if others else here,
+    )  # fmt: skip
 
 
 def _sizes(state: dict, layer: list[str]) -> str:

@@ -13,7 +13,6 @@ import re
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.locks import one_at_a_time
+from common.targets import import_extra
 from common.untrusted.description import check_schema
 from common.untrusted.tensors import is_safetensors, load_tensors
 from lightning_modules.checkpoint import read_description
@@ -129,8 +129,7 @@ def from_timm(name: str, download_to: Path) -> Weights:
         UnavailableError: they are not on this machine and cannot be downloaded.
         UserError: the downloaded file does not hold weights.
     """
-    with _names_the_extra(f"model.name={name}"):
-        import timm
+    timm = import_extra("timm", f"model.name={name}", "timm")
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise NoneExistError
@@ -226,8 +225,7 @@ class Repository(NamedTuple):
             UnavailableError: it cannot be downloaded.
             UserError: there is no such repository or revision.
         """
-        with _names_the_extra(f"model.weights={self.policy}"):
-            import huggingface_hub as hub
+        hub = import_extra("huggingface_hub", f"model.weights={self.policy}", "timm")
         try:
             found = hub.try_to_load_from_cache(self.name, file, revision=self.revision)
             if isinstance(found, str) or not download:
@@ -268,17 +266,6 @@ class Repository(NamedTuple):
             "(HF_HOME sets where that is); or model.weights=null starts from random weights",
             reason,
         )
-
-
-@contextlib.contextmanager
-def _names_the_extra(wanted_by: str) -> Iterator[None]:
-    """Turn a failed import of timm or huggingface_hub into an error that names the extra that installs both."""
-    try:
-        yield
-    except ImportError as error:
-        raise UserError(
-            f"{wanted_by}: {error.name} is not installed; install it with pip install -e '.[timm]'"
-        ) from error
 
 
 def installed_networks() -> list[str]:

@@ -47,11 +47,6 @@ class Texts(Sequence):
             raise IndexError(row)
         return self._block[self._ends[row] : self._ends[row + 1]].decode(errors="surrogatepass")
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Texts | list) and list(self) == list(other)
-
-    __hash__ = None
-
 
 class Files(NamedTuple):
     """Return the file of each row; its path is absolute if the root is."""

@@ -87,11 +87,7 @@ class HuggingFace(UnpackedSource):
                 )
 
     def _rows(self, split, image: str, label: str) -> Iterator[dict]:
-        """Yield the images, not decoded, with their labels.
-
-        Raises:
-            UserError: a column holds something else.
-        """
+        """Yield the images, not decoded, with their labels; raise UserError if a column holds something else."""
         kind = split.features[label]
         if type(kind).__name__ not in ("Value", "ClassLabel"):
             raise UserError(

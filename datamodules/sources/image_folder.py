@@ -63,7 +63,8 @@ class ImageFolder(Source):
         if root is None:
             raise UserError("datamodule.root has no value; give it one: datamodule.root=DIR (or datamodule.table=FILE)")
         split_folders, others = _split_folders(root), Counter()
-        labels = {name: as_label(name) for name in _classes(root, split_folders)}
+        # Bytes that are not UTF-8 become escapes: `red\xe9`
+        labels = {name: os.fsencode(name).decode(errors="backslashreplace") for name in _classes(root, split_folders)}
         self.classes = list(labels.values())
         for label in [label for name, label in labels.items() if label.encode() != os.fsencode(name)]:
             log.warning(
@@ -85,11 +86,6 @@ class ImageFolder(Source):
             listed = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(NAMED))
             files = plural(others.total(), "file")
             log.warning("datamodule.root=%s: skipped %s (not images of a class): %s", root, files, listed)
-
-
-def as_label(name: str) -> str:
-    """Return the name of a class folder as a label, with bytes that are not UTF-8 as escapes: `red\\xe9`."""
-    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _split_folders(root: Path) -> dict[str, Path]:

@@ -179,10 +179,8 @@ class TarShards(Shards):
         if open_ended:
             log.warning(
                 "%s: %s without the end of a tar file, so images may be missing; write shards that were cut off again: %s",
-                self.key,
-                plural(len(open_ended), "shard"),
-                join_words(open_ended, 3),
-            )
+                self.key, plural(len(open_ended), "shard"), join_words(open_ended, 3),
+            )  # fmt: skip
 
     def check_processes(self, world_size: int) -> None:
         if len(self.urls) < world_size:
@@ -209,10 +207,8 @@ class TarShards(Shards):
                     self._warned = True
                     log.warning(
                         "%s: holds more than the stated %s images, so each epoch skips some, not always the same; "
-                        "correct classes.json or datamodule.source.train_images",
-                        self.key,
-                        f"{n_images:,}",
-                    )
+                        "correct classes.json or datamodule.source.train_images", self.key, f"{n_images:,}",
+                    )  # fmt: skip
                 if skip:
                     skip -= 1
                 else:
@@ -225,19 +221,15 @@ class TarShards(Shards):
             if share.world_size == 1 and passes == 1:
                 log.warning(
                     "%s: holds %s images, fewer than stated, so the first ones are repeated in this epoch; correct "
-                    "classes.json or datamodule.source.train_images",
-                    self.key,
-                    f"{n_images:,}",
-                )
+                    "classes.json or datamodule.source.train_images", self.key, f"{n_images:,}",
+                )  # fmt: skip
             elif share.world_size > 1 and passes == 2:  # not on pass 1: shards that differ a little repeat a few images
                 log.warning(
                     "%s: the shards of process %d hold %s images, which come more than twice in this epoch: there are fewer "
                     "images than stated, or the shards differ much in size; correct classes.json or "
-                    "datamodule.source.train_images, or write shards of equal sizes",
-                    self.key,
-                    share.rank,
+                    "datamodule.source.train_images, or write shards of equal sizes", self.key, share.rank,
                     f"{n_images:,}",
-                )
+                )  # fmt: skip
 
     def read_in_order(self) -> Iterator[Sample]:
         if self.is_local:

@@ -18,9 +18,10 @@ from common.errors import UserError
 from common.locks import locked
 from common.run_record import Latency
 from common.smallest_record import Candidate
+from common.targets import import_extra
 from common.text import clean, plural
 from common.untrusted.json_files import read_json, to_type
-from inference.backends import ModelDescription, OnnxBackend, import_extra
+from inference.backends import ModelDescription, OnnxBackend
 from inference.export.onnx_file import OnnxFile, output_graphs, save_onnx
 from lightning_modules.cut_costs import HEAD
 from lightning_modules.cut_features import CutFeatures, in_order

@@ -21,11 +21,11 @@ from common.idle import warn_of_idle
 from common.progress import Progress, quiet_native
 from common.run_folder import missing_folders, remove_empty, shown_script
 from common.run_record import Latency
-from common.targets import resolve_target
+from common.targets import import_extra, resolve_target
 from common.text import clean, file_size, join_words, shell_quote, typed_override
 from datamodules.decode import DECODER
 from inference.arguments import check_export_arguments, check_threshold, checkpoint_argument, is_read_by_predict
-from inference.backends import CheckpointBackend, ModelDescription, import_extra
+from inference.backends import CheckpointBackend, ModelDescription
 from inference.export.file_format import Computes, FileFormat, TrainedModel
 from inference.export.preprocessing import plain
 from inference.export.verify import (
@@ -105,7 +105,7 @@ def checked_format(name: str, config: DictConfig, make_format: Callable[[], obje
     resolve_target(target, "format._target_")
     with _format_errors(f"format={name} ({target})", "its constructor"):
         made = make_format()
-    _label(made)
+    _check_format(made)
     return made
 
 
@@ -145,7 +145,8 @@ def export(
         UserError: wrong settings, no images to calibrate with, a place that cannot be written, too large a difference, or a
             format that fails.
     """
-    label, progress = _label(format), progress or Progress()
+    _check_format(format)
+    progress = progress or Progress()
     path = check_export_arguments(
         ckpt, suffix=format.suffix, preprocessing=preprocessing, out=out, largest_difference=largest_difference,
         least_agreement=least_agreement, is_folder=format.is_folder,
@@ -175,46 +176,34 @@ def export(
         if format.is_folder:
             file.mkdir()
         progress.set(f"format={format.name}: {'calibrating and ' if format.calibrates else ''}writing")
-        with _format_errors(label, "write"):
+        with _format_errors(format, "write"):
             format.write(model, file)
         if file.is_dir() != format.is_folder or not _size(file):
             what = "the folder" if format.is_folder else "the path"
-            raise UserError(f"{label}: its method write wrote nothing; it must write to {what} that it is given")
+            raise UserError(f"{format}: its method write wrote nothing; it must write to {what} that it is given")
         progress.set(f"format={format.name}: comparing with the checkpoint")
-        with _format_errors(label, "open"):
+        with _format_errors(format, "open"):
             computes = format.open(file, model)
 
         def compare(computes: Computes, images: VerificationImages, resizes_exactly: bool = False) -> Verification:
-            checked = functools.partial(_compute, label, computes, len(checkpoint.description.classes))
+            checked = functools.partial(_compute, format, computes, len(checkpoint.description.classes))
             native_sizes = preprocessing and format.resizes
             return compare_outputs(checkpoint, checked, images, native_sizes, progress.count, resizes_exactly)
 
-        verification = _verify(label, format, model, computes, compare, largest_difference, least_agreement)
-        with _format_errors(label, "check"):
+        verification = _verify(format, model, computes, compare, largest_difference, least_agreement)
+        with _format_errors(format, "check"):
             format.check(file, model)
         others = [verification_images(splits, (split,), most or N_INEXACT) for split in further if splits.get(split)]
         compared_further = [compare(computes, each) for each in others]
         progress.set(f"format={format.name}: latency")
-        with _format_errors(label, "open_on_one_thread"):
+        with _format_errors(format, "open_on_one_thread"):
             computes = format.open_on_one_thread(file, model)
         latency = _measure_latency(computes, model.description.image_size) if computes else None
-        made = missing_folders(path.parent)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if format.is_folder:
-                _write_manifest(file, format, verification)
-                replace_folder(file, path)
-            else:
-                write_bytes(path, file.read_bytes())
-        except OSError as error:
-            remove_empty(made)
-            place = "out=DIR" if format.is_folder else "out=FILE or out=DIR"
-            raise UserError(f"out={path}: cannot be written ({error.strerror}); use {place}") from error
+        _put_in_place(file, path, format, verification)
     return Exported(path, verification, len(calibration), latency, _size(path), tuple(compared_further))
 
 
 def _verify(
-    label: str,
     format: FileFormat,
     model: TrainedModel,
     computes: Computes,
@@ -231,7 +220,7 @@ def _verify(
     if format.exact:
         verification, exact = compare(computes, images), computes
     else:
-        with _format_errors(label, "open_unrounded"):
+        with _format_errors(format, "open_unrounded"):
             exact = format.open_unrounded(model)
         rounded = "before rounding to 8 bits, on "
     if exact:
@@ -242,18 +231,18 @@ def _verify(
         for each in bound:
             if not each.largest_difference <= largest_difference:
                 raise UserError(
-                    f"{label}: {rounded}{each.describe()}, which is above largest_difference={largest_difference:g}; nothing "
+                    f"{format}: {rounded}{each.describe()}, which is above largest_difference={largest_difference:g}; nothing "
                     "was written. If the format is part of this project, please report it with the name of the network"
                 )
     if format.exact:
         return verification
     verification = compare(computes, images, resizes_exactly=format.resizes_exactly)
-    _check_agreement(label, format, verification, largest_difference, least_agreement)
+    _check_agreement(format, verification, largest_difference, least_agreement)
     return verification
 
 
 def _check_agreement(
-    label: str, format: FileFormat, found: Verification, largest_difference: float, least_agreement: float
+    format: FileFormat, found: Verification, largest_difference: float, least_agreement: float
 ) -> None:
     """Check a file that is not exact, such as one in 8 bits.
 
@@ -262,24 +251,20 @@ def _check_agreement(
     """
     if not found.resizing <= largest_difference:
         raise UserError(
-            f"{label}: {found.images}: resizing inside the file changes a probability by {found.resizing:.1e}, which is "
+            f"{format}: {found.images}: resizing inside the file changes a probability by {found.resizing:.1e}, which is "
             f"above largest_difference={largest_difference:g}; nothing was written. Please report it"
         )
     if not found.agreement >= least_agreement:
         more = "calibrate on more training images like those it will label (images=DIR), " if format.calibrates else ""
         raise UserError(
-            f"{label}: {found.describe()}, {found.describe_agreement()}. That is below least_agreement={least_agreement:g}: "
+            f"{format}: {found.describe()}, {found.describe_agreement()}. That is below least_agreement={least_agreement:g}: "
             f"the file is broken, or loses too much; nothing was written. Next, with python export.py: {more}"
             f"use {format.exact_instead}, which is exact, or allow it with a smaller least_agreement"
         )
 
 
-def _label(format: FileFormat) -> str:
-    """Return a format's name with its class, for messages.
-
-    Raises:
-        UserError: it is not a format, or has no name or suffix.
-    """
+def _check_format(format: object) -> None:
+    """Raise UserError unless this is a format with a name and a suffix."""
     kind = f"{type(format).__module__}.{type(format).__qualname__}"
     if not isinstance(format, FileFormat):
         raise UserError(f"format: {kind} is not a subclass of {FileFormat.__module__}.{FileFormat.__qualname__}")
@@ -287,7 +272,6 @@ def _label(format: FileFormat) -> str:
         value = getattr(format, attribute, None)
         if not isinstance(value, str) or not value or Path(value).name != value:
             raise UserError(f"format: {kind}.{attribute} is {value!r}; use a text such as onnx or .onnx")
-    return f"format={format.name} ({kind})"
 
 
 def _size(path: Path) -> int:
@@ -297,6 +281,22 @@ def _size(path: Path) -> int:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+
+
+def _put_in_place(file: Path, path: Path, format: FileFormat, verification: Verification) -> None:
+    """Copy a verified file or folder to `path`, replacing an earlier one at once; raise UserError if that fails."""
+    made = missing_folders(path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if format.is_folder:
+            _write_manifest(file, format, verification)
+            replace_folder(file, path)
+        else:
+            write_bytes(path, file.read_bytes())
+    except OSError as error:
+        remove_empty(made)
+        place = "out=DIR" if format.is_folder else "out=FILE or out=DIR"
+        raise UserError(f"out={path}: cannot be written ({error.strerror}); use {place}") from error
 
 
 def _write_manifest(folder: Path, format: FileFormat, verification: Verification) -> None:
@@ -338,7 +338,7 @@ def _check_replaceable(path: Path, format: FileFormat) -> None:
 
 
 @contextlib.contextmanager
-def _format_errors(label: str, method: str) -> Iterator[None]:
+def _format_errors(format: FileFormat | str, method: str) -> Iterator[None]:
     """Name the format in errors of its class, which may be the user's own; errors of the disk have their own text."""
     try:
         yield
@@ -355,17 +355,17 @@ def _format_errors(label: str, method: str) -> Iterator[None]:
                 f"{place}: cannot be written ({cause.strerror}); free some space, or use TMPDIR=DIR"
             ) from error
         text = " ".join(f"{type(cause).__name__}: {cause}".split())[:LONGEST]
-        message = f"{label}: {method} raised {text}; nothing was written. HYDRA_FULL_ERROR=1 shows where"
+        message = f"{format}: {method} raised {text}; nothing was written. HYDRA_FULL_ERROR=1 shows where"
         raise UserError(message) from error
 
 
-def _compute(label: str, computes: Computes, k: int, pixels: np.ndarray) -> np.ndarray:
+def _compute(format: FileFormat, computes: Computes, k: int, pixels: np.ndarray) -> np.ndarray:
     """Return the probabilities (N, k) of a written file, with their shape checked."""
-    with _format_errors(label, "what open returned"):
+    with _format_errors(format, "what open returned"):
         found = np.asarray(computes(pixels))
     if found.shape != (len(pixels), k):
         raise UserError(
-            f"{label}: the function returned by open gives {found.shape}, but ({len(pixels)}, {k}) is expected"
+            f"{format}: the function returned by open gives {found.shape}, but ({len(pixels)}, {k}) is expected"
         )
     return found
 

@@ -92,6 +92,10 @@ class FileFormat(abc.ABC):
     resizes = True
     resizes_exactly = False
 
+    def __str__(self) -> str:
+        """Name the format and its class in a message."""
+        return f"format={self.name} ({type(self).__module__}.{type(self).__qualname__})"
+
     @abc.abstractmethod
     def write(self, model: TrainedModel, path: Path) -> None:
         """Write the file, or fill the empty folder; if this raises, nothing of it is kept."""

@@ -11,7 +11,7 @@ import numpy as np
 from common.atomic_io import write_json
 from common.errors import UserError
 from common.progress import quiet_native
-from inference.backends import import_extra
+from common.targets import import_extra
 from inference.export import microcontroller
 from inference.export.file_format import Computes, TrainedModel
 from inference.export.litert_file import GOLDEN, MODEL, LitertFile, convert, open_litert

@@ -4,9 +4,6 @@ Pillow's src/libImaging/Resample.c works on integers, one direction after the ot
 sum to 8 bits, within 0 to 255. This does the same. B: batch, H x W: pixels before, S: pixels a side after, T: filter taps.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import torch
 from PIL import Image
 from torch import Tensor
@@ -77,14 +74,8 @@ def _cubic(distances: Tensor) -> Tensor:
     return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
 
 
-class Filter(NamedTuple):
-    """Hold a filter of Resample.c."""
-
-    weigh: Callable[[Tensor], Tensor]  # distances from the center -> weights
-    reach: int  # distance from which on they are 0
-
-
-FILTERS = {"bilinear": Filter(_triangle, 1), "bicubic": Filter(_cubic, 2)}
+# Filters of Resample.c: distances from the center -> weights, and the distance from which on these are 0
+FILTERS = {"bilinear": (_triangle, 1), "bicubic": (_cubic, 2)}
 
 
 def _number(value: int) -> Tensor:

@@ -101,11 +101,10 @@ class Blocks(nn.Module):
         graph, copies = fx.Graph(), {}
         for node in chain:
             copies[node] = graph.node_copy(node, copies.__getitem__)
-            if node.op in ("call_module", "get_attr") and not str(node.target).startswith(WHOLE):  # a constant
-                setattr(self.network, node.target, getattr(self, node.target))
-            copies[node].target = (
-                node.target.removeprefix(WHOLE) if node.op in ("call_module", "get_attr") else node.target
-            )
+            if node.op in ("call_module", "get_attr"):
+                if not node.target.startswith(WHOLE):  # a constant
+                    setattr(self.network, node.target, getattr(self, node.target))
+                copies[node].target = node.target.removeprefix(WHOLE)
         graph.output(copies[chain[-1]])
         return graph
 

@@ -17,7 +17,7 @@ def test_logits_and_groups_are_collected_in_the_order_of_the_catalog(tmp_path):
     stats = SimpleNamespace(fingerprints=["3", "1", "2", "0"])
     trainer = SimpleNamespace(
         datamodule=SimpleNamespace(catalog=catalog, pixel_cache=SimpleNamespace(stats=stats)),
-        default_root_dir=str(tmp_path), world_size=1, is_global_zero=True,
+        default_root_dir=str(tmp_path), world_size=1, is_global_zero=True, state=SimpleNamespace(fn="test"),
     )  # fmt: skip
     logits = torch.tensor([[20.0, -20.0], [-1.0, 1.0], [-30.0, 30.0], [2.0, 1.0]])
     writer = PredictionWriter()

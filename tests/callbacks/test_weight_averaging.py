@@ -1,12 +1,16 @@
 """callbacks=ema: the average is what is validated, kept, tested and recorded, and resuming it equals never having stopped."""
 
+import functools
 import os
 import signal
 
 import lightning as L
 import pytest
 import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
+from callbacks.ema import average_weights
 from tests.support.helpers import SIMPLE_CNN, at_step, outcome, read_csv
 
 EMA = ("callbacks=ema", "callbacks.ema.decay=0.3", *SIMPLE_CNN, "callbacks.best_checkpoint.monitor=val/loss")
@@ -83,3 +87,19 @@ def test_interrupted_in_the_middle_and_resumed_it_has_the_same_bits(train, monke
     for key in ("current_model_state", "averaging_state"):
         expected, found = (state(folder, "last")[key] for folder in (straight.folder, ran.folder))
         assert expected.keys() == found.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3, 0.9])
+def test_the_average_is_that_of_the_formula_from_the_first_step_on(decay):
+    """By torch's AveragedModel, which Lightning's callback holds: decays 2/11, 3/12, 4/13, ..., up to this one."""
+    generator = torch.Generator().manual_seed(0)
+    layer = nn.Linear(3, 2)
+    averaged, expected = AveragedModel(layer, avg_fn=functools.partial(average_weights, decay=decay)), None
+    for n in range(120):
+        weights = torch.randn(2, 3, generator=generator)
+        with torch.no_grad():
+            layer.weight.copy_(weights)
+        averaged.update_parameters(layer)
+        share = min(decay, (1 + n) / (10 + n))
+        expected = weights.double() if n == 0 else share * expected + (1 - share) * weights.double()
+        torch.testing.assert_close(averaged.module.weight.double(), expected, rtol=0, atol=1e-5)

@@ -26,7 +26,7 @@ def data(tmp_path):
         made.setup()
         strategy = SimpleNamespace(root_device=torch.device("cuda"))
         epoch = SimpleNamespace(epoch_progress=SimpleNamespace(current=SimpleNamespace(processed=0)))
-        made.trainer = SimpleNamespace(strategy=strategy, global_rank=0, world_size=1, fit_loop=epoch)
+        made.trainer = SimpleNamespace(strategy=strategy, global_rank=0, world_size=1, num_nodes=1, fit_loop=epoch)
         return made
 
     return make

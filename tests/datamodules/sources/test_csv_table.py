@@ -128,7 +128,7 @@ def test_a_name_with_blanks_is_itself_first(root):
     (root / "images" / "000.png").rename(root / "images" / " 000.png ")
     (root / "images" / "002.png").rename(root / "images" / "000.png")
     catalog = read_source(CsvTable(table=write(root, "path,label\nimages/ 000.png ,a\nimages/000.png,b\n")))
-    assert catalog.paths == ["images/ 000.png ", "images/000.png"]
+    assert list(catalog.paths) == ["images/ 000.png ", "images/000.png"]
 
 
 @pytest.mark.parametrize(("path", "advice"), [

@@ -71,7 +71,7 @@ def test_all_rows_stay_with_groups_and_weights_and_the_least_certain_come_first(
     assert rows[3] == {"path": "ü.png", "label": "y", "split": "train", "group": "g2", "weight": "2.0", "predicted": "",
                        "confidence": ""}  # fmt: skip
     catalog = read_source(CsvTable(table=tmp_path / "check.csv", root=tmp_path))
-    assert catalog.paths == [row["path"] for row in rows] and catalog.weights.tolist() == [1, 1, 1, 2, 1]
+    assert list(catalog.paths) == [row["path"] for row in rows] and catalog.weights.tolist() == [1, 1, 1, 2, 1]
     assert catalog.splits.tolist() == ["test", "test", "test", "train", ""] and catalog.groups[3] == "g2"
     assert catalog.subsets == {}  # the columns of the review name none
 
