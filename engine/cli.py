@@ -1,5 +1,6 @@
 """Run a root script: complete its command line, name its folders, show errors and set the exit status. Imports no torch."""
 
+import argparse
 import contextlib
 import functools
 import hashlib
@@ -9,7 +10,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -280,17 +281,16 @@ def complete_overrides(arguments: list[str]) -> list[str]:
 
 def _check_flags(flags: list[str], typed: list[str]) -> None:
     """Raise UserError where a setting is typed as a flag, as in other programs (--epochs 3), or a flag lacks what it needs."""
-    flags = ["-c" if flag in ("-cjob", "-chydra", "-call") else flag for flag in flags]  # argparse accepts both
-    names = {flag.partition("=")[0] for flag in flags}
+    known = get_args_parser()._option_string_actions
+    names = {_without_value(flag, known) for flag in flags}
     if names & {"-p", "--package"} and not names & {"-c", "--cfg"}:  # Hydra would ignore it and train
         raise UserError("-p: shows a part of the settings: python train.py --cfg job -p datamodule")
     if {"-sc", "--shell-completion"} & names and not any("install=" in each or "query=" in each for each in typed):
         raise UserError("-sc: needs the name of a shell: python train.py -sc install=bash")
     if (own := config_dir(flags)) and not Path(own).is_dir():
         raise UserError(f"--config-dir={own}: no such folder; give the folder that holds model/NAME.yaml and the like")
-    known = get_args_parser()._option_string_actions
     for flag in flags:
-        name = flag.partition("=")[0]
+        name = _without_value(flag, known)
         is_known = any(option.startswith(name) for option in known) if flag.startswith("--") else name in known
         if re.match("--?[A-Za-z]", flag) and not is_known:
             setting, value = name.lstrip("-").replace("-", "_"), flag.partition("=")[2] or "VALUE"
@@ -301,6 +301,14 @@ def _check_flags(flags: list[str], typed: list[str]) -> None:
             if not keys:
                 raise UserError(f"{name}: no such flag or setting; see --help")
             raise UserError(f"{name}: settings have no dashes: {suggest(keys, value).removesuffix('?')}; see --help")
+
+
+def _without_value(flag: str, known: Mapping[str, argparse.Action]) -> str:
+    """Return a flag without its value, which argparse also takes joined to one letter: -cjob, -iall, -pmodel.head."""
+    letter, value = flag[:2], flag[2:]
+    is_shown = letter == "-p" and (CONF / value.partition(".")[0]).is_dir()
+    is_joined = value and (is_shown or value in (getattr(known.get(letter), "choices", None) or ()))
+    return letter if is_joined else flag.partition("=")[0]
 
 
 def _check_path(argument: str) -> None:

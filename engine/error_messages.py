@@ -35,7 +35,7 @@ from common.text import clean, did_you_mean, shell_quote
 from engine.config.instantiate import OF_SEVERAL
 from engine.config.trainer_flags import refusal
 from engine.flags import config_dir
-from engine.hints import CONF, NO_SETTINGS, keys_called, quoted, suggest, with_keys
+from engine.hints import CHOICES, CONF, NO_SETTINGS, keys_called, quoted, suggest, with_keys
 from engine.state import STATE
 
 LOST = "another process of this run has ended, so this one ended, too"
@@ -215,7 +215,7 @@ def _no_such_choice(error: MissingConfigException) -> str:
     options = error.options or sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
     if not group or not options:
         return str(error)
-    message = f"{group}={name}: no such choice; {did_you_mean(name, options)}"
+    message = f"{group}={name}: no such choice; {did_you_mean(CHOICES.get(name, name), options)}"
     misplaced = [path for part in ("", "*/") for path in Path(own).glob(f"{part}{escape(name)}.y*ml")] if own else []
     if group == "model" and not own and re.fullmatch(r"\w+", name):
         message += f". If it is one of timm: model=timm model.name={name}"
@@ -246,10 +246,12 @@ def _no_such_key(error: ConfigCompositionException) -> str:
     if deleted := re.match(r"Could not delete from config\. '(.*)' does not exist", text):
         return f"~{deleted[1]}: there is no such key, or it has no value already; leave this out"
     if exists := re.search(r"An item is already at '(.*)'", text):
-        return f"+{exists[1]}: this key exists; set it without +: {exists[1]}={_value_of(exists[1])}"
+        without = re.search(r"remove \+ prefix: '(.*)'", text)[1]
+        return f"+{exists[1]}: this key exists; set it without +: {clean(without, LONGEST)}"
     match = re.search(r"Could not (?:override|append) '([^']+)'", text) or re.search(r"'([^']+)'", text)
     key = match.group(1).split("@")[0].lstrip("+~") if match else ""
-    if advice := NO_SETTINGS.get(_script(), {}).get(key.split(".")[-1]):
+    above, _, last = key.rpartition(".")
+    if above in ("", "datamodule", "model") and (advice := NO_SETTINGS.get(_script(), {}).get(last)):
         return f"{key}: {advice}"
     groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
     cause = error.__cause__
