@@ -51,7 +51,7 @@ from engine.processes import (
 from engine.run.component_errors import component_error
 from engine.run.job import Job, run_job
 from engine.run.job_state import refuse_finished_run
-from engine.run.resume import run_to_resume
+from engine.run.resume import network_of_checkpoint, run_to_resume
 from engine.state import STATE, FailedJob, resume_advice
 from engine.sweep import ray_launcher
 from engine.sweep.progress import SweepProgress
@@ -319,7 +319,7 @@ def _check_path(argument: str) -> None:
 
 
 def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str], with_own: bool) -> list[str]:
-    """Return `added` with the folder and the choices of the run that a checkpoint belongs to.
+    """Return `added` with the folder and the choices of the run that a checkpoint belongs to, or else with its network.
 
     Args:
         with_own: whether the command names a folder of the user's own configuration files.
@@ -329,7 +329,7 @@ def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str
     """
     run = run_to_resume(ckpt_path)
     if run is None:
-        return added
+        return [*network_of_checkpoint(ckpt_path, values), *added]
     refuse_older_run(run)
     resumes = "stages" not in values or "fit" in str(values["stages"].value())
     if "hydra.run.dir" not in values:
