@@ -44,7 +44,7 @@ from engine.run.cost import describe_model
 from engine.run.debug import mark_debug
 from engine.run.deploy import check_calibration, check_deploy, deploy
 from engine.run.evaluate import evaluate_test, evaluate_val, finalize, find_callback
-from engine.run.idle_settings import idle_settings, settings_of_experiment
+from engine.run.idle_settings import idle_settings, settings_of_files
 from engine.run.loggers import Loggers, log_settings, open_loggers
 from engine.run.resume import check_unseen, compare_images, evaluated_elsewhere, resume_errors, settings_of_network
 from engine.state import STATE
@@ -135,8 +135,9 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
         typed = typed if record.in_sweep else [each for each in typed if each in STATE.command]
         warn_of_idle(typed, idle)
         if "fit" in config.stages and record.run.debug is None:  # these turn off most of a file, as their user wants
-            experiment, settings = settings_of_experiment(typed)
-            warn_of_idle(settings, idle, where=f" of {experiment}")
+            for choice, settings in settings_of_files(typed).items():
+                if choice.partition("=")[0] not in idle:  # else the choice itself is warned of
+                    warn_of_idle(settings, idle, where=f" of {choice}")
         model.hparams["range"] = data.value_range and list(data.value_range)
         model.hparams["mean"], model.hparams["std"] = data.mean, data.std
         progress.set("measuring the cost")
