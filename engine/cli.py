@@ -29,7 +29,7 @@ from common.progress import Progress
 from common.run_folder import OUTPUTS, PROJECT, RunFolder, missing_folders, remove_empty
 from common.run_record import RunRecord, refuse_older_run
 from common.signals import repeat_lost_stops
-from common.text import did_you_mean, printable, quote_override
+from common.text import did_you_mean, plural, printable, quote_override
 from common.untrusted.saved_config import choices_of_several, read_saved_choices, read_saved_name
 from engine import help, log_handlers
 from engine.config import data_overrides
@@ -132,8 +132,7 @@ def run_cli(main: Callable[[], None]) -> None:
         Progress.screen_s = None
         remove_empty(STATE.made_folders)
     if STATE.failed:
-        names = ", ".join(failed.name for failed in STATE.failed)
-        count = "1 job" if len(STATE.failed) == 1 else f"{len(STATE.failed)} jobs"
+        count, names = plural(len(STATE.failed), "job"), ", ".join(failed.name for failed in STATE.failed)
         print(f"ERROR: {count} failed: {names}. Rerun the same command to retry only these", file=sys.stderr)
         sys.exit(1)
 
@@ -225,6 +224,28 @@ def complete_overrides(arguments: list[str]) -> list[str]:
     except OverrideParseException:
         return [*flags, *typed]  # Hydra reports it
     values = {override.key_or_group: override for override in overrides}
+    _check_overrides(values, flags)
+    plain = {key: override.value() for key, override in values.items() if not override.is_sweep_override()}
+    added = []
+    if Path(sys.argv[0]).name == SMALLEST:
+        added += [] if "name" in values else [f"name={smallest_name([*flags, *typed], values)}"]
+    elif "hydra.sweep.dir" not in values:
+        added.append(quote_override("hydra.sweep.dir", OUTPUTS / "sweeps" / sweep_name([*flags, *typed], overrides)))
+    launcher, run_dir, ckpt_path = (plain.get(key) for key in ("hydra/launcher", "hydra.run.dir", "ckpt_path"))
+    if launcher == "ray":
+        ray_launcher.register()
+    if (CONF / "hydra" / "jobs" / f"{launcher}.yaml").is_file():
+        added.append(f"hydra/jobs={launcher}")  # a plugin's file cannot be extended under its own name
+    added.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(plain)}]")  # the same in all jobs
+    if isinstance(run_dir, str) and "ckpt_path" not in values:
+        refuse_finished_run(RunFolder(Path(run_dir)))
+    if isinstance(ckpt_path, str):
+        added = _of_checkpoint(Path(ckpt_path), values, added, bool(own_folders(arguments)))
+    return [*flags, *typed, *added]  # flags first: argparse does not find them between overrides
+
+
+def _check_overrides(values: dict[str | None, Override], flags: list[str]) -> None:
+    """Raise UserError for a setting that Hydra would misread or for which it has no message."""
     if None in values or "" in values:
         raise UserError(
             f"{values.get('', values.get(None)).input_line}: a key is missing before =; KEY=VALUE, see --help"
@@ -258,25 +279,6 @@ def complete_overrides(arguments: list[str]) -> list[str]:
         check_choice(key, override)
         if key.startswith("hydra.sweeper.params"):
             raise UserError(f"{override.input_line}: is set by files; type what to sweep: python train.py -m seed=1,2")
-    added = []
-    if script == SMALLEST:
-        added += [] if "name" in values else [f"name={smallest_name([*flags, *typed], values)}"]
-    elif "hydra.sweep.dir" not in values:
-        added.append(quote_override("hydra.sweep.dir", OUTPUTS / "sweeps" / sweep_name([*flags, *typed], overrides)))
-    launcher = values.get("hydra/launcher")
-    if launcher and launcher.value() == "ray":
-        ray_launcher.register()
-    if launcher and (CONF / "hydra" / "jobs" / f"{launcher.value()}.yaml").is_file():
-        added.append(f"hydra/jobs={launcher.value()}")  # a plugin's file cannot be extended under its own name
-    same_in_all_jobs = [key for key, override in values.items() if not override.is_sweep_override()]
-    added.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(same_in_all_jobs)}]")
-    run_dir = values["hydra.run.dir"].value() if "hydra.run.dir" in values else None
-    if isinstance(run_dir, str) and "ckpt_path" not in values:
-        refuse_finished_run(RunFolder(Path(run_dir)))
-    ckpt_path = values["ckpt_path"].value() if "ckpt_path" in values else None
-    if isinstance(ckpt_path, str) and not values["ckpt_path"].is_sweep_override():
-        added = _of_checkpoint(Path(ckpt_path), values, added, bool(own_folders(arguments)))
-    return [*flags, *typed, *added]  # flags first: argparse does not find them between overrides
 
 
 def _check_flags(flags: list[str], typed: list[str]) -> None:

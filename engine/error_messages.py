@@ -245,9 +245,8 @@ def _no_such_key(error: ConfigCompositionException) -> str:
         return message
     if deleted := re.match(r"Could not delete from config\. '(.*)' does not exist", text):
         return f"~{deleted[1]}: there is no such key, or it has no value already; leave this out"
-    if exists := re.search(r"An item is already at '(.*)'", text):
-        without = re.search(r"remove \+ prefix: '(.*)'", text)[1]
-        return f"+{exists[1]}: this key exists; set it without +: {clean(without, LONGEST)}"
+    if exists := re.search(r"An item is already at '(.*)'[^']*remove \+ prefix: '(.*)'", text):
+        return f"+{exists[1]}: this key exists; set it without +: {clean(exists[2], LONGEST)}"
     match = re.search(r"Could not (?:override|append) '([^']+)'", text) or re.search(r"'([^']+)'", text)
     key = match.group(1).split("@")[0].lstrip("+~") if match else ""
     above, _, last = key.rpartition(".")
