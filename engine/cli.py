@@ -226,8 +226,8 @@ def complete_overrides(arguments: list[str]) -> list[str]:
     values = {override.key_or_group: override for override in overrides}
     _check_overrides(values, flags)
     plain = {key: override.value() for key, override in values.items() if not override.is_sweep_override()}
-    added = []
-    if Path(sys.argv[0]).name == SMALLEST:
+    script, added = Path(sys.argv[0]).name, []
+    if script == SMALLEST:
         added += [] if "name" in values else [f"name={smallest_name([*flags, *typed], values)}"]
     elif "hydra.sweep.dir" not in values:
         added.append(quote_override("hydra.sweep.dir", OUTPUTS / "sweeps" / sweep_name([*flags, *typed], overrides)))
@@ -239,7 +239,7 @@ def complete_overrides(arguments: list[str]) -> list[str]:
     added.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(plain)}]")  # the same in all jobs
     if isinstance(run_dir, str) and "ckpt_path" not in values:
         refuse_finished_run(RunFolder(Path(run_dir)))
-    if isinstance(ckpt_path, str):
+    if isinstance(ckpt_path, str) and script == "train.py":
         added = _of_checkpoint(Path(ckpt_path), values, added, bool(own_folders(arguments)))
     return [*flags, *typed, *added]  # flags first: argparse does not find them between overrides
 

@@ -19,6 +19,7 @@ from common.atomic_io import write_text
 from engine.error_messages import user_message
 from engine.hints import quoted
 from engine.state import STATE
+from tests.support.fake_checkpoints import make_checkpoint
 
 
 @pytest.mark.parametrize(("script", "instead"), [
@@ -135,11 +136,15 @@ def test_of_train(in_process, tmp_path, arguments, words):
     (search_script, ["space={scheduler:[null,cosine]}"], "space: scheduler=null: no such choice; did you mean none or cosine?"),
     (search_script, ["default_space.optimizer.lr.low=1"], "cannot be changed by itself; give the whole space: 'space={"),
     (search_script, ["trails=1"], "trails: no such key; did you mean n_trials or "),
+    (predict_script, ["ckpt_path={}"], "ckpt_path: no such key; "),
+    (search_script, ["ckpt_path={}"], "ckpt_path: no such key; "),
     (predict_script, ["model=x"], "model: is not a setting of predict.py; --help lists"),
     (predict_script, ["epochs=3"], "epochs: no such key; Allowed: batch_size"),
     (report_script, ["outputs/sweeps"], "python report.py runs=outputs/sweeps "),
 ])  # fmt: skip
-def test_of_other_scripts(in_process, script, arguments, words):
+def test_of_other_scripts(in_process, tmp_path, script, arguments, words):
+    if "ckpt_path={}" in arguments:  # of which train.py takes the network
+        arguments = [f"ckpt_path={make_checkpoint(tmp_path / 'a.ckpt', image_size=16)}"]
     status, _, error = in_process(script, *arguments)
     assert status == 1 and words in error and error.count("\n") == 1, error
 
