@@ -287,6 +287,11 @@ def read_dicom(source: Path | bytes) -> DeepPixels:
     several = int(header.get("NumberOfFrames") or 1) > 1
     if values.ndim == 3:
         return DeepPixels(values, (0.0, 2.0**bits - 1), is_first_of_several=several)
+    slope, intercept = (_first(header.get(name)) for name in ("RescaleSlope", "RescaleIntercept"))
+    if None not in (slope, intercept) and not math.isfinite(slope + intercept):
+        raise ValueError(
+            f"a DICOM image with RescaleSlope {slope:g} and RescaleIntercept {intercept:g}, not finite numbers"
+        )
     values, inverted = pixels.apply_modality_lut(values, header), header.PhotometricInterpretation == "MONOCHROME1"
     window, is_sigmoid = _window(header), header.get("VOILUTFunction") == "SIGMOID"
     if window is None:

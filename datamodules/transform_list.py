@@ -10,6 +10,7 @@ Images with the same draw could share a batch, but few do: TrivialAugmentWide di
 """
 
 import contextlib
+import functools
 import random
 from collections.abc import Callable, Iterator
 
@@ -136,20 +137,28 @@ def own_generators(device: torch.device) -> Iterator[Callable[[int], None]]:
 
 def transform_error(name: str, transform: Callable, error: Exception, hint: str = "") -> UserError:
     """Return the error of a transform as one line that names the transform and, in a package of the user's own, the line."""
-    found = raised_in(error, {full_name(transform).split(".")[0]} - {"torchvision"})
+    found = raised_in(error, {full_name(each).split(".")[0] for each in _with_inner(transform)} - {"torchvision"})
     where = f" ({found[1]})" if found else ""
     return UserError(f"{name}: raised {type(error).__name__}: {' '.join(str(error).split())}{where}{hint}")
 
 
 def full_name(transform: Callable) -> str:
     """Return the full name of a transform's class or function as in a configuration, without private modules."""
+    transform = transform.func if isinstance(transform, functools.partial) else transform
     kind = transform if hasattr(transform, "__qualname__") else type(transform)
     return ".".join(part for part in f"{kind.__module__}.{kind.__qualname__}".split(".") if not part.startswith("_"))
 
 
 def _takes_tensors(transform: Callable) -> bool:
     """Return whether a transform, or one that it contains, is in ON_TENSORS."""
-    return isinstance(transform, ON_TENSORS) or any(map(_takes_tensors, getattr(transform, "transforms", ())))
+    return any(isinstance(each, ON_TENSORS) for each in _with_inner(transform))
+
+
+def _with_inner(transform: Callable) -> Iterator[Callable]:
+    """Yield a transform and those that it contains, as v2.Compose does."""
+    yield transform
+    for inner in getattr(transform, "transforms", ()):
+        yield from _with_inner(inner)
 
 
 def _hint(given: Image.Image | Tensor) -> str:

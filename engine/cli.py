@@ -1,5 +1,6 @@
 """Run a root script: complete its command line, name its folders, show errors and set the exit status. Imports no torch."""
 
+import argparse
 import contextlib
 import functools
 import hashlib
@@ -9,7 +10,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -28,7 +29,7 @@ from common.progress import Progress
 from common.run_folder import OUTPUTS, PROJECT, RunFolder, missing_folders, remove_empty
 from common.run_record import RunRecord, refuse_older_run
 from common.signals import repeat_lost_stops
-from common.text import did_you_mean, printable, quote_override
+from common.text import did_you_mean, plural, printable, quote_override
 from common.untrusted.saved_config import choices_of_several, read_saved_choices, read_saved_name
 from engine import help, log_handlers
 from engine.config import data_overrides
@@ -50,7 +51,7 @@ from engine.processes import (
 from engine.run.component_errors import component_error
 from engine.run.job import Job, run_job
 from engine.run.job_state import refuse_finished_run
-from engine.run.resume import run_to_resume
+from engine.run.resume import network_of_checkpoint, run_to_resume
 from engine.state import STATE, FailedJob, resume_advice
 from engine.sweep import ray_launcher
 from engine.sweep.progress import SweepProgress
@@ -131,8 +132,7 @@ def run_cli(main: Callable[[], None]) -> None:
         Progress.screen_s = None
         remove_empty(STATE.made_folders)
     if STATE.failed:
-        names = ", ".join(failed.name for failed in STATE.failed)
-        count = "1 job" if len(STATE.failed) == 1 else f"{len(STATE.failed)} jobs"
+        count, names = plural(len(STATE.failed), "job"), ", ".join(failed.name for failed in STATE.failed)
         print(f"ERROR: {count} failed: {names}. Rerun the same command to retry only these", file=sys.stderr)
         sys.exit(1)
 
@@ -224,6 +224,28 @@ def complete_overrides(arguments: list[str]) -> list[str]:
     except OverrideParseException:
         return [*flags, *typed]  # Hydra reports it
     values = {override.key_or_group: override for override in overrides}
+    _check_overrides(values, flags)
+    plain = {key: override.value() for key, override in values.items() if not override.is_sweep_override()}
+    script, added = Path(sys.argv[0]).name, []
+    if script == SMALLEST:
+        added += [] if "name" in values else [f"name={smallest_name([*flags, *typed], values)}"]
+    elif "hydra.sweep.dir" not in values:
+        added.append(quote_override("hydra.sweep.dir", OUTPUTS / "sweeps" / sweep_name([*flags, *typed], overrides)))
+    launcher, run_dir, ckpt_path = (plain.get(key) for key in ("hydra/launcher", "hydra.run.dir", "ckpt_path"))
+    if launcher == "ray":
+        ray_launcher.register()
+    if (CONF / "hydra" / "jobs" / f"{launcher}.yaml").is_file():
+        added.append(f"hydra/jobs={launcher}")  # a plugin's file cannot be extended under its own name
+    added.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(plain)}]")  # the same in all jobs
+    if isinstance(run_dir, str) and "ckpt_path" not in values:
+        refuse_finished_run(RunFolder(Path(run_dir)))
+    if isinstance(ckpt_path, str) and script == "train.py":
+        added = _of_checkpoint(Path(ckpt_path), values, added, bool(own_folders(arguments)))
+    return [*flags, *typed, *added]  # flags first: argparse does not find them between overrides
+
+
+def _check_overrides(values: dict[str | None, Override], flags: list[str]) -> None:
+    """Raise UserError for a setting that Hydra would misread or for which it has no message."""
     if None in values or "" in values:
         raise UserError(
             f"{values.get('', values.get(None)).input_line}: a key is missing before =; KEY=VALUE, see --help"
@@ -257,40 +279,20 @@ def complete_overrides(arguments: list[str]) -> list[str]:
         check_choice(key, override)
         if key.startswith("hydra.sweeper.params"):
             raise UserError(f"{override.input_line}: is set by files; type what to sweep: python train.py -m seed=1,2")
-    added = []
-    if script == SMALLEST:
-        added += [] if "name" in values else [f"name={smallest_name([*flags, *typed], values)}"]
-    elif "hydra.sweep.dir" not in values:
-        added.append(quote_override("hydra.sweep.dir", OUTPUTS / "sweeps" / sweep_name([*flags, *typed], overrides)))
-    launcher = values.get("hydra/launcher")
-    if launcher and launcher.value() == "ray":
-        ray_launcher.register()
-    if launcher and (CONF / "hydra" / "jobs" / f"{launcher.value()}.yaml").is_file():
-        added.append(f"hydra/jobs={launcher.value()}")  # a plugin's file cannot be extended under its own name
-    same_in_all_jobs = [key for key, override in values.items() if not override.is_sweep_override()]
-    added.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(same_in_all_jobs)}]")
-    run_dir = values["hydra.run.dir"].value() if "hydra.run.dir" in values else None
-    if isinstance(run_dir, str) and "ckpt_path" not in values:
-        refuse_finished_run(RunFolder(Path(run_dir)))
-    ckpt_path = values["ckpt_path"].value() if "ckpt_path" in values else None
-    if isinstance(ckpt_path, str) and not values["ckpt_path"].is_sweep_override():
-        added = _of_checkpoint(Path(ckpt_path), values, added, bool(own_folders(arguments)))
-    return [*flags, *typed, *added]  # flags first: argparse does not find them between overrides
 
 
 def _check_flags(flags: list[str], typed: list[str]) -> None:
     """Raise UserError where a setting is typed as a flag, as in other programs (--epochs 3), or a flag lacks what it needs."""
-    flags = ["-c" if flag in ("-cjob", "-chydra", "-call") else flag for flag in flags]  # argparse accepts both
-    names = {flag.partition("=")[0] for flag in flags}
+    known = get_args_parser()._option_string_actions
+    names = {_without_value(flag, known) for flag in flags}
     if names & {"-p", "--package"} and not names & {"-c", "--cfg"}:  # Hydra would ignore it and train
         raise UserError("-p: shows a part of the settings: python train.py --cfg job -p datamodule")
     if {"-sc", "--shell-completion"} & names and not any("install=" in each or "query=" in each for each in typed):
         raise UserError("-sc: needs the name of a shell: python train.py -sc install=bash")
     if (own := config_dir(flags)) and not Path(own).is_dir():
         raise UserError(f"--config-dir={own}: no such folder; give the folder that holds model/NAME.yaml and the like")
-    known = get_args_parser()._option_string_actions
     for flag in flags:
-        name = flag.partition("=")[0]
+        name = _without_value(flag, known)
         is_known = any(option.startswith(name) for option in known) if flag.startswith("--") else name in known
         if re.match("--?[A-Za-z]", flag) and not is_known:
             setting, value = name.lstrip("-").replace("-", "_"), flag.partition("=")[2] or "VALUE"
@@ -303,6 +305,14 @@ def _check_flags(flags: list[str], typed: list[str]) -> None:
             raise UserError(f"{name}: settings have no dashes: {suggest(keys, value).removesuffix('?')}; see --help")
 
 
+def _without_value(flag: str, known: Mapping[str, argparse.Action]) -> str:
+    """Return a flag without its value, which argparse also takes joined to one letter: -cjob, -iall, -pmodel.head."""
+    letter, value = flag[:2], flag[2:]
+    is_shown = letter == "-p" and (CONF / value.partition(".")[0]).is_dir()
+    is_joined = value and (is_shown or value in (getattr(known.get(letter), "choices", None) or ()))
+    return letter if is_joined else flag.partition("=")[0]
+
+
 def _check_path(argument: str) -> None:
     """Raise UserError for an empty path, which would mean the current folder."""
     key, separator, value = argument.lstrip("+").partition("=")
@@ -311,7 +321,7 @@ def _check_path(argument: str) -> None:
 
 
 def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str], with_own: bool) -> list[str]:
-    """Return `added` with the folder and the choices of the run that a checkpoint belongs to.
+    """Return `added` with the folder and the choices of the run that a checkpoint belongs to, or else with its network.
 
     Args:
         with_own: whether the command names a folder of the user's own configuration files.
@@ -321,7 +331,7 @@ def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str
     """
     run = run_to_resume(ckpt_path)
     if run is None:
-        return added
+        return [*network_of_checkpoint(ckpt_path, values), *added]
     refuse_older_run(run)
     resumes = "stages" not in values or "fit" in str(values["stages"].value())
     if "hydra.run.dir" not in values:

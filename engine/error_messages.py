@@ -35,7 +35,7 @@ from common.text import clean, did_you_mean, shell_quote
 from engine.config.instantiate import OF_SEVERAL
 from engine.config.trainer_flags import refusal
 from engine.flags import config_dir
-from engine.hints import CONF, NO_SETTINGS, keys_called, quoted, suggest, with_keys
+from engine.hints import CHOICES, CONF, NO_SETTINGS, keys_called, quoted, suggest, with_keys
 from engine.state import STATE
 
 LOST = "another process of this run has ended, so this one ended, too"
@@ -215,7 +215,7 @@ def _no_such_choice(error: MissingConfigException) -> str:
     options = error.options or sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
     if not group or not options:
         return str(error)
-    message = f"{group}={name}: no such choice; {did_you_mean(name, options)}"
+    message = f"{group}={name}: no such choice; {did_you_mean(CHOICES.get(name, name), options)}"
     misplaced = [path for part in ("", "*/") for path in Path(own).glob(f"{part}{escape(name)}.y*ml")] if own else []
     if group == "model" and not own and re.fullmatch(r"\w+", name):
         message += f". If it is one of timm: model=timm model.name={name}"
@@ -245,11 +245,12 @@ def _no_such_key(error: ConfigCompositionException) -> str:
         return message
     if deleted := re.match(r"Could not delete from config\. '(.*)' does not exist", text):
         return f"~{deleted[1]}: there is no such key, or it has no value already; leave this out"
-    if exists := re.search(r"An item is already at '(.*)'", text):
-        return f"+{exists[1]}: this key exists; set it without +: {exists[1]}={_value_of(exists[1])}"
+    if exists := re.search(r"An item is already at '(.*)'[^']*remove \+ prefix: '(.*)'", text):
+        return f"+{exists[1]}: this key exists; set it without +: {clean(exists[2], LONGEST)}"
     match = re.search(r"Could not (?:override|append) '([^']+)'", text) or re.search(r"'([^']+)'", text)
     key = match.group(1).split("@")[0].lstrip("+~") if match else ""
-    if advice := NO_SETTINGS.get(_script(), {}).get(key.split(".")[-1]):
+    above, _, last = key.rpartition(".")
+    if above in ("", "datamodule", "model") and (advice := NO_SETTINGS.get(_script(), {}).get(last)):
         return f"{key}: {advice}"
     groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
     cause = error.__cause__
@@ -260,24 +261,8 @@ def _no_such_key(error: ConfigCompositionException) -> str:
         if _value_of(key) is None:  # the command line was completed by a group, such as datamodule=image_folder
             typed = next((clean(text, LONGEST) for text in _arguments() if text.startswith(f"{key}.")), typed)
         return f"{key}: is a setting of the trials; pass it to them: 'base_overrides=\"{typed}\"'"
-    parent = getattr(cause, "parent_node", None)
-    if isinstance(cause, OmegaConfBaseException) and parent is not None and hasattr(parent, "keys"):
-        *above, last = (cause.full_key or key).split(".")
-        keys = [k for k in parent if not str(k).startswith("_")]
-        if above == ["trainer"] and (reason := refusal(last)):
-            return f"{key}: {reason}"
-        typed = key if not above else last  # the whole key where its first word is unknown: Trainer.max_epochs
-        elsewhere = keys_called(typed, parent._get_root())
-        if elsewhere and not above:
-            return f"{key}: no such key; {suggest(elsewhere, _value_of(key))} --help lists groups and keys"
-        place = f" in {'.'.join(above)}" if above else ""
-        elsewhere = [each for each in elsewhere if "." in each or not above]  # model.head.name does not mean name
-        meant = suggest(elsewhere, _value_of(key)) if elsewhere else ""
-        hint = f". To add a setting that the file does not list: +{key}=VALUE" if above else ""
-        if not keys:
-            return f"{key}: no such key{place}, which has none{f'; {meant}' if meant else hint}"
-        meant = meant and f"{meant} "
-        return f"{key}: no such key{place}; {meant}{did_you_mean(last, keys)}{hint}"
+    if isinstance(cause, OmegaConfBaseException) and hasattr(cause.parent_node, "keys"):
+        return _not_in_group(key, cause)
     if local := re.match(r"In '(\w+)/(.+)': Could not override '\w+@", text):
         return f"{local[1]}={local[2]}: its file must begin with the line # @package _global_"
     if a_list := re.match(r"In '(\w+/.+)': ConfigTypeError raised", text):
@@ -291,3 +276,21 @@ def _no_such_key(error: ConfigCompositionException) -> str:
             return f"{key}: is not a setting of {_script()}; --help lists its settings"
         return f"{key}: no such group or key; {did_you_mean(key, [*groups, 'stages', 'seed', 'ckpt_path'])}"
     return text.splitlines()[0]
+
+
+def _not_in_group(key: str, cause: OmegaConfBaseException) -> str:
+    """Return the message for a key that its group, or the whole configuration, does not have."""
+    *above, last = (cause.full_key or key).split(".")
+    if above == ["trainer"] and (reason := refusal(last)):
+        return f"{key}: {reason}"
+    keys = [name for name in cause.parent_node if not str(name).startswith("_")]
+    elsewhere = keys_called(last if above else key, cause.parent_node._get_root())  # key may be Trainer.max_epochs
+    if not above:
+        meant = f"{suggest(elsewhere, _value_of(key))} --help lists groups and keys" if elsewhere else ""
+        return f"{key}: no such key; {meant or did_you_mean(last, keys)}"
+    elsewhere = [each for each in elsewhere if "." in each]  # model.head.name does not mean name
+    meant = suggest(elsewhere, _value_of(key)) if elsewhere else ""
+    place, hint = ".".join(above), f". To add a setting that the file does not list: +{key}=VALUE"
+    if not keys:
+        return f"{key}: no such key in {place}, which has none{f'; {meant}' if meant else hint}"
+    return f"{key}: no such key in {place}; {f'{meant} ' if meant else ''}{did_you_mean(last, keys)}{hint}"

@@ -27,6 +27,7 @@ ALIASES = {
     "resume": "ckpt_path", "checkpoint": "ckpt_path", "criterion": "loss", "kfold": "folds", "device": "accelerator",
     "early_stopping": "patience", "early_stop": "patience", "cache_limit_gib": "cache_max_gib", "ckpt": "ckpt_path",
 }  # fmt: skip
+CHOICES = {"cuda": "gpu"}  # what other programs call a choice
 FOLDERS = dict.fromkeys(("out", "output", "output_dir", "out_dir", "save_dir", "run_dir", "log_dir"), "hydra.run.dir")
 SPLIT = (
     "is not a setting: images without folders train, val and test are split 60/20/20; for other parts, use such folders, or a "

@@ -31,12 +31,12 @@ class ScreenHandler(logging.Handler):
     """Write to standard output, above a progress bar where one is drawn."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record)
+        text = f"{self.format(record)}\n"  # written in one piece, since other processes write to the same screen
         # tqdm is not imported here, to keep help and errors fast; another thread may be importing it at this moment
         if (tqdm := getattr(sys.modules.get("tqdm"), "tqdm", None)) is not None:
-            tqdm.write(text, file=sys.stdout)
+            tqdm.write(text, file=sys.stdout, end="")
         else:
-            print(text)
+            sys.stdout.write(text)
         sys.stdout.flush()
 
 

@@ -175,31 +175,30 @@ class Predictor:
     def _read(self, item, number: int) -> ReadyImage | str:
         try:
             decoded = decode_item(item, self.image_size)
-            if isinstance(decoded.source, DeepPixels) and decoded.source.stated is None and not self.description.range:
-                self._warn_of_deep_pixels()
-            path, value_range = _path(item), self.description.value_range
-            self._note_clipped(decoded.source, value_range, number)
-            image = decoded.rgb(value_range, path)
+            value_range = self.description.value_range
+            image = decoded.rgb(value_range, _path(item))
+            if isinstance(decoded.source, DeepPixels) and decoded.source.stated is None:
+                self._note_scaled(decoded.source, value_range, number)
         except UnreadableImageError as error:
             return str(error)
         except UserError as error:
             raise UserError(f"images[{number}]: {error}") from error
         return ReadyImage(self.description.pixels(image), decoded.fingerprint())
 
-    def _note_clipped(self, source: object, value_range: ValueRange | None, number: int) -> None:
-        """Note an image beyond the range that training found; a range that was given clips training images, too."""
-        if value_range is None or value_range.of_all or not isinstance(source, DeepPixels) or source.stated is not None:
-            return
-        if source.share_outside(value_range.low, value_range.high) > CLIPPED:
-            self._clipped.append(number)
+    def _note_scaled(self, source: DeepPixels, value_range: ValueRange | None, number: int) -> None:
+        """Warn once of images whose range is not known; note one beyond the range that training found.
 
-    def _warn_of_deep_pixels(self) -> None:
-        if not self._warned:
+        A range that was given clips training images, too.
+        """
+        if value_range is None and not self._warned:
             self._warned = True
             log.warning(
                 "images of more than 8 bits per channel are read with 0 as black and 65,535 as white, because the network was "
                 "trained on 8-bit images; if they use another range, convert them first"
             )
+        clips = value_range is not None and not value_range.of_all
+        if clips and source.share_outside(value_range.low, value_range.high) > CLIPPED:
+            self._clipped.append(number)
 
     def _predict_batch(self, batch: list[tuple[object, ReadyImage | str]]) -> Iterator[tuple[object, Prediction]]:
         pixels = [decoded.pixels for _, decoded in batch if isinstance(decoded, ReadyImage)]

@@ -15,6 +15,7 @@ from common.run_record import flatten
 from common.text import override_value, plural
 from datamodules.splits import GIVEN
 from engine.config.instantiate import LIBRARIES, OURS
+from engine.hints import CONF
 
 # Whether it holds, what is missing or decides instead, and the settings that have no effect then
 Rule = tuple[bool, str, Sequence[str]]
@@ -67,19 +68,43 @@ def idle_settings(
     return idle
 
 
-def settings_of_experiment(typed: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the typed experiment=NAME, and what its file sets as if it were typed, except keys that are typed, too."""
-    experiment = next((text for text in reversed(typed) if text.startswith("experiment=")), "")
-    sources = HydraConfig.get().runtime.config_sources if experiment else ()
-    files = [Path(source.path, f"{experiment.replace('=', '/')}.yaml") for source in sources if source.schema == "file"]
-    if not (files := [file for file in files if file.is_file()]):
-        return experiment, []
-    content = OmegaConf.to_container(OmegaConf.load(files[0]))
-    groups = [each for each in content.pop("defaults", ()) if isinstance(each, dict)]
-    values = {re.sub("^override |/", "", key): value for each in groups for key, value in each.items()}
-    values |= flatten(content)
-    keys = {text.lstrip("+~").partition("=")[0] for text in typed}
-    return experiment, [f"{key}={override_value(value)}" for key, value in values.items() if key not in keys]
+def settings_of_files(typed: Sequence[str]) -> dict[str, list[str]]:
+    """Return what the files of the user's own set, and any experiment, as if it were typed, except keys that are typed, too.
+
+    Returns:
+        GROUP=NAME as typed -> KEY=VALUE of its file and of those that it inherits from.
+    """
+    chosen = {text.lstrip("+~").partition("=")[0]: text for text in typed}
+    found = {}
+    for group, text in chosen.items():
+        values = {}
+        for name in re.findall(r"\w[\w./-]*", text.partition("=")[2]):  # one, or a list
+            values |= _values_of_file(group, name)
+        found[text] = [f"{key}={override_value(value)}" for key, value in values.items() if key not in chosen]
+    return found
+
+
+def _values_of_file(group: str, name: str) -> dict[str, object]:
+    """Return what a file sets, by full keys; nothing for a file of conf/ that is no experiment, whose settings nobody wrote."""
+    folders = [Path(source.path) for source in HydraConfig.get().runtime.config_sources if source.schema == "file"]
+    own = [folder for folder in folders if group == "experiment" or folder != CONF]
+    files = [folder / group / f"{name.removesuffix('.yaml')}.yaml" for folder in own]
+    file = next((file for file in files if file.is_file()), None)
+    content = OmegaConf.load(file) if file else None
+    if not OmegaConf.is_dict(content):
+        return {}
+    content, values = OmegaConf.to_container(content), {}
+    for each in content.pop("defaults", ()):
+        choices = each if isinstance(each, dict) else {}
+        for key, choice in choices.items():
+            chosen = key.removeprefix("override ").strip().lstrip("/")
+            values |= {chosen: choice} | _values_of_file(chosen, str(choice))
+        if not choices:  # a file that it inherits from, beside it or as /GROUP/NAME
+            parent = str(each).partition("@")[0]
+            above, _, last = parent.lstrip("/").rpartition("/")
+            values |= _values_of_file(above if parent.startswith("/") else group, last)
+    prefix = "" if "@package _global_" in file.read_text(encoding="utf-8") else f"{group}."
+    return values | flatten(content, prefix)
 
 
 def _of_images(config: DictConfig, data: L.LightningDataModule, on_gpu: bool) -> list[Rule]:

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import hydra
@@ -18,7 +18,7 @@ from common.own_test_images import OwnTestImages
 from common.predictions_csv import read_predicted_images
 from common.run_folder import RunFolder
 from common.run_record import RunRecord, flatten
-from common.text import override_value, typed_override
+from common.text import names_own_code, override_value, quote_override, typed_override
 from common.untrusted.saved_config import read_saved_choices, read_saved_config
 from datamodules.sources.catalog import Catalog
 from engine.hints import CONF
@@ -57,6 +57,43 @@ def run_to_resume(ckpt_path: Path) -> RunFolder | None:
         if path.is_symlink():
             raise UserError(f"{path}: is a link, but a run resumes only in its own folder; replace it with its target")
     return folder
+
+
+def settings_of_network(network: Mapping) -> dict[str, object]:
+    """Return the settings that choose a network, from its `network_arguments`: model=truncated, model.keep=4."""
+    names = [name for name in (network["network"], network.get("name")) if re.fullmatch(r"\w+", str(name), re.ASCII)]
+    file = next((name for name in names if (CONF / "model" / f"{name}.yaml").is_file()), None)
+    chosen = {"model": file} if file else {}
+    return chosen | {key: value for key, value in flatten(network, "model.").items() if value != file}
+
+
+def network_of_checkpoint(ckpt_path: Path, given: Collection[str]) -> list[str]:
+    """Return the settings of a checkpoint's network, except those that are given.
+
+    None where the command line chooses a model, or where the checkpoint, which may be untrusted, has more than plain settings
+    of a network of this project: then the command line must give them.
+    """
+    if {"model", "experiment"} & set(given):
+        return []
+    from lightning_modules.checkpoint import read_checkpoint  # late: torch
+
+    try:
+        described = read_checkpoint(ckpt_path)["hyper_parameters"]
+    except UserError:  # raised again by the run, unless it finds an intact checkpoint instead
+        return []
+    settings = settings_of_network(described["network"])
+    if "model" not in settings or not all(_is_plain(*each) for each in settings.items()):
+        return []
+    settings["model.image_size"] = described["image_size"]
+    if described["fit"] != "squash":
+        settings["datamodule.fit"] = described["fit"]
+    return [quote_override(key, value) for key, value in settings.items() if key not in given]
+
+
+def _is_plain(key: str, value: object) -> bool:
+    """Return whether a setting only describes a network of this project: no code, weights or other settings of the command."""
+    is_key = re.fullmatch(r"model(\.[a-z]\w*)*", key, re.ASCII) and key != "model.weights"
+    return bool(is_key) and not names_own_code(key, value) and "${" not in str(value)
 
 
 def check_unseen(key: str, weights: str, catalog: Catalog, fingerprints: Sequence[str]) -> None:
@@ -216,7 +253,8 @@ def resume_config(config: DictConfig, overrides: list[str], folder: RunFolder) -
     run = run_to_resume(Path(config.ckpt_path))
     if run is None:
         log.warning(
-            "ckpt_path=%s: no .hydra/config.yaml next to its folder, so this command's settings apply, not those of its run",
+            "ckpt_path=%s: no .hydra/config.yaml next to its folder, so this command's settings apply, not those of its run; "
+            "only its network is known",
             config.ckpt_path,
         )
         return config, []

@@ -30,7 +30,7 @@ from common.errors import UserError
 from common.idle import warn_of_idle
 from common.progress import Progress
 from common.run_record import AuditFinding, BestEpoch, DataInfo, Excluded, InputInfo, RunRecord
-from common.text import plural
+from common.text import plural, quote_override, shell_join
 from datamodules.memory import Memory
 from datamodules.sources.catalog import split_of
 from datamodules.sources.image_folder import ImageFolder
@@ -44,9 +44,9 @@ from engine.run.cost import describe_model
 from engine.run.debug import mark_debug
 from engine.run.deploy import check_calibration, check_deploy, deploy
 from engine.run.evaluate import evaluate_test, evaluate_val, finalize, find_callback
-from engine.run.idle_settings import idle_settings, settings_of_experiment
+from engine.run.idle_settings import idle_settings, settings_of_files
 from engine.run.loggers import Loggers, log_settings, open_loggers
-from engine.run.resume import check_unseen, compare_images, evaluated_elsewhere, resume_errors
+from engine.run.resume import check_unseen, compare_images, evaluated_elsewhere, resume_errors, settings_of_network
 from engine.state import STATE
 from lightning_modules.checkpoint import (
     check_same_network,
@@ -135,8 +135,9 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
         typed = typed if record.in_sweep else [each for each in typed if each in STATE.command]
         warn_of_idle(typed, idle)
         if "fit" in config.stages and record.run.debug is None:  # these turn off most of a file, as their user wants
-            experiment, settings = settings_of_experiment(typed)
-            warn_of_idle(settings, idle, where=f" of {experiment}")
+            for choice, settings in settings_of_files(typed).items():
+                if choice.partition("=")[0] not in idle:  # else the choice itself is warned of
+                    warn_of_idle(settings, idle, where=f" of {choice}")
         model.hparams["range"] = data.value_range and list(data.value_range)
         model.hparams["mean"], model.hparams["std"] = data.mean, data.std
         progress.set("measuring the cost")
@@ -348,18 +349,21 @@ def build_model(config: DictConfig, data: L.LightningDataModule) -> ImageClassif
                 f"has {', '.join(classes)}; use the data that it was trained on"
             )
         trained, given = classifier.hparams, {"fit": data.fit, "image_size": data.image_size}
+        if trained["network"] != network:
+            its, here = (
+                shell_join(quote_override(key, value) for key, value in settings_of_network(each).items())
+                for each in (trained["network"], network)
+            )
+            raise UserError(
+                f"ckpt_path={config.ckpt_path}: belongs to another model: its network: {its}; this command: {here}. Leave the "
+                "settings of model out, or give those of its network"
+            )
         for key, name in (("fit", "datamodule.fit"), ("image_size", "model.image_size")):
             if trained[key] != given[key]:
                 raise UserError(
                     f"ckpt_path={config.ckpt_path}: was trained with {name}={trained[key]}, not {given[key]}; "
                     f"use {name}={trained[key]}"
                 )
-        if trained["network"] != network:
-            raise UserError(
-                f"ckpt_path={config.ckpt_path}: belongs to another model: its network: {trained['network']}; this command: "
-                f"{network}. Leave the settings of model out, or, for a checkpoint away from its run, give those of its run; "
-                f"predict.py ckpt={config.ckpt_path} images=DIR evaluates it without them"
-            )
         return classifier
     if config.ckpt_path is not None:
         check_same_network(Path(config.ckpt_path), network, classes)

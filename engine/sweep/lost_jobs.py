@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import subprocess
 from collections.abc import Sequence
 
 from hydra.core.hydra_config import HydraConfig
@@ -13,6 +14,8 @@ from common.errors import UserError
 from engine.state import STATE, FailedJob
 
 log = logging.getLogger(__name__)
+
+MOST_S = 30  # seconds for an answer of SLURM
 
 
 def compose_job(context: HydraContext, config: DictConfig, number: int, overrides: Sequence[str]) -> DictConfig:
@@ -44,7 +47,7 @@ def wait_for_all(launcher: DictConfig) -> None:
         launcher: the configured launcher; any other one is left as it is.
 
     Raises:
-        UserError: `n_jobs` is 0.
+        UserError: `n_jobs` is 0, or SLURM cannot be reached.
     """
     if "joblib" in launcher._target_:
         if launcher.n_jobs == 0:
@@ -54,6 +57,8 @@ def wait_for_all(launcher: DictConfig) -> None:
         joblib_workers.register()
     if "submitit" not in launcher._target_:
         return
+    if launcher._target_.endswith(".SlurmLauncher"):
+        _check_slurm()
     from submitit import Job  # late: an extra
     from submitit.core.utils import UncompletedJobError
 
@@ -70,3 +75,21 @@ def wait_for_all(launcher: DictConfig) -> None:
             return [note_lost(config, f"job {job.job_id}, {job.state}; what it wrote: {job.paths.stdout}")]
 
     Job.results = results
+
+
+def _check_slurm() -> None:
+    """Raise UserError where SLURM does not answer, as outside of a cluster; sbatch would fail once files are written."""
+    try:
+        answer = subprocess.run(["sinfo", "--noheader"], capture_output=True, text=True, check=False, timeout=MOST_S)
+    except subprocess.TimeoutExpired:  # a busy cluster; sbatch has its own patience
+        return
+    except FileNotFoundError:
+        reason = "there is no program sinfo"
+    else:
+        if answer.returncode == 0:
+            return
+        reason = (answer.stderr.strip() or f"sinfo: status {answer.returncode}").splitlines()[-1]
+    raise UserError(
+        f"hydra/launcher=submitit_slurm: SLURM cannot be reached from this machine ({reason}); run the command on a login "
+        "node of a cluster, or use hydra/launcher=joblib"
+    )

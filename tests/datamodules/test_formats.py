@@ -313,6 +313,15 @@ def test_of_dicom_a_slope_without_an_intercept_does_not_count(tmp_path, units):
     assert np.array_equal(np.asarray(open_image(path))[..., 0], (VALUES[..., 0] * (255 / 4095)).round())
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DS")
+@pytest.mark.parametrize(("slope", "intercept"), [("inf", 0), ("nan", 0), (1, "-inf")])
+def test_units_of_dicom_that_are_not_finite_are_named(tmp_path, slope, intercept):
+    path = dicom(tmp_path / "a", VALUES[..., 0], RescaleSlope=slope, RescaleIntercept=intercept)
+    message = f"RescaleSlope {slope} and RescaleIntercept {intercept}, not finite numbers"
+    with pytest.raises(UnreadableImageError, match=rf"^{path}: .*{message}"):
+        open_image(path)
+
+
 def test_dicom_of_8_bits_and_in_color(tmp_path):
     gray, color = (VALUES[..., 0] // 16).astype(np.uint8), (VALUES // 16).astype(np.uint8)
     assert np.array_equal(np.asarray(open_image(dicom(tmp_path / "gray.dcm", gray)))[..., 1], gray)

@@ -1,6 +1,7 @@
 """Any list of transforms: the draws are the image's, the result is an image, and whatever else is named."""
 
 import contextlib
+import functools
 import importlib
 import random
 import warnings
@@ -38,6 +39,10 @@ class Fails:
         if torch.rand(()) < self.share:
             raise KeyError("no such\ncolor")
         return image
+
+
+def fails(image, share: float):
+    return Fails(share)(image)
 
 
 @pytest.fixture
@@ -171,6 +176,8 @@ def test_noise_and_what_is_nested_get_tensors(image):
     ([lambda image: image.convert("I")], r"\[0\] \(.*<lambda>\): returns \(1, 48, 48\) of Pillow's mode I;"),
     ([v2.Identity(), Fails(0.5)],
      r"\[1\] \(.*_list.Fails\): raised KeyError: 'no such\\ncolor' \(test_transform_list.py, line \d+\) \(given a Pillow"),
+    ([v2.RandomApply([v2.Compose([Fails(1)])], p=1)], r"\[0\] \(.*RandomApply\): .* \(test_transform_list.py, line \d+\)"),
+    ([functools.partial(fails, share=1)], r"\[0\] \(.*_list.fails\): .* \(test_transform_list.py, line \d+\)"),
 ], ids=lambda value: "" if isinstance(value, str) else type(value[-1]).__name__)  # fmt: skip
 def test_what_gives_no_image_of_the_size_is_named_before_training(transforms, message):
     with pytest.raises(UserError, match=r"^augmentation\.transforms" + message) as caught:

@@ -182,6 +182,7 @@ def test_warnings_of_python_are_one_line_of_the_log(caplog):
     ("optimizer=null", "optimizer=null: no such choice; .*adamw"),
     ("+hydra.sweeper.params.seed=[1,2]", r"^\+hydra.sweeper.params.seed=\[1,2\]: is set by files; type .* -m seed=1,2$"),
     ("-p datamodule", "^-p: shows a part of the settings: python train.py --cfg job -p datamodule$"),
+    ("-pdatamodule", "^-p: shows a part of the settings: python train.py --cfg job -p datamodule$"),
     ("--package=datamodule", "^-p: shows a part of the settings: python train.py --cfg job -p datamodule$"),
     ("-sc", "^-sc: needs the name of a shell: python train.py -sc install=bash$"),
 ])  # fmt: skip
@@ -190,7 +191,7 @@ def test_arguments_for_which_hydra_has_no_message_are_refused(argument, message)
         complete_overrides(argument.split(" "))
 
 
-@pytest.mark.parametrize("flags", [["-cjob", "-p", "model"], ["-call"], ["-chydra"]])
+@pytest.mark.parametrize("flags", [["-cjob", "-p", "model"], ["-call"], ["-cjob", "-pmodel.head"], ["-iall"]])
 def test_what_hydra_shows_may_be_joined_with_its_flag(flags):
     assert complete_overrides([*flags, "seed=2"])[: len(flags)] == flags
 

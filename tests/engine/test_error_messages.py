@@ -19,6 +19,7 @@ from common.atomic_io import write_text
 from engine.error_messages import user_message
 from engine.hints import quoted
 from engine.state import STATE
+from tests.support.fake_checkpoints import make_checkpoint
 
 
 @pytest.mark.parametrize(("script", "instead"), [
@@ -65,6 +66,7 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
     (["-lr=3"], "-lr: settings have no dashes: did you mean optimizer.lr=3"),
     (["-model=resnet18"], "-model: settings have no dashes: did you mean model=resnet18"),
     (["--list"], "--list: no such flag or setting; see --help\n"),
+    (["-patience=3"], "-patience: settings have no dashes: did you mean callbacks.early_stopping.patience=3 "),
     (["-M"], "-M: no such flag or setting; see --help\n"),
     (["model", "resnet18"], "model: an argument is KEY=VALUE: python train.py model=resnet18 "),
     (["model", "=", "resnet18"], "python train.py model=resnet18 "),
@@ -88,6 +90,9 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
     (["~datamodule.folds"], "~datamodule.folds: there is no such key, or it has no value already; leave this out\n"),
     (["+model=resnet18"], "+model: this group exists; choose its file without +: model=resnet18\n"),
     (["+seed=3"], "+seed: this key exists; set it without +: seed=3\n"),
+    (["optimizer.lr=0.1", "+optimizer.lr=0.2"], "+optimizer.lr: this key exists; set it without +: optimizer.lr=0.2\n"),
+    (["trainer=cuda"], "trainer=cuda: no such choice; did you mean gpu or cpu? Allowed: "),
+    (["callbacks.ema.split=3"], "callbacks.ema.split: no such key in callbacks.ema; "),
     (["stages={a:1}"], "stages={a:1}: stages takes a list or a single value: stages=[A,B]\n"),
     (["model.head=[1]"], "model.head=[1]: model.head is a group of settings; model.head.hidden_dims=VALUE sets one\n"),
     (["-m", "scheduler=null,cosine"], "scheduler=null,cosine: no such choice; did you mean none or cosine?"),
@@ -131,11 +136,15 @@ def test_of_train(in_process, tmp_path, arguments, words):
     (search_script, ["space={scheduler:[null,cosine]}"], "space: scheduler=null: no such choice; did you mean none or cosine?"),
     (search_script, ["default_space.optimizer.lr.low=1"], "cannot be changed by itself; give the whole space: 'space={"),
     (search_script, ["trails=1"], "trails: no such key; did you mean n_trials or "),
+    (predict_script, ["ckpt_path={}"], "ckpt_path: no such key; "),
+    (search_script, ["ckpt_path={}"], "ckpt_path: no such key; "),
     (predict_script, ["model=x"], "model: is not a setting of predict.py; --help lists"),
     (predict_script, ["epochs=3"], "epochs: no such key; Allowed: batch_size"),
     (report_script, ["outputs/sweeps"], "python report.py runs=outputs/sweeps "),
 ])  # fmt: skip
-def test_of_other_scripts(in_process, script, arguments, words):
+def test_of_other_scripts(in_process, tmp_path, script, arguments, words):
+    if "ckpt_path={}" in arguments:  # of which train.py takes the network
+        arguments = [f"ckpt_path={make_checkpoint(tmp_path / 'a.ckpt', image_size=16)}"]
     status, _, error = in_process(script, *arguments)
     assert status == 1 and words in error and error.count("\n") == 1, error
 

@@ -1,5 +1,6 @@
 """A screen or log that takes no more ends no command."""
 
+import importlib
 import io
 import logging
 import os
@@ -70,6 +71,20 @@ def test_a_line_of_one_thread_is_shown_while_another_imports_tqdm(monkeypatch, c
     monkeypatch.setitem(sys.modules, "tqdm", types.ModuleType("tqdm"))  # as it is until its first line has run
     ScreenHandler().emit(logging.makeLogRecord({"msg": "starting: 4 s so far"}))
     assert capsys.readouterr().out == "starting: 4 s so far\n"
+
+
+@pytest.mark.parametrize("with_tqdm", [False, True])
+def test_a_line_is_written_in_one_piece_since_processes_share_a_screen(monkeypatch, with_tqdm):
+    """In two pieces, lines of processes side by side were joined where the stream writes each piece at once."""
+    written = []
+    write_through = types.SimpleNamespace(write=lambda text: written.append(text) if text else None, flush=lambda: None)
+    monkeypatch.setattr(sys, "stdout", write_through)
+    if with_tqdm:
+        importlib.import_module("tqdm")
+    else:
+        monkeypatch.delitem(sys.modules, "tqdm", raising=False)
+    ScreenHandler().emit(logging.makeLogRecord({"msg": "epoch 1/2"}))
+    assert written == ["epoch 1/2\n"]
 
 
 @pytest.fixture

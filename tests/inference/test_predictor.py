@@ -141,6 +141,17 @@ def test_images_beyond_the_range_of_the_training_images_are_counted(model, caplo
     assert not caplog.records
 
 
+def test_only_images_that_can_be_read_are_warned_of_for_their_range(model, tmp_path, caplog):
+    path = tmp_path / "nan.tif"
+    Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(path)
+    [unreadable] = Predictor(model.backend).predict([path])
+    assert unreadable.error and not caplog.records
+    Predictor(model.backend).predict([np.full((8, 8), 900, np.uint16)] * 2)
+    assert [text.partition(" because")[0] for text in caplog.messages] == [
+        "images of more than 8 bits per channel are read with 0 as black and 65,535 as white,"
+    ]
+
+
 @pytest.mark.parametrize("item", [np.zeros((4, 4, 3)), torch.zeros(3, 4, 4), np.zeros((4, 4), np.int32)])
 def test_values_of_more_bits_need_a_range_in_the_checkpoint(model, item):
     with pytest.raises(UserError, match="whose black and white are not known"):

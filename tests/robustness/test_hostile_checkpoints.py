@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from callbacks.checkpoint import BestCheckpoint
 from common.errors import UserError
 from common.untrusted.tensors import read_safetensors
+from engine.run.resume import network_of_checkpoint
 from inference.predictor import Predictor
 from lightning_modules.checkpoint import (
     as_safetensors,
@@ -124,6 +125,16 @@ def test_files_that_are_no_archives(tmp_path, canary):
 ])  # fmt: skip
 def test_absurd_sizes_are_named_before_memory_is_taken(base, tmp_path, place, value, words):
     refused(changed(base, tmp_path / "evil.ckpt", place, value), *words)
+
+
+@pytest.mark.parametrize(("place", "value"), [
+    ("network.network", "evil.Network"), ("network.head", {"name": "evil.Head"}), ("network.backbone", "evil.Backbone"),
+    ("network.head", {"_target_": "os.system"}), ("network.dropout", "${oc.env:HOME}"), ("network.weights", "evil/hub"),
+    ("network.network", "../datamodule/elpv"), ("network.keep=1 seed", 1),
+])  # fmt: skip
+def test_a_command_takes_only_plain_settings_of_a_network(base, tmp_path, place, value):
+    assert network_of_checkpoint(base, ())
+    assert network_of_checkpoint(changed(base, tmp_path / "evil.ckpt", f"hyper_parameters.{place}", value), ()) == []
 
 
 def test_a_file_of_another_kind_as_weights_is_refused_without_the_advice_to_trust_it(tmp_path):

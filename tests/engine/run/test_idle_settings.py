@@ -11,7 +11,7 @@ from common.idle import warn_of_idle
 from engine.cli import CONF
 from engine.config.validate import validate
 from engine.run.callback_list import configured_callbacks
-from engine.run.idle_settings import idle_settings, settings_of_experiment
+from engine.run.idle_settings import idle_settings, settings_of_files
 from engine.run.stages import build_data
 from tests.support.configs import compose_verb, composed
 from tests.support.fake_checkpoints import make_checkpoint
@@ -120,23 +120,47 @@ def test_the_dropout_of_a_head_is_warned_of_where_the_linear_probe_turns_it_off(
     ]
 
 
-def test_settings_of_the_chosen_experiment_s_file_are_warned_of_unless_they_are_typed_too(train, tmp_path):
-    file = tmp_path / "conf" / "experiment" / "mine.yaml"
-    file.parent.mkdir(parents=True)
-    file.write_text(
-        "# @package _global_\ndefaults: [{override /scheduler: plateau}]\ndecision: {false_negative_cost: 5}\n"
-        "callbacks: {ema: {decay: 0.9}, linear_probe: {lr: 1e-2, steps: 0}, feature_maps: {enabled: false}}\n"
-    )
-    chosen = [*SIMPLE_CNN, f"--config-dir={tmp_path}/conf", "experiment=mine", "trainer.max_epochs=1", "stages=[fit]"]
+@pytest.fixture
+def own(tmp_path):
+    """A folder of the user's own files: an experiment that inherits from another one, and callbacks."""
+    files = {
+        "experiment/base.yaml": "# @package _global_\ndefaults: [{override /scheduler: plateau}]\n"
+        "decision: {false_negative_cost: 5}\ncallbacks: {ema: {decay: 0.8}}\n",
+        "experiment/mine.yaml": "# @package _global_\ndefaults: [base]\n"
+        "callbacks: {ema: {decay: 0.9}, linear_probe: {lr: 1e-2, steps: 0}, feature_maps: {enabled: false}}\n",
+        "callbacks/mine.yaml": "defaults: [/callbacks/shared@_here_]\nlinear_probe: {lr: 1e-2}\n",
+        "callbacks/shared.yaml": "ema: {decay: 0.9}\n",
+        "scheduler/late.yaml": "defaults: [plateau]\npatience: 9\n",
+    }
+    for name, content in files.items():
+        (file := tmp_path / "conf" / name).parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+    return f"--config-dir={tmp_path}/conf"
+
+
+@pytest.mark.parametrize("name", ["mine", pytest.param("mine.yaml", marks=pytest.mark.thorough)])
+def test_settings_of_the_chosen_experiment_s_file_are_warned_of_unless_they_are_typed_too(train, own, name):
+    chosen = [*SIMPLE_CNN, own, f"experiment={name}", "trainer.max_epochs=1", "stages=[fit]"]
     ran = train(*chosen, "decision.false_negative_cost=3")
     assert [each for each in ran.record.run.warnings if "no effect" in each] == [
         "decision.false_negative_cost=3: has no effect without decision.threshold_criterion=cost",
-        "scheduler=plateau of experiment=mine: has no effect in 1 epoch: scheduler.patience=7 needs 10",
-        "callbacks.ema.decay=0.9 of experiment=mine: has no effect without callbacks.ema.enabled=true",
-        "callbacks.linear_probe.lr=0.01 of experiment=mine: has no effect without callbacks.linear_probe.steps=STEPS",
+        f"scheduler=plateau of experiment={name}: has no effect in 1 epoch: scheduler.patience=7 needs 10",
+        f"callbacks.ema.decay=0.9 of experiment={name}: has no effect without callbacks.ema.enabled=true",
+        f"callbacks.linear_probe.lr=0.01 of experiment={name}: has no effect without callbacks.linear_probe.steps=STEPS",
     ]
     debug = train(*chosen, "debug=fast")  # which turns off much of a file
     assert debug.status == 0 and not any("experiment=mine" in each for each in debug.record.run.warnings)
+
+
+def test_settings_of_other_files_of_the_user_s_own_are_warned_of_too(train, own):
+    chosen = [*SIMPLE_CNN, own, "callbacks=[default,mine]", "scheduler=late", "trainer.max_epochs=1", "stages=[fit]"]
+    ran = train(*chosen)
+    assert ran.status == 0, ran.err
+    assert [each for each in ran.record.run.warnings if "no effect" in each] == [
+        "scheduler=late: has no effect in 1 epoch: scheduler.patience=9 needs 12",  # and not its settings again
+        "callbacks.ema.decay=0.9 of callbacks=[default,mine]: has no effect without callbacks.ema.enabled=true",
+        "callbacks.linear_probe.lr=0.01 of callbacks=[default,mine]: has no effect without callbacks.linear_probe.steps=STEPS",
+    ]
 
 
 @pytest.mark.parametrize("experiment", sorted(file.stem for file in CONF.glob("experiment/*.yaml")))
@@ -147,10 +171,10 @@ def test_no_setting_of_the_project_s_experiments_is_without_an_effect(two_colors
     whole = compose_verb("train", *typed)
     HydraConfig.instance().set_config(whole)
     try:
-        named, settings = settings_of_experiment(typed)
+        settings = settings_of_files(typed)[typed[0]]
     finally:
         HydraConfig.instance().cfg = None
-    assert named == typed[0] and settings
+    assert settings
     config = validate(OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"]))
     data = build_data(config)
     data.setup()

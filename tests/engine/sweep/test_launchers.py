@@ -162,6 +162,25 @@ def test_without_ray_the_command_names_the_extra_and_leaves_nothing(train, tmp_p
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.parametrize(("program", "reason"), [
+    ("", "there is no program sinfo"),
+    ("#!/bin/sh\necho one >&2; echo 'fatal: no source' >&2; exit 1\n", "fatal: no source"),
+])  # fmt: skip
+def test_without_slurm_a_sweep_by_it_is_refused_and_leaves_nothing(train, tmp_path, monkeypatch, program, reason):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs the extra slurm")
+    (tmp_path / "bin").mkdir()
+    if program:
+        (tmp_path / "bin" / "sinfo").write_text(program)
+        (tmp_path / "bin" / "sinfo").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    ran = train("-m", "seed=1,2", "hydra/launcher=submitit_slurm", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert ran.status == 1 and ran.err == (
+        f"ERROR: hydra/launcher=submitit_slurm: SLURM cannot be reached from this machine ({reason}); run the command on a "
+        "login node of a cluster, or use hydra/launcher=joblib\n"
+    )
+    assert not (tmp_path / "sweep").exists()
+
+
 @pytest.mark.parametrize(("n_jobs", "message"), [
     ("0", "hydra.launcher.n_jobs=0: use how many jobs run at a time, or -1 for one per core"),
     ("two", "hydra.launcher.n_jobs=two: Value 'two' of type 'str' could not be converted to Integer"),
