@@ -72,12 +72,6 @@ def test_its_best_value_so_far_counts(study):
         epochs(trial, [0.5, 0.0, 0.0, 0.0])
 
 
-def test_the_last_epoch_prunes_nothing(study):
-    trial = study().ask()
-    epochs(trial, [0.5, 0.5, 0.7, 0.0])
-    assert trial.study.trials[-1].intermediate_values == {1: 0.5, 2: 0.5, 3: 0.7, 4: 0.0}
-
-
 def test_a_smaller_loss_is_better(study):
     epochs(study("minimize").ask(), [0.9, 0.3, 0.5, 0.7], monitor="val/loss")
     with pytest.raises(TrialPruned, match=r"after epoch 2: val loss 0\.5000, median of 3"):
@@ -90,10 +84,11 @@ def test_nan_is_pruned(study):
 
 
 @pytest.mark.filterwarnings("error")  # Optuna warns of an epoch that is reported twice
-def test_a_resumed_trial_reports_the_earlier_epochs_once(study):
+@pytest.mark.parametrize("before", [0, 2])
+def test_every_epoch_of_a_trial_that_resumes_or_not_is_reported_once_and_the_last_prunes_nothing(study, before):
     trial = study().ask()
-    epochs(trial, [0.5, 0.6, 0.7, 0.8], before=2)
-    assert trial.study.trials[-1].intermediate_values == {1: 0.5, 2: 0.6, 3: 0.7, 4: 0.8}
+    epochs(trial, [0.5, 0.6, 0.7, 0.0], before=before)
+    assert trial.study.trials[-1].intermediate_values == {1: 0.5, 2: 0.6, 3: 0.7, 4: 0.0}
 
 
 def test_a_trial_that_counts_as_failed_still_completes(study):

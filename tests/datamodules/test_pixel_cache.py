@@ -76,20 +76,6 @@ def test_a_cache_is_an_ordinary_array_file_and_opens_itself_in_another_process(f
     assert np.array_equal(pickle.loads(sent)[5], cache[5])
 
 
-def test_a_changed_file_or_size_makes_another_cache(files, tmp_path):
-    before = open_pixel_cache(files, Look(32), tmp_path / "cache")
-    Image.new("RGB", (50, 50), "white").save(files[2])
-    after = open_pixel_cache(files, Look(32), tmp_path / "cache")
-    assert (after[2] == 255).all() and not (before[2] == 255).all()
-    assert open_pixel_cache(files, Look(16), tmp_path / "cache")[0].shape == (16, 16, 3)
-
-
-def test_fingerprint_is_of_the_pixels_and_not_of_the_file(files, tmp_path):
-    Image.open(files[0]).save(files[1].with_suffix(".bmp"))
-    cache = open_pixel_cache([files[0], files[1].with_suffix(".bmp"), files[2]], Look(32), tmp_path / "cache")
-    assert cache.stats.fingerprints[0] == cache.stats.fingerprints[1] != cache.stats.fingerprints[2]
-
-
 def test_unreadable_files_are_black_and_hold_the_reason(files, tmp_path):
     files[1].write_bytes(b"")
     files[3].write_text("no image")

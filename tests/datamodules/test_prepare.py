@@ -117,29 +117,6 @@ def image_with_shapes(seed):
     return Image.fromarray(blocks).resize((160, 160), Image.Resampling.BICUBIC)
 
 
-@pytest.mark.parametrize("how", ["compressed", "smaller", "brighter"])
-def test_near_duplicates_are_found_within_and_across_splits(root, tmp_path, how):
-    image = image_with_shapes(1)
-    image.save(root / "train/blue/a.png")
-    if how == "compressed":
-        image.save(root / "test/blue/b.jpg", quality=50)
-    elif how == "smaller":
-        image.resize((90, 90), Image.Resampling.LANCZOS).save(root / "test/blue/b.png")
-    else:
-        Image.fromarray((np.asarray(image) * 0.98).astype(np.uint8)).save(root / "test/blue/b.png")
-    image_with_shapes(2).save(root / "test/red/c.png")
-    _, findings = prepared(read_source(ImageFolder(root=root)), tmp_path)
-    near = [f for f in findings if f.kind == "near duplicate"]
-    assert len(near) == 1 and near[0].leak and len(near[0].groups) == 1 and len(near[0].groups[0]) == 2
-
-
-def test_an_image_under_two_labels_is_named(root, tmp_path):
-    copy(root, "train/blue/000.png", "train/red/wrong.png")
-    _, findings = prepared(read_source(ImageFolder(root=root)), tmp_path)
-    assert kinds(findings) == [("conflict", False), ("exact duplicate", False)]
-    assert "train/blue/000.png = train/red/wrong.png" in findings[0].text
-
-
 def test_imbalance_and_odd_images_are_found(tmp_path):
     root = make_images(tmp_path / "data", {"blue": 200, "red": 10}, size=64)
     Image.new("RGB", (8, 8), "red").save(root / "red" / "tiny.png")
@@ -331,19 +308,6 @@ def test_a_group_across_given_splits_is_a_leak_that_can_be_dropped(root, tmp_pat
         prepared(table(), tmp_path, on_leak="error")
     catalog, _ = prepared(table(), tmp_path, on_leak="drop")
     assert [catalog.paths[row] for row in catalog.excluded] == ["train/blue/001.png"]
-
-
-def test_a_group_across_val_and_test_is_named_and_none_of_its_images_dropped(root, tmp_path, caplog):
-    """No training image is in it, but val chooses what test measures."""
-    lines = ["path,label,split,group"]
-    for split in ("train", "val", "test"):
-        of = "train" if split == "train" else "other"
-        lines += [f"{split}/{c}/{i:03}.png,{c},{split},{of} {i}" for c in ("blue", "red") for i in range(6)]
-    (tmp_path / "table.csv").write_text("\n".join(lines))
-    catalog = read_source(CsvTable(table=tmp_path / "table.csv", root=root))
-    catalog, findings = prepared(catalog, tmp_path, on_leak="drop")
-    assert kinds(findings) == [("group", False)] and not catalog.excluded
-    assert "group: 6 named groups across val and test: other 0, other 1, other 2" in caplog.text
 
 
 def test_without_a_training_image_the_split_is_named(tmp_path):

@@ -18,7 +18,7 @@ from common.run_record import ClassScores
 from evaluation import estimates
 from evaluation.decision import measure
 from evaluation.describe import describe_metrics
-from evaluation.estimates import _of_draws, _sum_by, estimate_metrics, few_images, further_metric, resample_metrics
+from evaluation.estimates import estimate_metrics, few_images, further_metric, resample_metrics
 from evaluation.intervals import proportion
 from evaluation.score_intervals import (
     auroc_model,
@@ -87,11 +87,6 @@ def test_macro_auroc_equals_torchmetrics(digits):
     if digits is None:  # with ties its rows no longer sum to one, and torchmetrics makes probabilities of them again
         theirs = multiclass_auroc(torch.tensor(probabilities), torch.tensor(labels), 5).item()
         assert macro_auroc(labels, probabilities) == pytest.approx(theirs, abs=1e-6)
-
-
-def test_auroc_by_hand():
-    assert auroc(np.array([0, 1, 0, 1]), np.array([0.1, 0.4, 0.4, 0.8])) == (1 + 0.5 + 1 + 1) / 4
-    assert average_precision(np.array([0, 1, 0, 1]), np.array([0.1, 0.4, 0.4, 0.8])) == pytest.approx(0.5 + 0.5 * 2 / 3)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -176,13 +171,6 @@ def test_an_interval_reaches_to_the_farthest_of_its_parts(counts, resamples):
         )
         lows, highs = zip(*parts[name], of_draws, [found[name].value] * 2, strict=True)
         assert found[name].interval == pytest.approx((min(lows), min(1, max(highs))), abs=1e-9), name
-
-
-def test_the_ends_of_draws_leave_out_as_much_on_both_sides():
-    draws = np.random.default_rng(0).exponential(size=1000)
-    assert _of_draws(draws) == [pytest.approx(np.quantile(draws, [0.025, 0.975]))]
-    few = norm(draws[1:].mean(), draws[1:].std()).interval(0.95)
-    assert _of_draws(draws[1:]) == [pytest.approx(few)] and _of_draws(None) == []
 
 
 def test_bootstrap_is_seeded_and_bounded(monkeypatch):
@@ -389,14 +377,6 @@ def test_scores_cover_where_the_images_of_one_class_only_are_in_groups():
     assert (np.mean(held, axis=0) >= 0.95 - 3 * np.sqrt(0.05 * 0.95 / 150)).all()
 
 
-def test_few_resamples_give_their_mean_and_standard_deviation():
-    labels, probabilities = made_up(400, 3)
-    wide = estimate_metrics(labels, probabilities, resamples=999)["auroc"].interval
-    drawn = resample_metrics(labels, probabilities.argmax(axis=1), ranking_scores(probabilities), None, 999, 0)["auroc"]
-    low, high = drawn.mean() + np.array([-1, 1]) * 1.959964 * drawn.std()
-    assert wide.low <= low + 1e-6 and high - 1e-6 <= wide.high and wide.high - wide.low < 1.2 * (high - low)
-
-
 def test_a_metric_of_the_users_own_holds_its_value_and_is_never_of_no_width():
     labels, probabilities, _ = separated([20, 20])
 
@@ -528,16 +508,6 @@ def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call()
     assert not isinstance(caught.value, UserError)  # a defect of the caller, which keeps its traceback
-
-
-def test_metrics_of_resamples_are_those_of_their_confusion_matrices():
-    generator = np.random.default_rng(3)
-    cells = generator.integers(0, 4, (5, 6))
-    true, predicted = np.array([0, 0, 2, 2, 4, 4]), np.array([0, 3, 2, 0, 3, 4])
-    matrices = np.zeros((5, 5, 5))
-    matrices[:, true, predicted] = cells
-    assert np.array_equal(_sum_by(cells, true, 5), matrices.sum(axis=2))
-    assert np.array_equal(_sum_by(cells, predicted, 5), matrices.sum(axis=1))
 
 
 def test_the_most_confused_classes_come_first():

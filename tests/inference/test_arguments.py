@@ -54,6 +54,11 @@ def test_wrong_settings_of_predict(values, words):
         check_predict_arguments(*values)
 
 
+@pytest.mark.parametrize("threshold", [None, 0, 0.5, 1])
+def test_settings_of_predict_that_are_accepted(threshold):
+    check_predict_arguments(1, True, 1, threshold)
+
+
 @pytest.mark.parametrize(("suffix", "preprocessing", "out", "expected"), [
     (".onnx", True, None, "run/best.onnx"),
     (".onnx", False, None, "run/best_network.onnx"),

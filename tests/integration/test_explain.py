@@ -18,7 +18,7 @@ from datamodules.sources.csv_table import CsvTable
 from datamodules.sources.source import read_source
 from tests.support.fake_checkpoints import make_checkpoint, make_odd_images
 from tests.support.fake_explained import make_explained_run
-from tests.support.helpers import CHROMIUM, needs_chromium, read_csv
+from tests.support.helpers import in_chromium, needs_chromium, read_csv
 from tests.support.parsed_html import Parsed
 
 HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(2)>')
@@ -144,15 +144,6 @@ def test_no_page_without_a_readable_image(predict, tmp_path):
     assert (tmp_path / "a.csv").exists() and not (tmp_path / "a.html").exists()
 
 
-def test_an_error_leaves_nothing(predict, tmp_path):
-    checkpoint = make_checkpoint(tmp_path / "net.ckpt")
-    make_odd_images(tmp_path / "images", 1)
-    images = f"images={tmp_path}/images"
-    status, _, err = predict(f"ckpt={checkpoint}", images, "explain=true", "explain_most=0", f"out={tmp_path}/none")
-    assert not (tmp_path / "none").exists()
-    assert status == 1 and err == "ERROR: explain_most=0: use a whole number of 1 or more\n"
-
-
 def test_the_positive_class_stays_the_same_where_a_table_would_swap_the_classes(explained, predict):
     run, _, out = explained
     record = RunRecord.read(run)
@@ -199,20 +190,12 @@ def decoded(src: str) -> Image.Image:
 @pytest.mark.thorough
 @needs_chromium
 def test_the_page_in_chromium(explained):
-    playwright = pytest.importorskip("playwright.sync_api")
     _, _, out = explained
-    requested, logged = [], []
-    with playwright.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for width, scheme in ((390, "light"), (1200, "dark")):
-            view = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-            view.on("request", lambda request: requested.append(request.url))
-            view.on("console", lambda message: logged.append(message.text))
-            view.goto(f"file://{out}/predictions.html")
+    for width, scheme in ((390, "light"), (1200, "dark")):
+        with in_chromium(out / "predictions.html", color_scheme=scheme) as (view, requests, messages):
+            view.set_viewport_size({"width": width, "height": 900})
             assert view.evaluate("document.documentElement.scrollWidth") <= width
             assert view.evaluate("[...document.images].every(i => i.naturalWidth > 0)")
             paper = view.evaluate("getComputedStyle(document.body).backgroundColor")
             assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
-            view.close()
-        browser.close()
-    assert {url.partition(":")[0] for url in requested} <= {"file", "data"} and logged == []
+            assert {url.partition(":")[0] for url in requests} <= {"file", "data"} and messages == []

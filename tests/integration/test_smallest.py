@@ -152,13 +152,11 @@ def test_a_run_of_the_race_is_an_ordinary_run(found):
     ("arguments", "message"),
     [
         (["limits.macs=10"], "limits: none of 3 candidates is within the limits"),
-        pytest.param(["good_enough=1"], "good_enough=1: use a difference", marks=pytest.mark.thorough),
         pytest.param(
             ["datamodule.folds=100"],
             "datamodule.folds=100: use 2 or more, up to the 72 images",
             marks=pytest.mark.thorough,
         ),
-        pytest.param(["candidates.weights.shufflenet_v2_x0_5=missing.pth"], "missing.pth", marks=pytest.mark.thorough),
         pytest.param(["storage=here"], "storage=here: not a URL of a database", marks=pytest.mark.thorough),
         (["datamodule.root=nowhere"], "nowhere"),
         (

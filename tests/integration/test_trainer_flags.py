@@ -295,13 +295,7 @@ def test_results_are_in_the_precision_in_which_the_network_is_used(train, precis
 @pytest.mark.thorough
 def test_clipping_reaches_the_optimizer(train):
     """SGD moves each weight by no more than the learning rate times the largest allowed gradient."""
-    flags = (
-        "optimizer=sgd",
-        "optimizer.lr=1",
-        "scheduler=none",
-        "trainer.max_steps=1",
-        "trainer.gradient_clip_algorithm=value",
-    )
+    flags = ("optimizer=sgd", "optimizer.lr=1", "scheduler=none", "trainer.max_steps=1")
     weights = []
     for clip in ("1e-6", "1e-12"):
         ran = train(*SIMPLE_CNN, *flags, "trainer.gradient_clip_algorithm=value", f"trainer.gradient_clip_val={clip}")
@@ -379,16 +373,6 @@ def test_limits_leave_images_of_every_class_and_the_same_in_each_epoch(train, mo
     card = (ran.folder / "MODEL_CARD.md").read_text()
     assert "Accuracy on 8 of 14 test images only: " in card and "class (on 8 of 14 test images only)" in card
     assert not re.search(r"(?i)test accuracy|accuracy test|\btest: ", ran.out + card)
-
-
-@pytest.mark.thorough
-def test_a_debug_run_never_replaces_the_results_of_a_run(train):
-    ran = train(*SIMPLE_CNN)
-    before = (ran.folder / "result.json").read_bytes()
-    last = f"ckpt_path={ran.folder}/checkpoints/last.ckpt"
-    refused = train(last, "trainer.max_epochs=3", "trainer.limit_test_batches=1", small=False, to=ran.folder)
-    assert refused.status == 1 and "a debug run, whose results would replace those of the run in" in refused.err
-    assert (ran.folder / "result.json").read_bytes() == before and (ran.folder / "checkpoints/best.ckpt").is_file()
 
 
 @pytest.mark.thorough
@@ -478,9 +462,7 @@ def test_debug_on_top_of_a_run_that_resumes_sets_its_flags_and_marks_it(train):
 
 
 @pytest.mark.thorough
-def test_a_sweep_of_a_debug_file_is_refused_and_one_of_debug_runs_has_no_page(train, tmp_path):
-    refused = train("-m", "debug=fast", "seed=1,2")
-    assert refused.status == 1 and refused.err.startswith("ERROR: debug=fast in a sweep: a debug run is never ranked")
+def test_debug_runs_of_a_sweep_are_not_on_its_page(train, tmp_path):
     folder = tmp_path / "sweep"
     ran = train(
         "-m", *SIMPLE_CNN, "trainer.max_epochs=1", "trainer.limit_train_batches=1,null", f"hydra.sweep.dir={folder}"

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageDraw
-from torch.nn import functional
 
 import export as script
 import predict as predict_script
@@ -26,7 +25,7 @@ from inference.demo.server import WebServer
 from inference.explain.explainer import Explainer
 from inference.explain.overlay import overlay
 from inference.export import export as module
-from inference.export import onnx_file, preprocessing
+from inference.export import onnx_file
 from inference.export.web import web_folder
 from inference.export.web.onnxruntime_web import FILES, find_runtime
 from inference.export.web.web_folder import WebFolder
@@ -154,35 +153,6 @@ def test_the_command_writes_one_folder(without_npm, run, graph, in_process, tmp_
     assert about["classes"] == ["ants", "bees"] and about["decision"]["threshold"] == DECISION.threshold
     assert about["bytes"] == len(written["model.onnx"]) and not about["deep"]
     assert OnnxBackend(tmp_path / "site" / "model.onnx", "cpu").description.classes == ["ants", "bees"]
-
-
-def shift(normalize):
-    return lambda pixels, mean, std: normalize(pixels, [0.4, *mean[1:]], std)
-
-
-def swap_channels(normalize):
-    return lambda pixels, mean, std: normalize(pixels.flip(1), mean, std)
-
-
-def resize_roughly(resize_tensor):
-    def nearest(pixels, size, *_):
-        return functional.interpolate(pixels.permute(0, 3, 1, 2).float(), (size, size)).byte().permute(0, 2, 3, 1)
-
-    return nearest
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize(("part", "broken"), [
-    ("normalize", shift), ("normalize", swap_channels), ("resize_tensor", resize_roughly),
-])  # fmt: skip
-def test_a_folder_that_answers_in_another_way_is_not_written(
-    without_npm, run, graph, tmp_path, monkeypatch, part, broken
-):
-    monkeypatch.setattr(preprocessing, part, broken(getattr(preprocessing, part)))
-    monkeypatch.setattr(onnx_file, "GRAPHS", {})
-    with pytest.raises(UserError, match=r"format=web .*above largest_difference=0\.0001; nothing was written"):
-        module.export(str(run.best_checkpoint), format=WebFolder(str(CACHE)), out=str(tmp_path / "site"))
-    assert not (tmp_path / "site").exists()
 
 
 def change_weights(monkeypatch, name: str, change) -> None:

@@ -114,8 +114,8 @@ def test_the_networks_that_are_compared_are_named_where_seeds_are_missing(run, s
 
 
 def test_where_another_metric_chose_the_epochs_the_first_by_that_one_is_named(run, summary):
-    values = {"a": (0.8, 0.9), "b": (0.95, 0.8)}
-    for name, wrong in (("a", {0}), ("b", {0, 1, 2})):
+    values = {"b": (0.8, 0.9), "a": (0.95, 0.8)}
+    for name, wrong in (("b", {0}), ("a", {0, 1, 2})):
         for seed in (1, 2):
             folder = run(f"{name}{seed}", seed=seed, choices={"model": name}, wrong={"val": wrong, "test": wrong})
             change_record(folder, best={"monitor": "val/accuracy", "value": values[name][seed - 1]})
@@ -125,13 +125,13 @@ def test_where_another_metric_chose_the_epochs_the_first_by_that_one_is_named(ru
             change_record(folder.parent / f"{name}{seed}", best={"monitor": "val/auroc", "value": of_seeds[seed - 1]})
     text = "Epochs were chosen by val/auroc, but rows are ranked and compared by accuracy."
     found = answer(summary().groups[0])
-    assert found[0].startswith("The best by validation is model=a")
-    assert found[-1] == f"{text} The first by val/auroc is model=b with 0.875, which is not tested."
-    change_record(folder.parent / "b2", best={"value": None})
+    assert found[0].startswith("The best by validation is model=b")
+    assert found[-1] == f"{text} The first by val/auroc is model=a with 0.875, which is not tested."
+    change_record(folder.parent / "a2", best={"value": None})
     assert (
-        answer(summary().groups[0])[-1] == f"{text} The first by val/auroc is model=a with 0.850, which is not tested."
+        answer(summary().groups[0])[-1] == f"{text} The first by val/auroc is model=b with 0.850, which is not tested."
     )
-    change_record(folder.parent / "b2", best={"monitor": "val/f1"})
+    change_record(folder.parent / "a2", best={"monitor": "val/f1"})
     assert "Epochs were chosen" not in " ".join(answer(summary().groups[0]))
 
 
@@ -146,6 +146,9 @@ def test_seeds_are_matched(run, summary):
     assert b.comparison.n_unused_seeds == 1
     assert b.comparison.details.endswith(", 1 common seed")  # beside means over both
     assert c.comparison.verdict == "not compared: it has no seed in common with the best"
+    for seed in (1, 2):
+        run(f"d{seed}", seed=seed, choices={"model": "d"}, wrong={"val": {1, 2, 3}})
+    assert "With one seed in common with the best, these trained" in " ".join(answer(summary().groups[0]))  # the fewest
 
 
 def test_where_test_predictions_lack_the_validation_ones_are_compared(run, summary):

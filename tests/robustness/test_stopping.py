@@ -190,11 +190,6 @@ def test_interrupted_between_training_and_test_only_the_test_is_run(train, finis
     assert ran.record.test == finished_run.record.test
 
 
-def test_a_finished_run_is_not_overwritten(train, finished_run):
-    again = train(to=finished_run.folder)
-    assert again.status == 1 and "holds a finished run" in again.err and "stages=[test]" in again.err
-
-
 def test_a_checkpoint_that_cannot_be_written_is_absent(tmp_path, monkeypatch):
     def full(path, content):
         raise OSError(28, "No space left on device", str(path))

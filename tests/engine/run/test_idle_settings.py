@@ -3,9 +3,11 @@
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
+from PIL import Image
 
 from common.idle import warn_of_idle
 from engine.cli import CONF
@@ -31,12 +33,17 @@ def places(two_colors, tmp_path_factory) -> dict:
         "path,label\n" + "".join(f"{color}/{n:03}.png,{color}\n" for color in ("red", "blue") for n in range(5))
     )
     made = make_checkpoint(folder / "teacher.ckpt", decision=None)
-    return {"root": two_colors, "cache": folder / "cache", "three": three, "table": table, "teacher": made}
+    untested = make_images(folder / "untested", {f"{s}/{c}": 5 for s in ("train", "val") for c in ("blue", "red")})
+    deep = make_images(folder / "deep", {f"{s}/{c}": 5 for s in ("train", "val", "test") for c in ("blue", "red")})
+    for number, file in enumerate(deep.glob("val/*/*")):
+        Image.fromarray(np.full((16, 16), 1000 + number, np.uint16)).save(file)
+    return {"root": two_colors, "cache": folder / "cache", "three": three, "table": table, "teacher": made,
+            "untested": untested, "deep": deep}  # fmt: skip
 
 
-def warned(places: dict, caplog, *overrides: str, pretrained: bool = False) -> list[str]:
+def warned(places: dict, caplog, *overrides: str, **given: bool) -> list[str]:
     """Return the warnings of a run with these settings on two colors."""
-    typed = [each.format(**places) if "{root" in each or "{t" in each else each for each in overrides]
+    typed = [each.format(**places) if re.search("{(r|t|u|de)", each) else each for each in overrides]
     place = [f"datamodule.cache={places['cache']}"]
     place += [f"datamodule.root={places['root']}"] if not any("datamodule.root" in each for each in typed) else []
     config = validate(composed(*DATA, *place, *typed))
@@ -44,7 +51,7 @@ def warned(places: dict, caplog, *overrides: str, pretrained: bool = False) -> l
     data.setup()
     caplog.clear()
     configured = configured_callbacks(config)
-    warn_of_idle(typed, idle_settings(config, configured, data, pretrained=pretrained, on_gpu=False))
+    warn_of_idle(typed, idle_settings(config, configured, data, **{"pretrained": False, "on_gpu": False} | given))
     return [record.getMessage() for record in caplog.records]
 
 
@@ -59,6 +66,9 @@ def warned(places: dict, caplog, *overrides: str, pretrained: bool = False) -> l
     ([*FOCAL], ""),
     ([*FOCAL, "callbacks.distillation.weight=1"], "loss=focal: has no effect with callbacks.distillation.weight=1"),
     ([*FOCAL, "callbacks.distillation.weight=0"], "teacher={teacher}: has no effect with callbacks.distillation.weight=0"),
+    ([*FOCAL, "callbacks.distillation.weight=0.5", "callbacks.distillation.temperature=2"], ""),
+    (["callbacks.distillation.weight=0", "callbacks.distillation.temperature=2", "teacher={teacher}"],
+     "callbacks.distillation.temperature=2 and teacher={teacher}: have no effect with callbacks.distillation.weight=0"),
     (["callbacks.freeze_batch_norm.enabled=true", "callbacks.freeze_batch_norm.lr_factor=0.5"],
      "callbacks.freeze_batch_norm.lr_factor=0.5: has no effect without callbacks.freeze_batch_norm.enabled=auto"),
     (["callbacks.freeze_batch_norm.enabled=auto", "callbacks.freeze_batch_norm.lr_factor=0.5"], ""),
@@ -73,12 +83,19 @@ def warned(places: dict, caplog, *overrides: str, pretrained: bool = False) -> l
     (["datamodule.split_seed=3", "datamodule.root={three}"], ""),
     (["datamodule.split_seed=3", "datamodule.folds=2", "datamodule.fold=0"], ""),
     (["datamodule.range=[0,99]"], "datamodule.range=[0,99]: has no effect on images of 8 bits per channel"),
+    (["datamodule.range=[0,99]", "datamodule.root={deep}"], ""),
+    (["datamodule=csv", "datamodule.table={table}", "datamodule.source.root={three}", "datamodule.batch_size=1"], ""),
     (["datamodule.table={table}", "datamodule=torchvision", "datamodule.source.dataset=CIFAR10", "datamodule.root={three}",
       "datamodule.batch_size=1"],
      "datamodule.source.dataset=CIFAR10: has no effect with datamodule.table, which lists the images"),
     (["trainer.limit_test_batches=2", "stages=[fit]"],
      "trainer.limit_test_batches=2: has no effect without an evaluation of test images"),
     (["trainer.limit_test_batches=2"], ""),
+    (["trainer.limit_test_batches=2", "datamodule.root={untested}"],
+     "trainer.limit_test_batches=2: has no effect without an evaluation of test images"),
+    (["trainer.limit_test_batches=2", "datamodule.folds=2", "datamodule.fold=0"],
+     "trainer.limit_test_batches=2: has no effect without an evaluation of test images"),
+    (["trainer.limit_test_batches=2", "datamodule.folds=2", "datamodule.fold=0", "stages=[test]", "ckpt_path={teacher}"], ""),
     (["trainer.cuda_graphs=true"], "trainer.cuda_graphs=true: has no effect without a GPU"),
     (["trainer.cuda_graphs=auto"], ""),
     (["datamodule.gpu_cache_gib=1"], "datamodule.gpu_cache_gib=1: has no effect without a GPU"),
@@ -87,10 +104,15 @@ def warned(places: dict, caplog, *overrides: str, pretrained: bool = False) -> l
     (["ckpt_path={teacher}", "model.weights=auto"], "model.weights=auto: has no effect with ckpt_path, which has weights"),
     (["trainer.fast_dev_run=2", "trainer.max_epochs=5"],
      "trainer.max_epochs=5: has no effect with trainer.fast_dev_run=2"),
+    (["trainer.fast_dev_run=true", "trainer.min_steps=5"],
+     "trainer.min_steps=5: has no effect with trainer.fast_dev_run=true"),
     (["trainer.min_epochs=2"],
      "trainer.min_epochs=2: has no effect where nothing ends the training early, as callbacks=early_stopping would"),
     (["trainer.min_epochs=2", "callbacks=early_stopping"], ""),
     (["trainer.min_epochs=2", "trainer.max_time=00:00:10:00"], ""),
+    (["trainer.min_epochs=2", "+callbacks.mine._target_=lightning.pytorch.callbacks.Timer",
+      "+callbacks.mine.duration=00:00:10:00"], ""),
+    (["trainer.min_epochs=2", "+callbacks.mine._target_=tests.integration.test_configs.Stamp"], ""),
     (["scheduler.epochs=99", "trainer.max_steps=9"],
      "scheduler.epochs=99: has no effect with trainer.max_steps, which the schedule follows"),
     (["scheduler=plateau", "trainer.max_epochs=9"],
@@ -99,6 +121,8 @@ def warned(places: dict, caplog, *overrides: str, pretrained: bool = False) -> l
     (["callbacks=early_stopping", "trainer.max_epochs=6"],
      "callbacks=early_stopping: has no effect in 6 epochs: callbacks.early_stopping.patience=5 needs 7"),
     (["callbacks=early_stopping", "trainer.max_epochs=7"], ""),
+    (["+callbacks.early_stopping._target_=lightning.pytorch.callbacks.EarlyStopping",
+      "+callbacks.early_stopping.monitor=val/loss", "trainer.max_epochs=1"], ""),
     (["callbacks=early_stopping", "callbacks.early_stopping.patience=0", "trainer.max_epochs=2"],
      "callbacks=early_stopping and callbacks.early_stopping.patience=0: have no effect in 2 epochs: "
      "callbacks.early_stopping.patience=0 needs 3"),
@@ -112,8 +136,20 @@ def test_what_was_typed_without_an_effect_is_warned_of(places, caplog, overrides
     assert warned(places, caplog, *overrides) == [warning.format(**places)] * bool(warning)
 
 
+def test_runs_on_gpus_use_their_settings(places, caplog, monkeypatch):
+    assert not warned(places, caplog, "datamodule.gpu_cache_gib=1", "trainer.benchmark=true", on_gpu=True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert not warned(places, caplog, "trainer=ddp", "trainer.sync_batchnorm=true", on_gpu=True)
+
+
+def test_a_job_of_a_sweep_evaluates_with_the_settings_of_its_run(places, caplog):
+    typed = ("stages=[test]", "ckpt_path={teacher}", "optimizer.lr=0.1")
+    assert warned(places, caplog, *typed) and not warned(places, caplog, *typed, in_sweep=True)
+
+
 def test_the_dropout_of_a_head_is_warned_of_where_the_linear_probe_turns_it_off(places, caplog):
     typed = ("model=truncated", "model.image_size=32", "model.head.dropout=[0.5]", "callbacks.linear_probe.steps=5")
+    assert not warned(places, caplog, *typed[:-1], pretrained=True)
     assert not warned(places, caplog, *typed)
     assert warned(places, caplog, *typed, pretrained=True) == [
         "model.head.dropout=[0.5]: has no effect with callbacks.linear_probe, which turns the dropout of the head off"

@@ -9,7 +9,6 @@ from PIL import Image
 from callbacks.checkpoint import BestCheckpoint, LastCheckpoint
 from callbacks.freeze_backbone import FreezeBackbone
 from callbacks.freeze_batch_norm import FreezeBatchNorm
-from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import DataInfo, RunRecord
 from datamodules.sources.catalog import Catalog
@@ -215,12 +214,6 @@ def test_excluded_images_are_in_the_record(prepared, tmp_path, caplog):
     assert "empty" in excluded["train/red/broken.png"]
     assert [(finding.kind, finding.leak) for finding in info.audit] == [("exact duplicate", True)]
     assert info.n_train == 15 and "000.png" in caplog.text
-
-
-def test_select_on_test_needs_a_test_split(prepared, tmp_path):
-    root = make_images(tmp_path / "data", {f"{s}/{c}": 8 for s in ("train", "val") for c in ("blue", "red")})
-    with pytest.raises(UserError, match=r"datamodule\.select_on=test needs a test split"):
-        prepared("datamodule.select_on=test", root=root)
 
 
 def test_callbacks_come_in_the_order_that_they_need(tmp_path):

@@ -135,14 +135,19 @@ def test_a_training_that_was_cut_off_is_not_tested(answerer):
     assert found.opened == [([RunKey(1, 1), RunKey(0, 1)], "test", RunKey(1, 1))]
 
 
-def test_an_exported_file_that_was_deleted_is_exported_again(answerer, tmp_path, monkeypatch):
+def test_a_file_that_was_deleted_or_never_exported_is_exported(answerer, tmp_path, monkeypatch):
     made, exported = answerer([50], deploy="onnx_int8"), []
     made.choose([0])
     trained = RunRecord(deployed=Deployed(format="onnx_int8", file="best_int8.onnx"))
     trained.folder = RunFolder(tmp_path / "a")
     trained.folder.path.mkdir()
     made.runs.record, made.runs.progress = lambda key: trained, Progress()
-    monkeypatch.setattr(answer, "deploy", lambda record, name, checkpoint: exported.append(name))
+
+    def deploy(record, name, checkpoint) -> None:
+        exported.append(name)
+        record.deployed = Deployed(format=name, file="best_int8.onnx")
+
+    monkeypatch.setattr(answer, "deploy", deploy)
     monkeypatch.setattr(answer, "write_record", lambda record: None)
     (tmp_path / "a" / "best_int8.onnx").touch()
     made._deploy()
@@ -150,6 +155,9 @@ def test_an_exported_file_that_was_deleted_is_exported_again(answerer, tmp_path,
     (tmp_path / "a" / "best_int8.onnx").unlink()
     made._deploy()
     assert exported == ["onnx_int8"]
+    trained.deployed = None  # never exported
+    made._deploy()
+    assert exported == ["onnx_int8"] * 2
 
 
 def test_the_front_of_two_costs_is_that_of_brute_force(answerer):

@@ -1,5 +1,6 @@
 """Decisions that are kept, the clock of the budget, and predicted times."""
 
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -9,6 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from common.errors import UserError
+from common.locks import locked
 from common.run_folder import RunFolder
 from common.run_record import EpochSpeed, RunRecord, Throughput, write_record
 from common.smallest_record import Candidate, Costs
@@ -45,6 +47,17 @@ def test_a_decision_is_taken_once_and_again_for_another_budget(tmp_path):
     assert Plan(tmp_path, Budget(20)).decide("race", decide) == [3]
     (tmp_path / "plan.json").write_text("{damaged")
     assert Plan(tmp_path, Budget(20)).decide("race", decide) == [4]
+
+
+def test_a_decision_waits_for_another_process_that_decides(tmp_path):
+    made = []
+    thread = threading.Thread(target=lambda: made.append(Plan(tmp_path, Budget(10)).decide("race", lambda: [1])))
+    with locked(tmp_path / "plan.lock"):
+        thread.start()
+        thread.join(0.2)
+        assert made == []
+    thread.join(30)
+    assert made == [[1]]
 
 
 def test_a_new_decision_discards_those_that_depend_on_it(tmp_path):

@@ -58,6 +58,7 @@ def test_a_frozen_network_is_the_reference_where_its_probe_exceeds_what_fine_tun
     assert reference(listed, 10 / 0.35, head_seconds) == (1, False)
     assert reference(listed, 1000, head_seconds) == (2, False)
     assert reference(listed, None, head_seconds) == (2, False)
+    assert reference(listed[2:], 2.5 / 0.35, head_seconds) == (0, True)  # its head takes 2.5 s
     listed[2] = candidate(10**9, 0.95)  # whose head takes 25 s
     assert reference(listed, 10 / 0.35, head_seconds) == (1, False)
 
@@ -126,6 +127,7 @@ def test_random_weights_that_were_asked_for_have_the_places_that_are_left_and_ot
 def test_what_costs_as_much_as_the_reference_does_not_race_and_without_the_best_neither_does_a_better_probe():
     listed = [candidate(10**7, 0.90), candidate(10**8, 0.90), candidate(10**8, 0.91), candidate(10**9, 0.95)]
     assert race(listed, 1, 0.92, 8, 400, head_seconds) == [(3, "frozen"), 0, 2]  # 2 is cheaper than 3
+    assert race([listed[0], candidate(10**7, 0.93)], 0, 0.92, 8, 400, head_seconds) == [1]  # as expensive: fine-tuned
     later = pick_race(listed, Racer(1, False, 0.0), "macs", 0.92, 8, Times(seconds, head_seconds), 400, with_best=False)
     assert [(each.index, each.frozen) for each in later] == [(0, False)]
 

@@ -63,7 +63,7 @@ def test_all_rows_stay_with_groups_and_weights_and_the_least_certain_come_first(
         shares = {"x": p, "y": 1 - p}
         labels.add(ImageInput(path, tmp_path / path, label), Prediction(path, "", max(shares, key=shares.get), shares))
     labels.add(ImageInput("ü.png", tmp_path / "ü.png", "y"), Prediction("ü.png", error="cut off"))
-    labels.write(tmp_path / "check.csv")
+    assert labels.write(tmp_path / "check.csv")  # with images of train
     rows = read_csv(tmp_path / "check.csv")
     assert [row["path"] for row in rows] == ["c.png", "d.png", "a,b.png", "ü.png", "e.png"]
     assert rows[0] == {"path": "c.png", "label": "y", "split": "test", "group": "", "weight": "1.0", "predicted": "x",
@@ -100,5 +100,7 @@ def test_a_column_of_the_user_s_own_is_kept(tmp_path, caplog):
     review.add(ImageInput("a.png", tmp_path / "a.png", "x"), Prediction("a.png", "", "y", {"x": 0.4, "y": 0.6}))
     review.write(tmp_path / "check.csv")
     assert (tmp_path / "check.csv").read_text() == table and "your own column predicted is kept" in caplog.text
+    (tmp_path / "splits.csv").write_text(table.replace("train", "val"))
+    assert review.write(tmp_path / "val.csv") is False
     catalog = read_source(CsvTable(table=tmp_path / "check.csv", root=tmp_path))
     assert list(catalog.subsets) == ["predicted"]  # as in the run that is reviewed
