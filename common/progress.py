@@ -31,7 +31,7 @@ class Progress:
     _innermost: ClassVar["Progress | None"] = None
 
     def __init__(self, text: str = "", log: logging.Logger | None = None, own: str = ""):
-        self._log, self._own = log or logging.getLogger(__name__), own
+        self._log, self.own = log or logging.getLogger(__name__), own
         self._silence_s: float | None = None  # None: SILENCE_S
         self.then_every_s: float | None = None  # seconds of silence that are allowed after its next line
         self._ended = threading.Event()
@@ -47,7 +47,7 @@ class Progress:
             self._shown_s = self._outer._shown_s
         elif Progress.screen_s is not None:  # the silence of two short ones in a row adds up
             self._shown_s = Progress.screen_s
-        if self._outer is None or not self._outer._own:
+        if self._outer is None or not self._outer.own:
             Progress._innermost = self
         self._thread.start()
         return self
@@ -74,7 +74,7 @@ class Progress:
 
     def is_own(self, record: logging.LogRecord) -> bool:
         """Return whether a line is on the screen."""
-        return record.name.startswith(self._own)
+        return record.name.startswith(self.own)
 
     def _repeat(self) -> None:
         while not self._ended.wait(POLL_S):

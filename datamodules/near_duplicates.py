@@ -200,6 +200,8 @@ class Search:
         )
         proposed = _pairs_of(plain, nearest)
         most = max(MOST_PAIRS, len(self.numbers) // 5)
+        if self.progress:
+            self.progress.set(f"comparing {min(len(proposed), most):,} similar pairs of images")
         self._ask(proposed[:most], self._same_texture)
         for group in connected(self.pairs[self.same & is_plain[self.pairs].all(axis=1)]):
             if 2 < len(group) <= COMPLETED:
