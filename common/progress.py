@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from common.text import duration
+from common.text import duration, plural
 
 SILENCE_S = 4.0  # seconds of silence after which a line is shown
 EVERY_S = 60.0  # the same after the first line within an epoch or a sweep, which have lines of their own
@@ -68,9 +68,9 @@ class Progress:
         """Set what is done from now on, for the next line; `how_far` may be a function that is called then."""
         self._text, self.how_far, self._begun_s, self._is_count = text, how_far, time.monotonic(), False
 
-    def count(self, done: int, total: int) -> None:
+    def count(self, done: int, total: int, what: str = "image") -> None:
         """Set how far it is, for the next line: `40 of 200 images, 12 s`."""
-        self.how_far, self._is_count = f"{done:,} of {total:,} images", True
+        self.how_far, self._is_count = f"{done:,} of {plural(total, what)}", True
 
     def is_own(self, record: logging.LogRecord) -> bool:
         """Return whether a line is on the screen."""
