@@ -16,7 +16,7 @@ from common.atomic_io import atomic_open, write_csv
 from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import SplitMetrics
-from common.text import clean
+from common.text import clean, join_words
 from common.untrusted.tables import LARGEST_TABLE, check_size, iterate_csv
 
 log = logging.getLogger(__name__)
@@ -253,10 +253,12 @@ def pair(a: Predictions, b: Predictions) -> None:
         UserError: classes, images (how many are in only one, with an example) or labels differ.
     """
     name_a, name_b = a.source.path, b.source.path
-    if sorted(a.classes) != sorted(b.classes):
+    only = {name: sorted({*one.classes} - {*other.classes}) for name, one, other in ((name_a, a, b), (name_b, b, a))}
+    if any(only.values()):
+        found = "; ".join(f"only in {name}: {join_words(classes)}" for name, classes in only.items() if classes)
         raise UserError(
-            f"{name_a} and {name_b} have different classes ({', '.join(a.classes)}; {', '.join(b.classes)}); "
-            "compare runs on the same data"
+            f"{name_a} and {name_b} have different classes ({found}); compare runs on the same data; after renaming a class, "
+            "repeat the earlier run on the renamed data"
         )
     if a.fingerprints != b.fingerprints:
         only_a = Counter(a.fingerprints) - Counter(b.fingerprints)

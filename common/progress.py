@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from common.text import duration
+from common.text import duration, plural
 
 SILENCE_S = 4.0  # seconds of silence after which a line is shown
 EVERY_S = 60.0  # the same after the first line within an epoch or a sweep, which have lines of their own
@@ -31,7 +31,7 @@ class Progress:
     _innermost: ClassVar["Progress | None"] = None
 
     def __init__(self, text: str = "", log: logging.Logger | None = None, own: str = ""):
-        self._log, self._own = log or logging.getLogger(__name__), own
+        self._log, self.own = log or logging.getLogger(__name__), own
         self._silence_s: float | None = None  # None: SILENCE_S
         self.then_every_s: float | None = None  # seconds of silence that are allowed after its next line
         self._ended = threading.Event()
@@ -47,7 +47,7 @@ class Progress:
             self._shown_s = self._outer._shown_s
         elif Progress.screen_s is not None:  # the silence of two short ones in a row adds up
             self._shown_s = Progress.screen_s
-        if self._outer is None or not self._outer._own:
+        if self._outer is None or not self._outer.own:
             Progress._innermost = self
         self._thread.start()
         return self
@@ -68,13 +68,13 @@ class Progress:
         """Set what is done from now on, for the next line; `how_far` may be a function that is called then."""
         self._text, self.how_far, self._begun_s, self._is_count = text, how_far, time.monotonic(), False
 
-    def count(self, done: int, total: int) -> None:
+    def count(self, done: int, total: int, what: str = "image") -> None:
         """Set how far it is, for the next line: `40 of 200 images, 12 s`."""
-        self.how_far, self._is_count = f"{done:,} of {total:,} images", True
+        self.how_far, self._is_count = f"{done:,} of {plural(total, what)}", True
 
     def is_own(self, record: logging.LogRecord) -> bool:
         """Return whether a line is on the screen."""
-        return record.name.startswith(self._own)
+        return record.name.startswith(self.own)
 
     def _repeat(self) -> None:
         while not self._ended.wait(POLL_S):

@@ -107,7 +107,8 @@ class AuditFinding:
     """Something suspicious about the images."""
 
     kind: str
-    """conflict, group, exact duplicate, near duplicate, imbalance, odd, pages, names, few levels, bit depth or streamed."""
+    """conflict, group, exact duplicate, near duplicate, series, imbalance, odd, pages, names, few levels, bit depth or
+    streamed."""
     leak: bool
     """Whether training images are also in val or test."""
     text: str

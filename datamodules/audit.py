@@ -1,5 +1,6 @@
 """Find what is wrong with the images at the start of every run, from one scan of the files and the cached pixels."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ from datamodules.sources.catalog import SPLITS, Catalog, repeated_rows
 
 IMBALANCE = 10  # ratio of the largest class to the smallest from which on a finding is reported
 NAMED = 3  # files named on the screen for a finding
+SERIES_PAIRS = 20  # similar pairs from which on names are compared
+SERIES_SHARE = 0.5  # share of them within one series of names from which on a finding is reported
+SERIES_CHANCE = 0.1  # the largest share by chance, of that one
+LAST_NUMBER = re.compile(r"\d+(?=\D*(\.\w+)?$)")
 
 
 @dataclass
@@ -44,6 +49,7 @@ def audit(catalog: Catalog, pixels: PixelCache, near: NearDuplicates | None = No
         *_named_groups(catalog, rows),
         *_by_split("exact duplicate", catalog, exact),
         *_near_duplicates(catalog, pixels, rows, near),
+        _series(catalog, rows, near.unlike),
         _balance(catalog),
         _odd(catalog, stats, rows),
         _pages(catalog, stats, rows),
@@ -98,6 +104,35 @@ def _near_duplicates(
     pairs = [pair for each in of_pairs for pair in _spread(catalog, *each)]
     findings = _by_split(kind, catalog, connected(pairs), pairs)
     return [*findings, *(Finding(kind, f"{kind}: {note}", []) for note in near.notes)]
+
+
+def _series(catalog: Catalog, rows: np.ndarray, similar: np.ndarray) -> Finding | None:
+    """Find similar images across splits whose names differ only in the last number, such as frames of a video.
+
+    Frames of a smooth surface have only noise in their texture, so they are not near duplicates. Where a class has few such
+    series of names, similar images share one by chance.
+
+    Args:
+        similar: (pairs, 2) rows that look alike in small and are not near duplicates.
+    """
+    if len(similar) < SERIES_PAIRS:
+        return None
+    series = np.full(len(catalog), -1)
+    names = [f"{catalog.labels[row]} {LAST_NUMBER.sub('', catalog.paths[row])}" for row in rows]
+    _, series[rows], sizes = np.unique(names, return_inverse=True, return_counts=True)
+    is_same = series[similar[:, 0]] == series[similar[:, 1]]
+    by_chance = (sizes**2).sum() / (np.bincount(catalog.labels[rows]) ** 2).sum()
+    if is_same.mean() < SERIES_SHARE or by_chance > SERIES_CHANCE * is_same.mean():
+        return None
+    pairs = [pair for pair in similar[is_same].tolist() if len(set(catalog.splits[pair])) > 1]
+    if not pairs:
+        return None
+    text = (
+        f"series: {plural(len(pairs), 'pair')} of similar images across splits with names that differ only in the last "
+        f"number: {' and '.join(catalog.paths[row] for row in pairs[0])}; if they show the same object, as frames of a video "
+        "do, accuracies are too high: give a table with a column group, such as the video (datamodule.table=FILE)"
+    )
+    return Finding("series", text, _differing_first(connected(pairs), catalog.splits))
 
 
 def _spread(catalog: Catalog, one: list[int], other: list[int]) -> list[tuple[int, int]]:

@@ -15,7 +15,7 @@ import io
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -77,6 +77,7 @@ class NearDuplicates:
 
     pairs: np.ndarray  # (pairs, 2) rows, each the first of its exact copies, the lower one first
     notes: list[str]
+    unlike: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))  # similar, but not the same
 
 
 @dataclass
@@ -158,8 +159,10 @@ def find_pairs(rows: np.ndarray, pixels: PixelCache, progress: Progress | None =
         if not np.array_equal(numbers, kept.compared):
             kept = Search(numbers, rows[first], pixels, kept, progress).run()
             kept.save(path)
-    pairs = np.sort(rows[first][np.searchsorted(numbers, kept.pairs[kept.same])], axis=1)
-    return NearDuplicates(pairs[np.lexsort(pairs.T[::-1])], kept.notes)
+    pairs = np.sort(rows[first][np.searchsorted(numbers, kept.pairs)].reshape(-1, 2), axis=1)
+    order = np.lexsort(pairs.T[::-1])
+    pairs, same = pairs[order], kept.same[order]
+    return NearDuplicates(pairs[same], kept.notes, pairs[~same])
 
 
 class Search:
@@ -200,6 +203,8 @@ class Search:
         )
         proposed = _pairs_of(plain, nearest)
         most = max(MOST_PAIRS, len(self.numbers) // 5)
+        if self.progress:
+            self.progress.set(f"comparing {min(len(proposed), most):,} similar pairs of images")
         self._ask(proposed[:most], self._same_texture)
         for group in connected(self.pairs[self.same & is_plain[self.pairs].all(axis=1)]):
             if 2 < len(group) <= COMPLETED:

@@ -84,6 +84,11 @@ def _training(row: ResultRow) -> list[str]:
         sentences.append(
             f"Images were resized to {seen.image_size} x {seen.image_size} pixels ({seen.interpolation}, {seen.fit})."
         )
+    if run.data.range is not None:
+        low, high, _ = run.data.range
+        sentences.append(
+            f"In images with more than 8 bits per channel, the values {low:g} to {high:g} became 0 to 255."
+        )
     if not _was_trained(row):  # the settings are not those of its training
         return [*sentences, "It was not trained in this run."]
     if settings.get("model.freeze") is True:

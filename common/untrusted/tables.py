@@ -214,8 +214,9 @@ class OwnTable:
         others = {need: next((n for n in found if _known_as(n) in OTHER_NAMES.get(need, ())), None) for need in missing}
         renamed = [f"{clean(name, 40)} to {need}" for need, name in others.items() if name]
         advice = f"rename the column {' and '.join(renamed)}" if renamed else "is it a CSV in UTF-8?"
-        if not renamed and len(missing) < len(self.needed):
-            advice = f"rename the column that holds it to {missing[0]}"
+        if not renamed and len(found) >= len(self.needed):
+            them = "columns that hold them" if len(missing) > 1 else "column that holds it"
+            advice = f"rename the {them} to {join_words(missing)}"
         if renamed and None in others.values():
             advice += f", and add {', '.join(need for need, name in others.items() if not name)}, one value per image"
         bits = [

@@ -24,6 +24,13 @@ class Progress(common.progress.Progress):
         self.how_far = f"epoch {min(int(done) + 1, epochs)} of {epochs}, {done / epochs:.0%}"
 
     @contextlib.contextmanager
+    def open_to_others(self) -> Iterator[None]:
+        """Let other rooms show how far they are."""
+        self.own = ""
+        yield
+        self.own = OWN
+
+    @contextlib.contextmanager
     def quiet(self) -> Iterator[None]:
         """Hide a run's lines, warnings included, from screen and smallest.log; its own log and record have them."""
         with _filtered(logging.getLogger().handlers, self.is_own):  # current handlers only: a run adds its own later

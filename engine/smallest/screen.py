@@ -255,12 +255,14 @@ class Screen:
         except DoesNotFit as error:
             seconds = error.args[0]
             if number == 1:
-                spent_s = SCREEN_SHARE * 60 * (self.budget_minutes or 0) - (self.remaining_s() or 0)  # reading included
+                spent_s = SCREEN_SHARE * 60 * (self.budget_minutes or 0) - (self.remaining_s() or 0)
                 needed = (spent_s + seconds * MARGIN) / 60 / SCREEN_SHARE
+                again = ", or repeat the command, which finds the images read" if spent_s > seconds else ""
                 raise UserError(
                     f"budget.minutes={self.budget_minutes}: too short for a single pass over the images; the cheapest, "
-                    f"{done.name}, takes about {duration(seconds)}, and the screen gets {SCREEN_SHARE:.0%} of the budget; use "
-                    f"budget.minutes={np.ceil(needed * 10) / 10:g} or more"
+                    f"{done.name}, takes about {duration(seconds)}; the screen gets {SCREEN_SHARE:.0%} of the budget, and "
+                    f"starting and reading the images took {duration(spent_s)}; use "
+                    f"budget.minutes={np.ceil(needed * 10) / 10:g} or more{again}"
                 ) from None
             result.budget_minutes, result.expected_s = self.budget_minutes, seconds
             result.left_s = max(0.0, self.remaining_s() or 0.0)

@@ -153,7 +153,8 @@ class Smallest:
             self.progress.begin("candidates: looking up weights, measuring costs")
             self.candidates = list_candidates(self.config, len(data.catalog.classes), notes)
             self.progress.begin("reading the images")
-            data.setup()
+            with self.progress.open_to_others():  # no run has begun
+                data.setup()
             self.folds = self._folds(data)
         if self.config.worker is None:
             warn_of_idle_in_runs(self.settings, HydraConfig.get().overrides.task, data, self.folds)

@@ -10,7 +10,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.errors import UserError
 from common.progress import Progress
-from common.text import plural
 from engine.config.trainer_flags import debug_reason
 from engine.run.job_state import check_in_sweep
 from engine.sweep.seeds import sweep_overrides
@@ -43,7 +42,7 @@ def check_jobs(config: DictConfig) -> None:
     jobs, debugging = _jobs_to_check(batch), []
     with Progress("checking the settings", log) as progress:
         for number, job in enumerate(jobs, 1):
-            progress.set("checking the settings", f"{number:,} of {plural(len(jobs), 'job')}")
+            progress.count(number, len(jobs), "job")
             composed = loader.load_sweep_config(config, job)
             check_in_sweep(composed, composed.hydra.runtime.choices.get("debug"))
             debugging.append(debug_reason(composed.trainer, None))

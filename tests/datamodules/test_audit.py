@@ -266,6 +266,30 @@ def test_what_was_not_looked_at_is_a_finding(textured, monkeypatch):
     assert "not looked for, since 60 images are more than the 59" in finding.text
 
 
+@pytest.mark.parametrize(("name", "is_kept_together", "is_found"), [
+    ("cam1_{scene:03}_{frame:02}.jp2", False, True),
+    ("{scene}/{frame}.png", False, True),
+    ("img_{row:04}.png", False, False),  # one series in all
+    ("cam1_{scene:03}_{frame:02}.png", True, False),
+])  # fmt: skip
+def test_frames_of_smooth_scenes_are_found_by_their_names(name, is_kept_together, is_found):
+    """Their texture is noise, so they are not near duplicates; 40 scenes of 4 frames, the last of which is in test."""
+    generator = np.random.default_rng(0)
+    scenes = [120 + 15 * field(generator, 15) for _ in range(40)]
+    images = [to_image(scene + generator.normal(0, 6, (SIDE, SIDE))) for scene in scenes for _ in range(4)]
+    catalog = catalog_of(["train", "train", "val", "test"] * 40)
+    catalog.labels = np.arange(160) // 4 % 2
+    catalog.paths = [name.format(row=row, scene=row // 4, frame=row % 4) for row in range(160)]
+    if is_kept_together:
+        catalog.splits = np.repeat(np.array(["train", "val", "test", "train"], object), 40)
+    found = [finding for finding in audit(catalog, Pixels(images)) if "same object" in finding.text]
+    assert len(found) == is_found
+    for finding in found:
+        assert not finding.leak and len(finding.groups) > 30
+        assert all(len(np.unique(np.array(group) // 4)) == 1 for group in finding.groups)
+        assert all(len(set(catalog.splits[group[:2]])) == 2 for group in finding.groups)
+
+
 def look_counted(monkeypatch):
     """Return a list that grows by the number of images that are looked at."""
     looked, gray = [], near_duplicates.Search._gray

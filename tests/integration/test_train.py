@@ -101,9 +101,10 @@ def test_whatever_may_take_long_has_words_for_the_screen(train, monkeypatch):
     assert [text for text in named if text] == [
         "starting", "checking the settings", "listing the images", "making the network", "loading the weights",
         "starting the loggers", "reading the images", "reading the images", "comparing the images with each other",
-        "auditing the images", "measuring the cost", "starting the training", "starting the training", "epoch 1/1",
-        "epoch 1/1, val", "epoch 1/1", "computing the results on val", "evaluation on val", "computing the results on test",
-        "evaluation on test", "writing the results", "writing the model card",
+        "comparing 0 similar pairs of images", "auditing the images", "measuring the cost", "starting the training",
+        "starting the training", "epoch 1/1", "epoch 1/1, val", "epoch 1/1", "computing the results on val",
+        "evaluation on val", "computing the results on test", "evaluation on test", "writing the results",
+        "writing the model card",
     ]  # fmt: skip
 
 

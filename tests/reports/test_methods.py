@@ -28,15 +28,15 @@ def written(folder) -> str:
 
 
 def test_one_training_states_what_its_record_does(tmp_path):
-    folder = make_run(
-        tmp_path / "a", seed=7, settings=RECIPE, choices=CHOICES, data={"splits_from": "given by the source"}
-    )
+    data = {"splits_from": "given by the source", "range": [100, 4095.5, False]}
+    folder = make_run(tmp_path / "a", seed=7, settings=RECIPE, choices=CHOICES, data=data)
     change_record(folder, best={"epoch": 3, "monitor": "val/loss"})
     record, text = RunRecord.read(RunFolder(folder)), written(folder)
     found = record.test.accuracy
     for part in (
         "The data set pets has 2 classes (cat and dog). There are 200 training, 60 validation and 80 test images.",
         "Splits: given by the source.", "resnet18 with 143,528 parameters. Initial weights: random.",
+        "In images with more than 8 bits per channel, the values 100 to 4095.5 became 0 to 255.",
         "It was trained for 40 epochs. A batch has 16 images.", "Optimizer: AdamW (lr 0.01, weight_decay 0.05).",
         "Schedule: cosine.", "It was trained with 1 seed (7).", "the weights of the epoch with the best val/loss were kept",
         "The test images were evaluated once for each trained network.",

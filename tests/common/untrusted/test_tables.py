@@ -82,6 +82,8 @@ def test_tables_of_spreadsheets_and_programs_are_read(tmp_path, content, notes):
 @pytest.mark.parametrize(("content", "words"), [
     (b"file,class\na,b\n",
      "line 1: columns path and label are missing; found file, class; rename the column file to path and class to label"),
+    (b"Datei;Diagnose\na;krank\n",
+     "line 1: columns path and label are missing; found Datei, Diagnose; rename the columns that hold them to path and label"),
     (b"id,cat,dog\na,1,0\n", "rename the column id to path, and add label, one value per image: the name of the column with"),
     (b"path,cat,dog\na,1.0,0.0\n", "add label with, in each line, the name of the column with the 1, one of cat, dog"),
     (b"sep=;\npath;cat;dog\na;1;0\n", "line 2: .*the column with the 1, one of cat, dog"),

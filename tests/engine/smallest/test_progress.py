@@ -34,6 +34,14 @@ def test_what_takes_long_is_repeated_with_how_far_it_is(lines):
         assert lines()[-1] == "finals: 1 s so far"
 
 
+def test_what_others_show_is_on_the_screen_only_while_it_is_open_to_them(lines):
+    with Progress("outer") as outer:
+        with outer.open_to_others(), of_progress.Progress("inner"):
+            assert lines()[-1] == "inner: 1 s so far"
+        with of_progress.Progress("of a run"):
+            assert lines()[-1] == "outer: 1 s so far"
+
+
 def test_what_takes_no_time_is_not_shown(caplog):
     with caplog.at_level(logging.INFO), Progress("starting") as progress:
         progress.set("screen")
