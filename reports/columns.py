@@ -200,7 +200,7 @@ def _p_value(row: ResultRow) -> Cell:
 
 def note(group: ResultGroup) -> str:
     """Explain the numbers of a group's table."""
-    if not any(row.ranked_by for row in group.rows):
+    if not any(any(row.accuracies.values()) for row in group.rows):
         return COST_NOTE
     tests = sum(row.comparison.pair is not None for row in group.rows)
     text = NOTE
@@ -239,9 +239,8 @@ def note(group: ResultGroup) -> str:
     counts = [run.record.test.test_evaluations or 1 for row in group.rows for run in row.runs if run.record.test]
     if counts and not group.selected_on_test:
         times = "once" if max(counts) == 1 else f"up to {max(counts)} times"
-        text += (
-            f" Test images were evaluated {times} for each of {plural(len(counts), 'run')}; validation ranks the rows."
-        )
+        ranks = "; validation ranks the rows" if group.rows[0].ranked_by else ""
+        text += f" Test images were evaluated {times} for each of {plural(len(counts), 'run')}{ranks}."
     return text
 
 

@@ -141,7 +141,9 @@ def _best(group: ResultGroup) -> str:
     best = group.rows[0]
     if best.guesses:
         return "nothing is shown to be better than guessing"
-    return f"best: {best.name}, accuracy {best.ranked_by.value:.3f}" if best.ranked_by else "costs only"
+    if best.ranked_by:
+        return f"best: {best.name}, accuracy {best.ranked_by.value:.3f}"
+    return "evaluated on test only" if any(row.accuracies["test"] for row in group.rows) else "costs only"
 
 
 def _curves(rows: list[ResultRow]) -> dict:

@@ -13,6 +13,7 @@ from reports.report_data import Choice, Comparison, ResultGroup, ResultRow
 from reports.wording import LEVEL, evidence, evidence_of_target, is_of_settings
 
 RESAMPLES = 1000
+MOST_ON_TEST = 4  # rows that are named because only test images measured them
 FAR = 0.05  # accuracy by which a seed is below all others of its row, and 3 times as far as they are apart
 MONITORS = ("balanced_accuracy", "f1", "auroc")  # metrics that can choose epochs in place of accuracy
 MUCH = 0.25  # share of the error rate: seeds with at least this standard deviation have skewed accuracies
@@ -56,6 +57,10 @@ def answer(group: ResultGroup) -> list[str]:
     if group.study and group.study.has_own_answer:
         return group.study.read_own_answer()
     best, *others = group.rows
+    unranked = [row for row in group.rows if row.ranked_by is None and row.accuracies["test"]]
+    on_test_only = _on_test_only(unranked, group)
+    if best.ranked_by is None and on_test_only:
+        return on_test_only
     if best.ranked_by is None:
         costs = sorted((row for row in group.rows if row.macs is not None), key=lambda row: row.macs)
         smallest = f" The smallest network is {costs[0].name} with {_macs(costs[0])}." if costs else ""
@@ -76,8 +81,9 @@ def answer(group: ResultGroup) -> list[str]:
     apart = [f"Yet {which} tells classes apart: {found}."] if best.guesses and (found := best.tells_apart) else []
     better = f"shown to be better than guessing{_where_guessing(group)}" if best.guesses else ""
     if best.guesses and others:
-        first = f"No row is {better}: the first by {by} is {best.name} with {has}."
-        return [first, *apart, *_far_below(group)]
+        ranked = "" if all(row.guesses for row in unranked) else " that validation ranks"
+        first = f"No row{ranked} is {better}: the first by {by} is {best.name} with {has}."
+        return [first, *apart, *on_test_only, *_far_below(group)]
     if not others:
         chosen = " The test images also chose its epoch, so this accuracy is too good." if best.selected_on_test else ""
         guess = [f"It is not {better}.", *apart] if best.guesses else _above_target(group)
@@ -90,7 +96,7 @@ def answer(group: ResultGroup) -> list[str]:
         ]
     first = f"The best by {by} is {best.name}: {has}."
     further = [*_without_costs(group), *_of_networks(group), *_far_below(group), *_by_monitor(group)]
-    return [first, _good_enough(group), *_above_target(group), *further]
+    return [first, _good_enough(group), *_above_target(group), *on_test_only, *further]
 
 
 def _where_guessing(group: ResultGroup) -> str:
@@ -100,6 +106,20 @@ def _where_guessing(group: ResultGroup) -> str:
     if len(measured) in (1, len(common)):
         return ""
     return f" on {SPLIT_NAMES[common.pop()]}" if common else " on both validation and test"
+
+
+def _on_test_only(rows: list[ResultRow], group: ResultGroup) -> list[str]:
+    """Give the accuracy of rows that validation cannot rank, such as those of checkpoints that were only evaluated."""
+    if not rows:
+        return []
+    found = []
+    for row in rows:
+        guesses = ", not shown to be better than guessing" if row.guesses else ""
+        found.append(f"{row.name} has accuracy {describe_accuracy(row.accuracies['test'])}{guesses}")
+    guess = None if group.rows[0].ranked_by and "test" in group.rows[0].baselines else rows[0].baselines.get("test")
+    always = f"; always predicting '{short_name(guess.name)}' gives {guess.share:.3f}" if guess else ""
+    which = "Evaluated on test only, so not ranked" if len(group.rows) > 1 else "Evaluated on test only"
+    return [f"{which}: {join_words(found, MOST_ON_TEST)}{always}."]
 
 
 def describe_accuracy(accuracy: Accuracy) -> str:
