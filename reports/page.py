@@ -239,8 +239,9 @@ def _cost_notes(rows: list[ResultRow], same: bool, with_latency: bool) -> list[s
         )
     if flags := [each.flag for each in latencies if each.flag]:
         first = f"{'the first: ' if len(flags) > 1 else ''}{clean(flags[0], LONGEST_REASON)}"
+        which = f"{len(flags):,} of {plural(len(latencies), 'latency measurement')}"
         notes.append(
-            f"{len(flags):,} of {plural(len(latencies), 'latency measurement')} cannot be relied on and "
+            f"{which if len(latencies) > 1 else 'The latency'} cannot be relied on and "
             f"{'is' if len(flags) == 1 else 'are'} excluded from the table{' and the figure' * with_latency} ({first})."
         )
     return notes

@@ -43,7 +43,8 @@ def sweep(tmp_path_factory):
     (root / "runs" / "model-small_seed-1" / "metrics.csv").unlink()
     table = root / "runs" / "model-small_seed-2" / "metrics.csv"
     table.write_text(table.read_text()[:-20])
-    make_run(root / "runs" / "failed", status="failed", reason="<b>no memory</b>", choices={"model": "huge"})
+    logged = {"warnings": ["odd: 1 image", "failed: <b>no memory</b>"]}
+    make_run(root / "runs" / "failed", status="failed", reason="<b>no memory</b>", choices={"model": "huge"}, run=logged)
     (root / "runs" / "odd").mkdir()
     (root / "runs" / "odd" / "result.json").write_text("{")
     written = write_report(str(root / "runs"))
@@ -70,7 +71,7 @@ def test_hostile_names_are_text(parsed):
     assert parsed.count("script") == 1
     assert not any(name.startswith("on") for _, attributes in parsed.tags for name in attributes)
     assert all(name in parsed.words() for name in HOSTILE)
-    assert "<b>no memory</b>" in parsed.words()
+    assert parsed.words().count("<b>no memory</b>") == 1 and "odd: 1 image" in parsed.words()
 
 
 def test_the_only_script_is_allowed_by_its_hash(parsed):
@@ -186,7 +187,7 @@ def test_a_disturbed_latency_is_neither_drawn_nor_on_the_front(tmp_path, monkeyp
     assert drawn["Accuracy and MACs"][0] == {1e5, 5e6, 9e6} and drawn["Accuracy and latency"][0] == {5.0, 9.0}
     assert drawn["Accuracy and latency"][1] <= {5.0, 9.0}
     single = Parsed(write_report(str(tmp_path / "c"), out=str(tmp_path / "of_c")).page.read_text())
-    assert f"1 of 1 latency measurement cannot be relied on and is excluded from the table ({flag})" in single.words()
+    assert f"The latency cannot be relied on and is excluded from the table ({flag})" in single.words()
 
 
 def test_a_finished_run_without_a_row_of_its_own_has_finished(tmp_path):
