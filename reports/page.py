@@ -157,6 +157,8 @@ def _curves(rows: list[ResultRow]) -> dict:
                 title = title.replace("Validation", "Test")
             rates = [value for line in lines for value in line.values[line.values > 0]] if column == "lr" else []
             logarithmic = bool(rates) and max(rates) / min(rates) > 20
+            if len(lines) > 1 and len({line.values.tobytes() for line in lines}) == 1:
+                title, lines = f"{title}, the same for all", lines[:1]  # else the last line hides the others
             drawings.append(Markup(svg.curves(title, lines, label, logarithmic)))
     legend = []
     for index, row in enumerate(rows):

@@ -393,9 +393,9 @@ def _trained_note(record: SmallestRecord) -> str:
         texts.append(
             "In a frozen network only the head was trained, because the race's budget left no time to fine-tune the backbone."
         )
-    texts.append(
-        "A probe is a logistic regression on the features of the backbone without fine-tuning. Costs are for one image."
-    )
+    if any(each.probe for each in record.candidates):
+        texts.append("A probe is a logistic regression on the features of the backbone without fine-tuning.")
+    texts.append("Costs are for one image.")
     if proof and proof.level < 0.05:
         texts.append(
             f"The bound on settings holds at {100 * (1 - proof.level):.4g}%: 5% is divided by the number of candidates that "

@@ -44,7 +44,9 @@ def sweep(tmp_path_factory):
     table = root / "runs" / "model-small_seed-2" / "metrics.csv"
     table.write_text(table.read_text()[:-20])
     logged = {"warnings": ["odd: 1 image", "failed: <b>no memory</b>"]}
-    make_run(root / "runs" / "failed", status="failed", reason="<b>no memory</b>", choices={"model": "huge"}, run=logged)
+    make_run(
+        root / "runs" / "failed", status="failed", reason="<b>no memory</b>", choices={"model": "huge"}, run=logged
+    )
     (root / "runs" / "odd").mkdir()
     (root / "runs" / "odd" / "result.json").write_text("{")
     written = write_report(str(root / "runs"))
@@ -111,6 +113,14 @@ def test_many_rows_are_capped_in_the_drawings(tmp_path):
     page = write_report(str(tmp_path)).page.read_text()
     assert "The best 20 of 23 are drawn." in page
     assert page.count("<tr") > 23
+
+
+def test_curves_that_hide_each_other_are_drawn_once_and_named(tmp_path):
+    for name, accuracy in (("a", 0.9), ("b", 0.6)):
+        make_run(tmp_path / name, choices={"model": name}, accuracy=accuracy, epochs=3)
+    page = Parsed(write_report(str(tmp_path)).page.read_text())
+    titles = [text for tag, text in page.text if tag == "text" and "the same for all" in text]
+    assert titles == ["Learning rate, the same for all"]  # fake runs share their schedule, but no other metric
 
 
 def test_of_many_rows_the_cheap_ones_of_the_front_are_drawn_too(tmp_path):
