@@ -23,12 +23,11 @@ from reports.provenance import title_of
 from reports.renderers import as_csv, as_latex, as_markdown, as_text
 from reports.report_data import ReportData
 from reports.run_links import chosen_run
-from reports.studies import search_of
+from reports.studies import PAGE, search_of
 from reports.top_losses import confusion
 
 log = logging.getLogger(__name__)
 
-PAGE = "report.html"  # in a folder
 LONGEST_TITLE = 200  # characters
 DPI = 200  # of the confusion matrix, for print
 

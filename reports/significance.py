@@ -5,12 +5,12 @@ from statistics import fmean
 import numpy as np
 
 from common.checks import FEWEST_SEEDS
-from common.text import SPLIT_NAMES, compact_count, join_words, plural, rounded_down, short_name
+from common.text import SPLIT_NAMES, compact_count, join_words, plural, rounded_down
 from evaluation.choice import Finalist, Rule, measure, prove
 from evaluation.paired_tests import bias_corrected_best, compare_pair, holm, holm_against_best, mcnemar
 from reports.accuracy import Accuracy, CorrectnessMatrix
 from reports.report_data import Choice, Comparison, ResultGroup, ResultRow
-from reports.wording import LEVEL, evidence, evidence_of_target, is_of_settings
+from reports.wording import LEVEL, always_predicting, evidence, evidence_of_target, is_of_settings
 
 RESAMPLES = 1000
 MOST_ON_TEST = 4  # rows that are named because only test images measured them
@@ -70,13 +70,9 @@ def answer(group: ResultGroup) -> list[str]:
     test = best.accuracies["test"]
     results.append(f"{describe_accuracy(test)} on test" if test else "not evaluated on test")
     has = f"accuracy {join_words(results)}"
-    guesses, before = [], None
-    for split, guess in [*best.baselines.items()][0 if best.guesses else -1 :]:  # the row guesses on one of the splits
-        name = "" if guess.name == before else f"'{short_name(guess.name)}' gives "
-        guesses.append(f"{name}{guess.share:.3f}" + f" on {SPLIT_NAMES[split]}" * best.guesses)
-        before = guess.name
-    if guesses:
-        has += f"; always predicting {' and '.join(guesses)}"
+    shown = [*best.baselines.items()][0 if best.guesses else -1 :]  # the row guesses on one of the splits
+    if always := always_predicting(dict(shown), with_splits=best.guesses):
+        has += f"; {always}"
     which = best.name if others else "it"
     apart = [f"Yet {which} tells classes apart: {found}."] if best.guesses and (found := best.tells_apart) else []
     better = f"shown to be better than guessing{_where_guessing(group)}" if best.guesses else ""
@@ -116,10 +112,11 @@ def _on_test_only(rows: list[ResultRow], group: ResultGroup) -> list[str]:
     for row in rows:
         guesses = ", not shown to be better than guessing" if row.guesses else ""
         found.append(f"{row.name} has accuracy {describe_accuracy(row.accuracies['test'])}{guesses}")
-    guess = None if group.rows[0].ranked_by and "test" in group.rows[0].baselines else rows[0].baselines.get("test")
-    always = f"; always predicting '{short_name(guess.name)}' gives {guess.share:.3f}" if guess else ""
+    texts = [join_words(found, MOST_ON_TEST)]
+    if group.rows[0].ranked_by is None or "test" not in group.rows[0].baselines:  # else the first sentence has it
+        texts.append(always_predicting(rows[0].baselines, with_splits=False))
     which = "Evaluated on test only, so not ranked" if len(group.rows) > 1 else "Evaluated on test only"
-    return [f"{which}: {join_words(found, MOST_ON_TEST)}{always}."]
+    return [f"{which}: {'; '.join(filter(None, texts))}."]
 
 
 def describe_accuracy(accuracy: Accuracy) -> str:

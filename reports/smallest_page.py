@@ -22,8 +22,8 @@ from reports.smallest_words import (
     metric_name,
     work,
 )
+from reports.studies import PAGE
 
-FILE = "report.html"
 SPAN = 0.25  # of the metric: the least that the figure's vertical axis covers, where values reach that far down
 MOST_CLASSES = 12  # by name
 LONGEST_NAME = 80  # characters
@@ -38,8 +38,8 @@ CARD_HEADING = "How it was chosen"
 
 
 def write_page(record: SmallestRecord, folder: Path) -> Path:
-    """Write report.html into the folder of the search."""
-    page = folder / FILE
+    """Write its page into the folder of the search."""
+    page = folder / PAGE
     write_text(page, make_page(record))
     return page
 

@@ -12,6 +12,7 @@ from common.smallest_record import FILE as SMALLEST
 from common.smallest_record import SmallestRecord
 from common.text import clean
 
+PAGE = "report.html"  # in the folder of a sweep, a search or other runs
 SWEEP, SEARCH = "sweep.json", (SEARCH_FILE, "study.db")  # what a sweep and a search leave in their folders
 OF_SMALLEST = {"runs": "its runs", "test": "its runs on test"}  # subfolders of a smallest.py search
 LONGEST = 60  # characters of a name
@@ -28,7 +29,7 @@ class Study(NamedTuple):
     def page(self) -> Path:
         """The page that the command wrote at its end."""
         is_part = self.folder.name in ("retrained", *OF_SMALLEST) and not (self.folder / SWEEP).is_file()
-        return (self.folder.parent if is_part else self.folder) / "report.html"
+        return (self.folder.parent if is_part else self.folder) / PAGE
 
     @property
     def has_own_answer(self) -> bool:
