@@ -66,11 +66,14 @@ def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 
 def title_of(data: ReportData) -> str:
-    """Return the experiment's name, or what differs between the runs, as a question."""
+    """Return the experiment's name, or what differs between the runs, as a question.
+
+    For several groups without a common question, return how many there are.
+    """
     experiments = {clean(run.record.run.choices.get("experiment") or "") for run in data.runs}
     name = experiments.pop() if len(experiments) == 1 else None
-    studies = {group.study for group in data.groups} - {None}
-    if studies and len(data.groups) > 1:
+    has_studies = any(group.study for group in data.groups)
+    if len(data.groups) > 1 and (has_studies or not (name or any(len(group.rows) > 1 for group in data.groups))):
         return f"{plural(len(data.runs), 'run')} in {plural(len(data.groups), 'group')}"
     question = which(data.changed) if data.changed else "How good is it?"
     return clean(f"{name}: {question[0].lower()}{question[1:]}" if name else question, 120)

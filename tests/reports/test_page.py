@@ -141,7 +141,7 @@ def test_runs_on_other_images_have_a_warning_and_tables_of_their_own(tmp_path):
     for name in ("d1", "d2"):
         make_run(tmp_path / name, choices={"model": name}, data={"fingerprint": name, "name": name}, epochs=0)
     page = Parsed(write_report(str(tmp_path)).page.read_text())
-    assert "on 2 different sets of images or splits" in page.words()
+    assert "on 2 different sets of images or splits" in page.words() and "2 runs in 2 groups" in page.words()
     assert sum(a.get("class") == "main cards" for tag, a in page.tags if tag == "table") == 2
 
 
