@@ -21,7 +21,6 @@ from common.text import (
     plural,
     rounded_down,
     rounded_up,
-    short_name,
 )
 from evaluation.paired_tests import format_p
 from reports.accuracy import Accuracy, CorrectnessMatrix, caveats_of_one_seed
@@ -36,6 +35,7 @@ from reports.report_data import (
     by_settings,
     value_name,
 )
+from reports.wording import always_predicting
 
 LONGEST_ERROR = 120  # characters
 NOTE = (
@@ -202,7 +202,7 @@ def _p_value(row: ResultRow) -> Cell:
 
 def note(group: ResultGroup, *, for_paper: bool = False) -> str:
     """Explain the numbers of a group's table; `for_paper` as of `result_table`."""
-    if not any(row.ranked_by for row in group.rows):
+    if not any(any(row.accuracies.values()) for row in group.rows):
         return COST_NOTE
     tests = sum(row.comparison.pair is not None for row in group.rows)
     text = NOTE
@@ -221,9 +221,8 @@ def note(group: ResultGroup, *, for_paper: bool = False) -> str:
         if len(numbers) == 1:
             text += f"The {name} images form {numbers.pop():,} groups, which intervals and tests take into account. "
     text += COST_NOTE
-    for split, guess in group.rows[0].baselines.items():
-        name = short_name(guess.name)
-        text += f" Always predicting '{name}' would be right on {guess.share:.3f} of the {SPLIT_NAMES[split]} images."
+    if always := always_predicting(group.rows[0].baselines):
+        text += f" {always[0].upper()}{always[1:]}."
     found = [each for row in group.rows for each in row.accuracies.values() if each and each.n]
     single = [(each.value, each.n) for each in found if each.n_seeds == 1]
     text += "".join(f" {caveat.capitalize()}." for caveat in caveats_of_one_seed(single))
@@ -242,9 +241,8 @@ def note(group: ResultGroup, *, for_paper: bool = False) -> str:
     counts = [run.record.test.test_evaluations or 1 for row in group.rows for run in row.runs if run.record.test]
     if counts and not group.selected_on_test:
         times = "once" if max(counts) == 1 else f"up to {max(counts)} times"
-        text += (
-            f" Test images were evaluated {times} for each of {plural(len(counts), 'run')}; validation ranks the rows."
-        )
+        ranks = "; validation ranks the rows" if group.rows[0].ranked_by else ""
+        text += f" Test images were evaluated {times} for each of {plural(len(counts), 'run')}{ranks}."
     return text
 
 

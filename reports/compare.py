@@ -3,6 +3,7 @@
 import argparse
 import functools
 import operator
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -65,7 +66,7 @@ def load(folder: Path) -> Side:
 def _check_only_seeds_differ(side: Side) -> None:
     first, *others = side.runs
     for other in others:
-        names = first.folder.path.name, other.folder.path.name
+        names = [os.path.relpath(run.folder.path, side.name) for run in (first, other)]  # smallest.py repeats its names
         here, there = _settings(first), _settings(other)
         if here != there:
             raise UserError(

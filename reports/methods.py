@@ -8,6 +8,7 @@ from reports.accuracy import CorrectnessMatrix
 from reports.model_card import settings_of
 from reports.report_data import ReportData, ResultGroup, ResultRow
 from reports.significance import describe_accuracy
+from reports.studies import search_that_retrained
 from reports.wording import is_of_settings
 
 MOST_CLASSES = 12  # by name
@@ -28,13 +29,13 @@ OPTIONAL = (  # callbacks, with the setting that switches them on, its value if 
 WILSON = "Wilson's score interval (Wilson 1927, J. Am. Stat. Assoc. 22:209-212)"
 EFFECT = "the design effect of their groups (Kish 1965, Survey Sampling, ch. 5)"
 KISH = (
-    f"the number of images divided by {EFFECT}, by t quantiles (Dean & Pagano 2015, J. Surv. Stat. Methodol. 3:484-503)"
+    f"the number of images divided by {EFFECT}, by t quantiles (Dean and Pagano 2015, J. Surv. Stat. Methodol. 3:484-503)"
 )
 OF_MEANS = "Student's t interval of the seeds' means"
 SEEDS = (
-    "an interval over seeds and images, both as random effects (Searle, Casella & McCulloch 1992, Variance Components, ch. 4), "
-    f"with pseudo-images (Agresti & Coull 1998, Am. Stat. 52:119-126), and where these are wider, {OF_MEANS} and the first "
-    "interval on the scale of log odds"
+    "an interval over seeds and images, both as random effects (Searle, Casella and McCulloch 1992, Variance Components, "
+    "ch. 4), with pseudo-images (Agresti and Coull 1998, Am. Stat. 52:119-126), and where these are wider, "
+    f"{OF_MEANS} and the first interval on the scale of log odds"
 )
 SCORE = "Tango's score interval (Tango 1998, Stat. Med. 17:891-908)"
 HOLM = "p-values are corrected by Holm 1979 (Scand. J. Stat. 6:65-70)"
@@ -60,7 +61,8 @@ def _data(row: ResultRow) -> list[str]:
         for split in ("train", "val", "test")
         if (found := [n for run in runs if (n := getattr(run.data, f"n_{split}"))])
     ]
-    sentences += [f"There are {join_words(counts)} images."] if counts else []
+    there = "Each fold has" if row.folds else "There are"
+    sentences += [f"{there} {join_words(counts)} images."] if counts else []
     origins = list(dict.fromkeys(run.data.splits_from for run in runs if run.data.splits_from))
     sentences += [f"Splits: {clean('; '.join(origins))}."] if origins else []
     if row.folds:
@@ -157,7 +159,10 @@ def _selection(group: ResultGroup) -> list[str]:
         sentences.append(f"Of each training, the weights of the epoch with the best {best}{after} were kept.")
     if group.selected_on_test:
         sentences.append("The test images chose the epoch, so accuracies on them are too good.")
-    if len(group.rows) > 1:
+    if search := search_that_retrained(row.runs[0].folder.path):
+        by = clean(join_words(search.objectives, 4))
+        sentences.append(f"Its settings were selected in a search of {plural(len(search.trials), 'trial')} by {by}.")
+    if len(group.rows) > 1 and row.ranked_by:
         differ = f", which differ in {join_words(group.changed)}," if group.changed else ""
         sentences.append(f"It is the best of {len(group.rows):,} settings{differ} by {split} accuracy.")
     return sentences
@@ -225,4 +230,5 @@ def _software(row: ResultRow) -> list[str]:
     versions = [f"{name} {clean(about.versions[name])}" for name in SOFTWARE if name in about.versions]
     dirty = " with uncommitted changes" if about.git_dirty else ""
     commit = f", code at commit {clean(about.git_commit)[:12]}{dirty}" if about.git_commit else ""
-    return [f"Software: {', '.join(versions)}{commit}; device: {clean(about.device)}."] if versions else []
+    device = f"; device: {clean(about.device)}" if about.device else ""
+    return [f"Software: {', '.join(versions)}{commit}{device}."] if versions else []

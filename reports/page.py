@@ -141,7 +141,9 @@ def _best(group: ResultGroup) -> str:
     best = group.rows[0]
     if best.guesses:
         return "nothing is shown to be better than guessing"
-    return f"best: {best.name}, accuracy {best.ranked_by.value:.3f}" if best.ranked_by else "costs only"
+    if best.ranked_by:
+        return f"best: {best.name}, accuracy {best.ranked_by.value:.3f}"
+    return "evaluated on test only" if any(row.accuracies["test"] for row in group.rows) else "costs only"
 
 
 def _curves(rows: list[ResultRow]) -> dict:
@@ -155,6 +157,8 @@ def _curves(rows: list[ResultRow]) -> dict:
                 title = title.replace("Validation", "Test")
             rates = [value for line in lines for value in line.values[line.values > 0]] if column == "lr" else []
             logarithmic = bool(rates) and max(rates) / min(rates) > 20
+            if len(lines) > 1 and len({line.values.tobytes() for line in lines}) == 1:
+                title, lines = f"{title}, the same for all", lines[:1]  # else the last line hides the others
             drawings.append(Markup(svg.curves(title, lines, label, logarithmic)))
     legend = []
     for index, row in enumerate(rows):
@@ -237,8 +241,9 @@ def _cost_notes(rows: list[ResultRow], same: bool, with_latency: bool) -> list[s
         )
     if flags := [each.flag for each in latencies if each.flag]:
         first = f"{'the first: ' if len(flags) > 1 else ''}{clean(flags[0], LONGEST_REASON)}"
+        which = f"{len(flags):,} of {plural(len(latencies), 'latency measurement')}"
         notes.append(
-            f"{len(flags):,} of {plural(len(latencies), 'latency measurement')} cannot be relied on and "
+            f"{which if len(latencies) > 1 else 'The latency'} cannot be relied on and "
             f"{'is' if len(flags) == 1 else 'are'} excluded from the table{' and the figure' * with_latency} ({first})."
         )
     return notes

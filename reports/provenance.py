@@ -20,7 +20,7 @@ def provenance(data: ReportData, folder: Path) -> dict:
     shown = [command for command, _ in commands.most_common(MOST) if command]
     if len(commands) > MOST:
         shown.append(f"# and {len(commands) - MOST:,} more commands")
-    warnings = Counter(clean(text) for run in runs for text in run.record.run.warnings)
+    warnings = Counter(clean(text) for run in runs for text in run.record.run.warnings if not _is_reason(text, run))
     listed = [f"{text}{f' (in {n:,} runs)' if n > 1 else ''}" for text, n in warnings.most_common(MOST)]
     if len(warnings) > MOST:
         listed.append(f"and {len(warnings) - MOST:,} more warnings")
@@ -32,6 +32,11 @@ def provenance(data: ReportData, folder: Path) -> dict:
         "runs": [(link(run.folder.path, folder, run.name), *_line(run)) for run in runs[:MOST_RUNS]],
         "runs_title": f"{plural(len(runs), 'run')}{capped}",
     }
+
+
+def _is_reason(warning: str, run: Run) -> bool:
+    """Return whether a warning is the error that ended a run, which the page gives as its reason."""
+    return bool(run.record.reason) and warning.endswith(run.record.reason)
 
 
 def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
@@ -61,11 +66,14 @@ def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 
 def title_of(data: ReportData) -> str:
-    """Return the experiment's name, or what differs between the runs, as a question."""
+    """Return the experiment's name, or what differs between the runs, as a question.
+
+    For several groups without a common question, return how many there are.
+    """
     experiments = {clean(run.record.run.choices.get("experiment") or "") for run in data.runs}
     name = experiments.pop() if len(experiments) == 1 else None
-    studies = {group.study for group in data.groups} - {None}
-    if studies and len(data.groups) > 1:
+    has_studies = any(group.study for group in data.groups)
+    if len(data.groups) > 1 and (has_studies or not (name or any(len(group.rows) > 1 for group in data.groups))):
         return f"{plural(len(data.runs), 'run')} in {plural(len(data.groups), 'group')}"
     question = which(data.changed) if data.changed else "How good is it?"
     return clean(f"{name}: {question[0].lower()}{question[1:]}" if name else question, 120)

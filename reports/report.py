@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.image_grid import encode_png
 from common.progress import Progress
 from common.run_folder import RunFolder, missing_folders, remove_empty
+from common.search_record import FILE as SEARCH_FILE
 from common.smallest_record import FILE as SMALLEST
 from common.text import SPLIT_NAMES, clean
 from reports.aggregate import aggregate
@@ -22,12 +23,11 @@ from reports.provenance import title_of
 from reports.renderers import as_csv, as_latex, as_markdown, as_text
 from reports.report_data import ReportData
 from reports.run_links import chosen_run
-from reports.studies import search_of
+from reports.studies import PAGE, search_of
 from reports.top_losses import confusion
 
 log = logging.getLogger(__name__)
 
-PAGE = "report.html"  # in a folder
 LONGEST_TITLE = 200  # characters
 DPI = 200  # of the confusion matrix, for print
 
@@ -77,16 +77,16 @@ def write_report(
         draws_overview: write overview.png into the folder of the chosen run where it has none; the page shows it.
 
     Raises:
-        UserError: no runs, none that can be read, no such margin or target, a folder with the page of smallest.py, or no
-            permission to write.
+        UserError: no runs, none that can be read, no such margin or target, a folder with the page of smallest.py or
+            search.py, or no permission to write.
     """
     check_good_enough(good_enough)
     check_target_accuracy(target_accuracy)
     with Progress("reading the runs and writing the report", log):
         paths = find_records(where)
         page, markdown, table, latex, methods, figure = _names(Path(out) if out else common_folder(paths))
-        if page.name == PAGE and (page.parent / SMALLEST).is_file():
-            raise UserError(f"{page}: is the page of smallest.py, which is not replaced; use out=DIR or out=NAME.html")
+        if page.name == PAGE and (command := _command_of_page(page.parent, paths)):
+            raise UserError(f"{page}: is the page of {command}, which is not replaced; use out=DIR or out=NAME.html")
         data = aggregate(load_runs(paths, given_folders(where)), good_enough, target_accuracy)
         if draws_overview:
             for run in filter(None, map(chosen_run, data.groups)):
@@ -114,6 +114,15 @@ def write_report(
             given, instead = (f"out={out}: ", "use") if out else ("", "python report.py takes")
             raise UserError(f"{given}{page.parent} cannot be written: {error.strerror}; {instead} out=DIR") from error
         return Written(page, as_text(data).strip(), [why for _, why in data.excluded])
+
+
+def _command_of_page(folder: Path, paths: list[Path]) -> str | None:
+    """Return the command whose page of its own, about other runs than these, a folder has; None: it has none."""
+    if (folder / SMALLEST).is_file():
+        return "smallest.py"
+    retrained = (folder / "retrained").resolve()  # the runs on the page of search.py
+    is_other = not all(path.resolve().is_relative_to(retrained) for path in paths)
+    return "search.py" if is_other and (folder / SEARCH_FILE).is_file() else None
 
 
 def _draw_overview(folder: RunFolder) -> None:

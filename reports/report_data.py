@@ -303,7 +303,7 @@ class ResultGroup:
         """Name of the data, numbers of images, and fingerprint of the images that accuracies are measured on."""
         data = self.rows[0].data
         if data.fingerprint is None:
-            return f"{clean(data.name or 'data', 60)}: nothing was trained or measured"
+            return f"{clean(data.name or 'data', 60)}: nothing was trained or evaluated"
         counts = ", ".join(text for split in ("train", "val", "test") if (text := self._images(split)))
         folds = f", cross-validation in {plural(data.folds, 'fold')}" if data.folds else ""
         prints = "" if folds else f", {self._fingerprint()}"

@@ -75,6 +75,7 @@ def use(group: ResultGroup, page_folder: Path) -> dict | None:
         "commands": commands,
         "links": run_links(run, page_folder),
         "overview": overview(run.folder.figure(OVERVIEW)),
+        "overview_of": f"{row.name}, {_repetition(run)}" if len(row.runs) > 1 else row.name,
         "overview_link": link(run.folder.figure(OVERVIEW), page_folder, "overview"),
     }
 

@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.search_record import SearchRecord
 from common.text import clean, compact_count, finite_number, join_words, plural
 from reports.run_links import link
+from reports.studies import PAGE
 from reports.svg import COLORS, INK, PAPER, STYLE, panel, to_svg
 
 ROUGH = 30  # trials below which an importance is a rough guide
@@ -54,7 +55,7 @@ def search_section(search: Path, page_folder: Path) -> dict:
         sentences.append(_about_importance(record, next(iter(shares)), states["finished"]))
     elif record.no_importance:
         sentences.append(f"The importance of the settings is not known: {clean(record.no_importance)}.")
-    page = search / "trials" / "report.html"
+    page = search / "trials" / PAGE
     is_own = page.parent.absolute() == page_folder.absolute()
     found = link(page, page_folder, "the page of the trials") if page.is_file() and not is_own else None
     return {"figures": figures, "sentences": sentences, "trials": found}

@@ -5,14 +5,15 @@ from statistics import fmean
 import numpy as np
 
 from common.checks import FEWEST_SEEDS
-from common.text import SPLIT_NAMES, compact_count, join_words, plural, rounded_down, short_name
+from common.text import SPLIT_NAMES, compact_count, join_words, plural, rounded_down
 from evaluation.choice import Finalist, Rule, measure, prove
 from evaluation.paired_tests import bias_corrected_best, compare_pair, holm, holm_against_best, mcnemar
 from reports.accuracy import Accuracy, CorrectnessMatrix
 from reports.report_data import Choice, Comparison, ResultGroup, ResultRow
-from reports.wording import LEVEL, evidence, evidence_of_target, is_of_settings
+from reports.wording import LEVEL, always_predicting, evidence, evidence_of_target, is_of_settings
 
 RESAMPLES = 1000
+MOST_ON_TEST = 4  # rows that are named because only test images measured them
 FAR = 0.05  # accuracy by which a seed is below all others of its row, and 3 times as far as they are apart
 MONITORS = ("balanced_accuracy", "f1", "auroc")  # metrics that can choose epochs in place of accuracy
 MUCH = 0.25  # share of the error rate: seeds with at least this standard deviation have skewed accuracies
@@ -56,6 +57,10 @@ def answer(group: ResultGroup) -> list[str]:
     if group.study and group.study.has_own_answer:
         return group.study.read_own_answer()
     best, *others = group.rows
+    unranked = [row for row in group.rows if row.ranked_by is None and row.accuracies["test"]]
+    on_test_only = _on_test_only(unranked, group)
+    if best.ranked_by is None and on_test_only:
+        return on_test_only
     if best.ranked_by is None:
         costs = sorted((row for row in group.rows if row.macs is not None), key=lambda row: row.macs)
         smallest = f" The smallest network is {costs[0].name} with {_macs(costs[0])}." if costs else ""
@@ -65,19 +70,16 @@ def answer(group: ResultGroup) -> list[str]:
     test = best.accuracies["test"]
     results.append(f"{describe_accuracy(test)} on test" if test else "not evaluated on test")
     has = f"accuracy {join_words(results)}"
-    guesses, before = [], None
-    for split, guess in [*best.baselines.items()][0 if best.guesses else -1 :]:  # the row guesses on one of the splits
-        name = "" if guess.name == before else f"'{short_name(guess.name)}' gives "
-        guesses.append(f"{name}{guess.share:.3f}" + f" on {SPLIT_NAMES[split]}" * best.guesses)
-        before = guess.name
-    if guesses:
-        has += f"; always predicting {' and '.join(guesses)}"
+    shown = [*best.baselines.items()][0 if best.guesses else -1 :]  # the row guesses on one of the splits
+    if always := always_predicting(dict(shown), with_splits=best.guesses):
+        has += f"; {always}"
     which = best.name if others else "it"
     apart = [f"Yet {which} tells classes apart: {found}."] if best.guesses and (found := best.tells_apart) else []
     better = f"shown to be better than guessing{_where_guessing(group)}" if best.guesses else ""
     if best.guesses and others:
-        first = f"No row is {better}: the first by {by} is {best.name} with {has}."
-        return [first, *apart, *_far_below(group)]
+        ranked = "" if all(row.guesses for row in unranked) else " that validation ranks"
+        first = f"No row{ranked} is {better}: the first by {by} is {best.name} with {has}."
+        return [first, *apart, *on_test_only, *_far_below(group)]
     if not others:
         chosen = " The test images also chose its epoch, so this accuracy is too good." if best.selected_on_test else ""
         guess = [f"It is not {better}.", *apart] if best.guesses else _above_target(group)
@@ -90,7 +92,7 @@ def answer(group: ResultGroup) -> list[str]:
         ]
     first = f"The best by {by} is {best.name}: {has}."
     further = [*_without_costs(group), *_of_networks(group), *_far_below(group), *_by_monitor(group)]
-    return [first, _good_enough(group), *_above_target(group), *further]
+    return [first, _good_enough(group), *_above_target(group), *on_test_only, *further]
 
 
 def _where_guessing(group: ResultGroup) -> str:
@@ -100,6 +102,21 @@ def _where_guessing(group: ResultGroup) -> str:
     if len(measured) in (1, len(common)):
         return ""
     return f" on {SPLIT_NAMES[common.pop()]}" if common else " on both validation and test"
+
+
+def _on_test_only(rows: list[ResultRow], group: ResultGroup) -> list[str]:
+    """Give the accuracy of rows that validation cannot rank, such as those of checkpoints that were only evaluated."""
+    if not rows:
+        return []
+    found = []
+    for row in rows:
+        guesses = ", not shown to be better than guessing" if row.guesses else ""
+        found.append(f"{row.name} has accuracy {describe_accuracy(row.accuracies['test'])}{guesses}")
+    texts = [join_words(found, MOST_ON_TEST)]
+    if group.rows[0].ranked_by is None or "test" not in group.rows[0].baselines:  # else the first sentence has it
+        texts.append(always_predicting(rows[0].baselines, with_splits=False))
+    which = "Evaluated on test only, so not ranked" if len(group.rows) > 1 else "Evaluated on test only"
+    return [f"{which}: {'; '.join(filter(None, texts))}."]
 
 
 def describe_accuracy(accuracy: Accuracy) -> str:

@@ -22,8 +22,8 @@ from reports.smallest_words import (
     metric_name,
     work,
 )
+from reports.studies import PAGE
 
-FILE = "report.html"
 SPAN = 0.25  # of the metric: the least that the figure's vertical axis covers, where values reach that far down
 MOST_CLASSES = 12  # by name
 LONGEST_NAME = 80  # characters
@@ -38,8 +38,8 @@ CARD_HEADING = "How it was chosen"
 
 
 def write_page(record: SmallestRecord, folder: Path) -> Path:
-    """Write report.html into the folder of the search."""
-    page = folder / FILE
+    """Write its page into the folder of the search."""
+    page = folder / PAGE
     write_text(page, make_page(record))
     return page
 
@@ -393,9 +393,9 @@ def _trained_note(record: SmallestRecord) -> str:
         texts.append(
             "In a frozen network only the head was trained, because the race's budget left no time to fine-tune the backbone."
         )
-    texts.append(
-        "A probe is a logistic regression on the features of the backbone without fine-tuning. Costs are for one image."
-    )
+    if any(each.probe for each in record.candidates):
+        texts.append("A probe is a logistic regression on the features of the backbone without fine-tuning.")
+    texts.append("Costs are for one image.")
     if proof and proof.level < 0.05:
         texts.append(
             f"The bound on settings holds at {100 * (1 - proof.level):.4g}%: 5% is divided by the number of candidates that "

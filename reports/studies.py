@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 from common.errors import UserError
 from common.search_record import FILE as SEARCH_FILE
+from common.search_record import SearchRecord
 from common.smallest_record import FILE as SMALLEST
 from common.smallest_record import SmallestRecord
 from common.text import clean
 
+PAGE = "report.html"  # in the folder of a sweep, a search or other runs
 SWEEP, SEARCH = "sweep.json", (SEARCH_FILE, "study.db")  # what a sweep and a search leave in their folders
 OF_SMALLEST = {"runs": "its runs", "test": "its runs on test"}  # subfolders of a smallest.py search
 LONGEST = 60  # characters of a name
@@ -27,7 +29,7 @@ class Study(NamedTuple):
     def page(self) -> Path:
         """The page that the command wrote at its end."""
         is_part = self.folder.name in ("retrained", *OF_SMALLEST) and not (self.folder / SWEEP).is_file()
-        return (self.folder.parent if is_part else self.folder) / "report.html"
+        return (self.folder.parent if is_part else self.folder) / PAGE
 
     @property
     def has_own_answer(self) -> bool:
@@ -62,6 +64,15 @@ def study_of(folder: Path) -> Study | None:
 def search_of(folder: Path) -> Path | None:
     """Return the folder of the search that all runs below a folder belong to, or None."""
     return next((each for each in (folder, *folder.parents[:2]) if (each / SEARCH_FILE).is_file()), None)
+
+
+def search_that_retrained(run: Path) -> SearchRecord | None:
+    """Return the record of the search that selected the settings of the run in a folder; None if there is none to read."""
+    folder = run.absolute().parent
+    try:
+        return SearchRecord.read(folder.parent) if folder.name == "retrained" else None
+    except (UserError, OSError):  # no search, or a damaged record, which the page names
+        return None
 
 
 def study_below(run: Path, given: Sequence[Path]) -> Study | None:

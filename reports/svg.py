@@ -169,7 +169,7 @@ def smallest(found: Smallest, narrow: bool = False) -> str:
 
 
 def _with_names(figure: Figure, axes: mpl.axes.Axes, found: Smallest, narrow: bool) -> None:
-    """Make room at the top for the names of marks, one below the other, each with a line down to its mark.
+    """Make room at the top for the names of marks, one below the other, each with a dotted line down to its mark.
 
     The lower name avoids the line of the upper name: it is left of that line if the upper name is the right mark's, else right.
     """
@@ -210,7 +210,7 @@ def _with_names(figure: Figure, axes: mpl.axes.Axes, found: Smallest, narrow: bo
         y -= line * len(lines)
         at = bottom + (axes.get_ylim()[1] - bottom) * y
         reach = [mark.high or mark.value, at]
-        axes.plot([mark.cost] * 2, reach, color=MARKS[mark.kind][1], linewidth=0.7, alpha=0.7, zorder=2.5)
+        axes.plot([mark.cost] * 2, reach, color=MARKS[mark.kind][1], linewidth=0.9, linestyle=":", zorder=2.5)
         y -= 0.6 * line
 
 

@@ -3,8 +3,9 @@
 from math import ceil, floor, log10
 
 from common.checks import FEWEST_SEEDS
+from common.run_record import Baseline
 from common.smallest_record import Pair
-from common.text import SPLIT_NAMES, plural, rounded_down, rounded_up
+from common.text import SPLIT_NAMES, plural, rounded_down, rounded_up, short_name
 from evaluation.choice import Evidence
 from evaluation.paired_tests import PairedComparison
 from evaluation.planning import Spread, images_needed, seeds_needed
@@ -27,6 +28,16 @@ def at_most(pair: PairedComparison) -> str:
     """Return `at most 0.031 below`, the one-sided 95% bound, rounded so that it does not flatter."""
     below = rounded_up(-pair.at_least)
     return f"at most {below} below" if float(below) > 0 else "not below"
+
+
+def always_predicting(baselines: dict[str, Baseline], *, with_splits: bool = True) -> str:
+    """Return `always predicting 'cat' gives 0.500 on validation and 0.520 on test`; "" without baselines."""
+    found, before = [], None
+    for split, guess in baselines.items():
+        name = "" if guess.name == before else f"'{short_name(guess.name)}' gives "
+        found.append(f"{name}{guess.share:.3f}{f' on {SPLIT_NAMES[split]}' if with_splits else ''}")
+        before = guess.name
+    return f"always predicting {' and '.join(found)}" if found else ""
 
 
 def measured_on(n: int, split: str, n_seeds: int) -> str:

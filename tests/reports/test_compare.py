@@ -231,6 +231,12 @@ def test_runs_that_differ_in_more_than_the_seed_are_refused(run, compared, tmp_p
     assert found.startswith(f"ERROR: {tmp_path / 'a'}: ") and message in found
 
 
+def test_runs_of_one_name_are_named_with_their_folders(run, compared, tmp_path):
+    """Those of smallest.py."""
+    run("a/runs/net"), run("a/test/net", settings={"loss.gamma": 2})
+    assert "nothing in runs/net, loss.gamma=2 in test/net;" in compared(tmp_path / "a", run("b"))
+
+
 @pytest.mark.parametrize(("setting", "field"), [("model.weights", "weights_digest"), ("teacher", "teacher_digest")])
 def test_seeds_that_began_with_another_content_of_a_file_are_refused(run, compared, tmp_path, setting, field):
     for seed, digest in ((1, "before"), (2, None), (3, "after")):  # None: of a version without it

@@ -9,6 +9,7 @@ from scipy.stats import binomtest
 from common.image_grid import encode_png
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
+from common.search_record import SearchRecord, SearchTrial
 from evaluation.figures import confusion_matrix, figure_pixels
 from evaluation.intervals import accuracy_interval, format_accuracy, proportion
 from reports.methods import as_methods
@@ -140,6 +141,7 @@ def test_folds_groups_and_repeated_or_missing_evaluations(tmp_path):
         settings = {**RECIPE, "datamodule.fold": fold}
         make_run(tmp_path / "f" / str(fold), settings=settings, n={"val": 60}, data={"folds": 5, "fold": fold})
     text = written(tmp_path / "f")
+    assert "Each fold has 200 training and 60 validation images." in text
     assert "3 of 5 folds of a cross-validation were trained for each seed." in text
     assert "No test images were evaluated." in text and "Test accuracy" not in text
 
@@ -165,6 +167,25 @@ def test_the_figure_is_the_confusion_matrix_of_the_best_row_over_its_seeds(tmp_p
     costs = make_run(tmp_path / "costs", n={"val": 0, "test": 0})
     write_report(str(costs))
     assert not (costs / "confusion.png").exists() and (costs / "methods.md").is_file()
+
+
+def test_what_was_not_measured_or_recorded_is_not_stated(tmp_path):
+    for name in ("a", "b"):
+        make_run(
+            tmp_path / name, choices={"model": name}, n={"train": 1}, data={"fingerprint": None}, run={"device": None}
+        )
+    text = written(tmp_path)
+    assert "The network is a" in text and "best of" not in text and "device" not in text
+
+
+def test_settings_that_a_search_selected_are_stated_of_its_retrained_runs(tmp_path):
+    trials = [SearchTrial(state=state, values=[0.8]) for state in ("finished", "pruned", "finished")]
+    for kind in ("trials", "retrained", "other"):
+        make_run(tmp_path / kind / "lr-0.1", settings={**RECIPE, "optimizer.lr": 0.1}, choices=CHOICES)
+    assert "search" not in written(tmp_path / "retrained")
+    SearchRecord(name="s", objectives=["val.accuracy"], maximize=[True], trials=trials).write(tmp_path)
+    assert "Its settings were selected in a search of 3 trials by val.accuracy." in written(tmp_path / "retrained")
+    assert "search" not in written(tmp_path / "trials") + written(tmp_path / "other")
 
 
 def test_a_checkpoint_that_was_only_evaluated_has_no_training(tmp_path):

@@ -88,8 +88,10 @@ def test_of_several_seeds_the_best_on_validation_is_used_and_all_are_linked(tmp_
         folder = RunFolder(make_run(tmp_path / f"s{seed}", seed=seed, wrong={"val": set(range(missed))}))
         folder.checkpoints.mkdir()
         folder.best_checkpoint.write_text("")
+        Image.new("RGB", (8, 8)).save(folder.figure("overview"))
     page = Parsed(write_report(str(tmp_path)).page.read_text())
     assert "seed 2, the best of its 3 runs by validation" in page.words().lower()
+    assert "At a glance: resnet18, seed 2" in page.words()
     assert any(f"ckpt={tmp_path / 's2'}/checkpoints/best.ckpt" in text for tag, text in page.text if tag == "pre")
     hrefs = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
     assert {f"./s{seed}/checkpoints/best.ckpt" for seed in (1, 2, 3)} <= set(hrefs)

@@ -63,8 +63,8 @@ def test_the_most_important_of_many_settings_are_drawn_and_their_number_is_shown
 
 @pytest.mark.thorough
 def test_both_pages_of_a_search_show_it_and_that_of_the_retrained_leads_to_the_trials(searched):
-    for folder, leads in (("", True), ("retrained", True), ("trials", False)):
-        page = Parsed(write_report(str(searched / folder)).page.read_text())
+    for runs, folder, leads in (("retrained", "", True), ("retrained", "retrained", True), ("trials", "trials", False)):
+        page = Parsed(write_report(str(searched / runs), str(searched / folder)).page.read_text())
         assert (page.open, page.wrong) == ([], [])
         assert "The search" in page.words() and "Best validation accuracy so far" in page.words()
         hrefs = [a["href"] for tag, a in page.tags if tag == "a" and a["href"].endswith("trials/report.html")]
@@ -82,7 +82,7 @@ def test_an_importance_that_is_not_known_has_its_reason_and_a_damaged_record_is_
         '{"name": "s", "objectives": ["a"], "maximize": [true], "trials": [{"state": "<b>"}]}',
     ):
         (searched / FILE).write_text(content)
-        page = Parsed(write_report(str(searched)).page.read_text())
+        page = Parsed(write_report(str(searched / "retrained")).page.read_text())
         assert "The search is not shown: " in page.words() and FILE in page.words()
 
 

@@ -325,17 +325,38 @@ def test_rows_may_guess_on_different_splits(run, summary):
     assert first.startswith("No row is shown to be better than guessing on both validation and test: the first"), first
 
 
-@pytest.mark.parametrize("other", [
-    {"n": {"none": 0}, "data": {"n_val": 80}}, {"n": {"test": 80}, "wrong": {"test": set(range(40))}},
+ALWAYS = "always predicting 'cat' gives 0.500"
+
+
+@pytest.mark.parametrize(("other", "which", "more"), [
+    ({"n": {"none": 0}, "data": {"n_val": 80}}, "No row", []),
+    ({"n": {"test": 80}, "wrong": {"test": set(range(40))}}, "No row",
+     ["model=other has accuracy 0.500 (0.393 to 0.607, n = 80), not shown to be better than guessing"]),
+    ({"n": {"test": 80}, "wrong": {"test": set(range(8))}}, "No row that validation ranks",
+     ["model=other has accuracy 0.900 (0.815 to 0.948, n = 80)"]),
 ])  # fmt: skip
-def test_a_row_that_guesses_is_named_beside_rows_without_a_validation_accuracy(run, summary, other):
+def test_a_row_that_guesses_is_named_beside_rows_without_a_validation_accuracy(run, summary, other, which, more):
     run("guess", choices={"model": "guess"}, wrong={"val": set(range(40))}, n={"val": 80})
     run("other", choices={"model": "other"}, **other)
     group = summary().groups[0]
-    assert answer(group)[0].startswith(
-        "No row is shown to be better than guessing: the first by validation is model=guess with accuracy 0.500 (0.393"
+    first, *others = answer(group)
+    assert first.startswith(
+        f"{which} is shown to be better than guessing: the first by validation is model=guess with accuracy 0.500 (0.393"
     )
+    assert others == [f"Evaluated on test only, so not ranked: {text}; {ALWAYS}." for text in more]
     assert [row.name for row in group.rows] == ["model=guess", "model=other"]
+
+
+def test_accuracies_on_test_only_are_an_answer(run, summary):
+    """As of checkpoints that are evaluated on other images."""
+    run("a", choices={"model": "a"}, wrong={"test": set(range(8))}, n={"test": 80})
+    has = "a has accuracy 0.900 (0.815 to 0.948, n = 80)"
+    assert answer(summary().groups[0]) == [f"Evaluated on test only: {has}; {ALWAYS}."]
+    run("b", choices={"model": "b"}, wrong={"test": set(range(40))}, n={"test": 80})
+    group = summary().groups[0]
+    guesses = "model=b has accuracy 0.500 (0.393 to 0.607, n = 80), not shown to be better than guessing"
+    assert answer(group) == [f"Evaluated on test only, so not ranked: model={has} and {guesses}; {ALWAYS}."]
+    assert "95% interval" in note(group) and "ranks" not in note(group)
 
 
 @pytest.mark.parametrize("low", [0.501, 0.499])

@@ -78,13 +78,14 @@ def test_a_folder_that_was_given_itself_is_compared_with_the_others(outputs):
     assert len(judged(outputs / "sweeps" / "depth").groups) == 1
 
 
-def test_the_page_of_smallest_is_not_replaced(outputs, tmp_path):
-    folder = outputs / "smallest" / "pets"
+@pytest.mark.parametrize(("place", "command"), [("smallest/pets", "smallest.py"), ("searches/s", "search.py")])
+def test_the_page_of_a_search_is_not_replaced_by_one_of_other_runs(outputs, tmp_path, place, command):
+    folder = outputs / place
     (folder / "report.html").write_text("the answer")
     make_run(folder / "test" / "a", choices={"model": "a"}, epochs=0)  # so that the runs lie directly below the folder
     before = sorted(folder.rglob("*"))
     for out in (None, str(folder)):
-        with pytest.raises(UserError, match=r"is the page of smallest.*; use out=DIR or out=NAME"):
+        with pytest.raises(UserError, match=f"is the page of {command}.*; use out=DIR or out=NAME"):
             write_report(str(folder), out)
     assert (folder / "report.html").read_text() == "the answer" and sorted(folder.rglob("*")) == before
     write_report(str(folder), str(tmp_path / "elsewhere"))
