@@ -442,14 +442,12 @@ class Smallest:
         good = [index for index in finished if values[index] >= need]
         if not good or any(costs[index] < costs[best] for index in good):
             return {"places": [], "frozen": []}
-        reference = Racer(0, self.candidates[best].frozen, values[best])
+        reference = Racer(best, self.candidates[best].frozen, values[best])
 
         def pick(pool: list[int], cost: str, most: int) -> list[Racer]:
-            racers = pick_race(
-                [self.candidates[index] for index in (best, *pool)], reference, cost, need, most, self.times,
-                self._left_s(), with_best=False,
-            )  # fmt: skip
-            return [each._replace(index=(best, *pool)[each.index]) for each in racers]
+            return pick_race(
+                self.candidates, pool, reference, cost, need, most, self.times, self._left_s(), with_best=False
+            )
 
         pool, n = [index for index in range(len(self.candidates)) if index not in raced], self.settings.n_raced
         if self._asks_latency:
@@ -541,16 +539,15 @@ class Smallest:
 
     def _pick(self, pool: list[int], cost: str, most: int) -> list[Racer]:
         """Return the reference of a pool and at most `most` candidates that race against it by a cost."""
-        among, left_s, times = [self.candidates[index] for index in pool], self._left_s(), self.times
-        reference = pick_reference(among, cost, times, left_s)
+        left_s, times = self._left_s(), self.times
+        reference = pick_reference(self.candidates, pool, cost, times, left_s)
         if reference is None:
             return []
-        need, after_s = self.question.target or reference.expected - self.question.good_enough, left_s
         if left_s is not None:
-            lead = among[reference.index]
-            after_s = left_s - (times.of_head(lead) if reference.frozen else times.of(lead))
-        others = pick_race(among, reference, cost, need, most, times, after_s)
-        return [each._replace(index=pool[each.index]) for each in (reference, *others)]
+            lead = self.candidates[reference.index]
+            left_s -= times.of_head(lead) if reference.frozen else times.of(lead)
+        need = self.question.target or reference.expected - self.question.good_enough
+        return [reference, *pick_race(self.candidates, pool, reference, cost, need, most, times, left_s)]
 
     def _why_none_fits(self) -> str:
         measured = [each for each in self.candidates if each.costs.latency]
