@@ -16,7 +16,7 @@ from engine.cli import safe_name
 from engine.run.deploy import check_deploy
 from engine.search.settings import check_password
 from engine.search.space import check_composed
-from engine.smallest.candidates import check_limits
+from engine.smallest.candidates import CandidateSettings, check_candidates, check_limits
 from engine.smallest.plan import RESERVE_S, Budget, Plan
 
 OWN = {
@@ -62,6 +62,7 @@ class SmallestSettings:
     name: str
     folder: Path
     question: Question
+    candidates: CandidateSettings
     overrides: list[str]  # arguments of train.py that all runs share
     folds: int | None  # datamodule.folds as typed
     n_raced: int
@@ -105,6 +106,7 @@ def read_settings(config: DictConfig, folder: Path, typed: Sequence[str]) -> Sma
         name=name,
         folder=folder,
         question=_question(values),
+        candidates=check_candidates(config.candidates),
         overrides=overrides,
         folds=folds,
         n_raced=values["race"]["candidates"],

@@ -24,10 +24,12 @@ from omegaconf import DictConfig, OmegaConf
 from callbacks.run_progress import USED_UP
 from common.checks import FEWEST_SEEDS
 from common.errors import StopRequested, UserError
+from common.idle import warn_of_idle
 from common.run_folder import RunFolder
 from common.signals import stop_immediately
 from common.smallest_record import Candidate, SmallestRecord
 from common.text import duration, is_own_backbone, milliseconds, plural, quote_override
+from datamodules.sources.catalog import Catalog
 from engine.cli import MAY_DIFFER
 from engine.config.validate import validate
 from engine.run.job import write_configuration
@@ -36,15 +38,15 @@ from engine.search.space import compose_run
 from engine.search.study import database_url, storage_errors
 from engine.search.trial import log_to
 from engine.smallest.answer import Answerer
-from engine.smallest.candidates import apply_limits, check_candidates, list_candidates
+from engine.smallest.candidates import apply_limits, list_candidates
 from engine.smallest.feature_cache import weights_name
-from engine.smallest.idle import warn_of_idle_in_runs
+from engine.smallest.idle import idle_in_runs
 from engine.smallest.latency import check_onnx, measure_latencies, processor_name, take_known_latencies
 from engine.smallest.plan import FILES, IMAGES, NETWORKS, OWN_WEIGHTS, RESERVE_S, WEIGHTS, Budget, Plan, TrainingTimes
 from engine.smallest.progress import Progress, repeats_hidden
 from engine.smallest.race import Race
 from engine.smallest.runs import STAGES, RunKey, Runs, describe_failure
-from engine.smallest.screen import SCREEN_SHARE, Screen
+from engine.smallest.screen import SCREEN_SHARE, Rows, Screen, read_folds
 from engine.smallest.selection import (
     REFERENCE_SHARE,
     Racer,
@@ -141,8 +143,12 @@ class Smallest:
         database_url(self.settings.storage, self.folder)
         if self._asks_latency:
             check_onnx(f"cost={LATENCY}" if LATENCY in self.question.cost else f"limits.{LATENCY}")
-        _, self.weights, _, _ = check_candidates(self.config.candidates)
-        data = self._open_data()
+        small = [
+            "model=truncated", f"model.image_size={min(self.settings.candidates.image_sizes)}", "model.weights=null"
+        ]  # fmt: skip
+        config = validate(compose_run([*self.settings.overrides, *small, STAGES]))  # of a run, to look at the images
+        data = build_data(config)
+        data.memory = MEMORY
         if data.source.streams:
             raise UserError(
                 f"{type(data.source).__name__} streams its training images, but smallest.py computes features of all of them; "
@@ -151,78 +157,53 @@ class Smallest:
         notes: list[str] = []
         with repeats_hidden():  # the screening phase would log it again
             self.progress.begin("candidates: looking up weights, measuring costs")
-            self.candidates = list_candidates(self.config, len(data.catalog.classes), notes)
+            self.candidates = list_candidates(self.config, self.settings.candidates, len(data.catalog.classes), notes)
+            apply_limits(self.candidates, self.question.limits)
             self.progress.begin("reading the images")
             data.setup()
-            self.folds = self._folds(data)
+            self.fold_rows = self._read_folds(config, data.catalog)
+            self.folds = self.fold_rows and len(self.fold_rows)
         if self.config.worker is None:
-            warn_of_idle_in_runs(self.settings, HydraConfig.get().overrides.task, data, self.folds)
+            idle = idle_in_runs(self.settings, config, data, self.folds)
+            warn_of_idle(HydraConfig.get().overrides.task, idle)
         self._begin(data)
         self.record.notes = [*notes, *self.record.notes]
 
-    def _open_data(self, *more: str) -> L.LightningDataModule:
-        """Return the data module of the runs without reading images: the names are enough to know the classes.
+    def _read_folds(self, config: DictConfig, catalog: Catalog) -> list[Rows] | None:
+        """Return the rows of train and val in each fold; None: one validation split and several seeds.
 
         Args:
-            more: arguments of train.py in addition to those of all runs.
+            config: of a run without folds.
+            catalog: its images.
         """
-        size = min(self.config.candidates.image_sizes)
-        overrides = [
-            *self.settings.overrides,
-            "model=truncated",
-            f"model.image_size={size}",
-            "model.weights=null",
-            STAGES,
-            *more,
-        ]
-        return build_data(validate(compose_run(overrides)))
-
-    def _folds(self, data: L.LightningDataModule) -> int | None:
-        """Return the number of folds of train and val; None: one validation split and several seeds."""
         if self.settings.folds is not None:
             log.info("the finals are a cross-validation in %d folds, not several seeds", self.settings.folds)
-            self._predicted = self._rows_of_folds(self.settings.folds)  # raises UserError before the folder exists
-            return self.settings.folds
-        val, folds = data.catalog.rows("val"), self.settings.n_folds
+            return read_folds(config, self.settings.folds)  # raises UserError before the folder exists
+        val, folds = catalog.rows("val"), self.settings.n_folds
         if len(val) >= self.settings.folds_below:
             return None
-        labels = data.catalog.labels[np.concatenate([data.catalog.rows("train"), val])]
+        labels = catalog.labels[np.concatenate([catalog.rows("train"), val])]
         smallest, n = min(Counter(labels.tolist()).items(), key=lambda item: item[1])
         if n < 2 * folds:
             log.info(
                 "no cross-validation in %d folds: class %s has %s in train and val, and needs two for each fold",
-                folds, data.catalog.classes[smallest], plural(n, "image"),
+                folds, catalog.classes[smallest], plural(n, "image"),
             )  # fmt: skip
             return None
         try:
-            self._predicted = self._rows_of_folds(folds)
+            return read_folds(config, folds)
         except UserError as error:  # one side of a fold may lack a class with few groups, such as patients
             log.info("no cross-validation in %d folds: %s", folds, error)
             return None
-        return folds
-
-    def _rows_of_folds(self, folds: int) -> np.ndarray:
-        """Return the rows that the folds predict: each image of train and val once, whatever datamodule.train_fraction is.
-
-        Raises:
-            UserError: a fold has too few images, or one side lacks a class.
-        """
-        predicted = []
-        for fold in range(folds):
-            with repeats_hidden(all_information=True):
-                data = self._open_data(f"datamodule.folds={folds}", f"datamodule.fold={fold}")
-                data.memory = MEMORY
-                data.setup()
-            predicted.append(data.catalog.rows("val"))
-        return np.concatenate(predicted)
 
     def _begin(self, data: L.LightningDataModule) -> None:
         """Create the folder of the search, claim it, and begin the record."""
         catalog = data.catalog
         rows = {split: catalog.rows(split) for split in ("train", "val", "test")}
         counts = {split: len(of_split) for split, of_split in rows.items()}
-        if self.folds:
-            rows["val"], counts["train"] = self._predicted, len(self._predicted) - counts["val"]
+        if self.folds:  # they predict each image of train and val once, whatever datamodule.train_fraction is
+            rows["val"] = np.concatenate([val for _, val in self.fold_rows])
+            counts["train"] = len(rows["val"]) - counts["val"]
         self.n_train, self.n_val, self.has_test = counts["train"], counts["val"], counts["test"] > 0
         measured = {split: rows[split] for split in ("val", "test") if len(rows[split])}
         labels = {split: Counter(catalog.labels[of_split].tolist()) for split, of_split in measured.items()}
@@ -265,7 +246,7 @@ class Smallest:
                     f"The validation split has only {self.n_val} images: instead of several seeds, the finals use a "
                     f"cross-validation over the training and validation images in {self.folds} folds."
                 )
-            n, fraction = len(self._predicted), data.rules["train_fraction"]
+            n, fraction = len(rows["val"]), data.rules["train_fraction"]
             self.n_train, self.n_val = round(n * (1 - 1 / self.folds) * fraction), round(n / self.folds)
 
     def _decide(self, name: str, take: Callable):
@@ -295,7 +276,8 @@ class Smallest:
         """Probe all cuts, and measure how fast this machine is."""
         with self._timed("screen"):
             screen = Screen(
-                self.candidates, self.weights, self.folder, folds=self.folds, metric=self.question.metric,
+                self.candidates, self.settings.candidates.weights, self.folder, folds=self.fold_rows,
+                metric=self.question.metric,
                 budget_minutes=self.question.budget_minutes, remaining_s=lambda: self.budget.left_s(SCREEN_SHARE),
                 overrides=self.settings.overrides, progress=self.progress,
             )  # fmt: skip
@@ -307,9 +289,7 @@ class Smallest:
             self.note(f"To screen all networks, the budget has to be about budget.minutes={minutes}.")
         self._save()
         self.times = TrainingTimes(passes, self.n_train, self.n_val, self.config.trainer.max_epochs)
-        self.runs = Runs(
-            self.settings, self.candidates, self.weights, self.folds, self.budget, self.progress, self._run
-        )
+        self.runs = Runs(self.settings, self.candidates, self.folds, self.budget, self.progress, self._run)
 
     def _race(self) -> list[int]:
         """Train the reference and cheaper candidates that may be good enough; return those that finished, reference first."""
@@ -705,7 +685,7 @@ def search_of(
     catalog = data.catalog
     lines = sorted(zip(catalog.paths, catalog.groups, strict=True))
     images = f"{data.fingerprint()} {lines}".encode(errors="surrogateescape")
-    files = [find_file(str(policy)) for policy in check_candidates(config.candidates)[1].values()]  # None: not a file
+    files = [find_file(str(policy)) for policy in settings.candidates.weights.values()]  # None: not a file
     weights = b"".join(_digest(file) for file in files if file)
     composed = OmegaConf.to_container(compose_run([*map("".join, typed), "model=truncated"]))
     # The code of the user's own may change, and with it which candidate has which place

@@ -16,6 +16,8 @@ from engine.smallest.plan import HEAD, PER_RUN_S, TRAINING, Budget, Plan, Traini
 from engine.smallest.smallest import DECISIVE, Smallest, search_of
 from lightning_modules.pretrained_weights import OF_NETWORK
 
+SETTINGS = SimpleNamespace(overrides=[], folds=None, candidates=SimpleNamespace(weights={}))
+
 
 class Pass(NamedTuple):
     backbone: str
@@ -214,8 +216,7 @@ def test_a_network_of_the_users_own_that_has_changed_is_of_another_search(tmp_pa
     data = SimpleNamespace(catalog=catalog, fingerprint=lambda: "0a")
 
     def claim(*candidates: Candidate) -> None:
-        settings = SimpleNamespace(overrides=[], folds=None)
-        Plan(tmp_path, Budget(10)).claim(search_of(settings, config, data, candidates))
+        Plan(tmp_path, Budget(10)).claim(search_of(SETTINGS, config, data, candidates))
 
     claim(candidate("resnet18", 10), candidate("my.Net", 20))
     claim(candidate("resnet18", 11), candidate("my.Net", 20))  # libraries may count otherwise
@@ -241,7 +242,7 @@ def test_a_network_of_the_users_own_that_sets_other_weights_is_of_another_search
     network = replace(candidate("my.Net", 20), weights=OF_NETWORK)
 
     def claim() -> None:
-        Plan(tmp_path, Budget(10)).claim(search_of(SimpleNamespace(overrides=[], folds=None), config, data, [network]))
+        Plan(tmp_path, Budget(10)).claim(search_of(SETTINGS, config, data, [network]))
 
     torch.save(torch.nn.Conv2d(3, 64, 3).state_dict(), file)
     claim()

@@ -25,7 +25,8 @@ def runs(folder: Path, folds: int | None = None) -> Runs:
         SimpleNamespace(backbone="a", keep="k", image_size=size, frozen=False, name=f"a, {size} px")
         for size in (32, 64)
     ]
-    return Runs(SimpleNamespace(folder=folder), candidates, {}, folds, Budget(None), None, None)
+    settings = SimpleNamespace(folder=folder, candidates=SimpleNamespace(weights={}))
+    return Runs(settings, candidates, folds, Budget(None), None, None)
 
 
 def end(folder: RunFolder, status: str, reason: str | None = None) -> None:
