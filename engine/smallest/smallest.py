@@ -42,7 +42,19 @@ from engine.smallest.candidates import apply_limits, list_candidates
 from engine.smallest.feature_cache import weights_name
 from engine.smallest.idle import idle_in_runs
 from engine.smallest.latency import check_onnx, measure_latencies, processor_name, take_known_latencies
-from engine.smallest.plan import FILES, IMAGES, NETWORKS, OWN_WEIGHTS, RESERVE_S, WEIGHTS, Budget, Plan, TrainingTimes
+from engine.smallest.plan import (
+    BELOW,
+    FILES,
+    IMAGES,
+    NETWORKS,
+    OWN_WEIGHTS,
+    RESERVE_S,
+    WEIGHTS,
+    Budget,
+    Plan,
+    TrainingTimes,
+    check_decision,
+)
 from engine.smallest.progress import Progress, repeats_hidden
 from engine.smallest.race import Race
 from engine.smallest.runs import STAGES, RunKey, Runs, describe_failure
@@ -70,8 +82,6 @@ log = logging.getLogger(__name__)
 
 LATENCY = "latency_ms"
 START = "start"  # a key of the stages' seconds: the time until the images are read, and to start workers
-BELOW = "race below"  # name of a decision in plan.json
-DECISIONS = ("race", "raced", BELOW, "raced below", "finals", "repeats")  # each depends on those before it
 DECISIVE = ("metric", "good_enough", "target_accuracy", "cost", "limits", "seeds", "race", "finals", "candidates")
 LINE = "%(asctime)s %(levelname)s %(message)s"  # format of smallest.log
 
@@ -204,7 +214,7 @@ class Smallest:
         if self.folds:  # they predict each image of train and val once, whatever datamodule.train_fraction is
             rows["val"] = np.concatenate([val for _, val in self.fold_rows])
             counts["train"] = len(rows["val"]) - counts["val"]
-        self.n_train, self.n_val, self.has_test = counts["train"], counts["val"], counts["test"] > 0
+        self.n_train, self.n_val = counts["train"], counts["val"]
         measured = {split: rows[split] for split in ("val", "test") if len(rows[split])}
         labels = {split: Counter(catalog.labels[of_split].tolist()) for split, of_split in measured.items()}
         self.record = SmallestRecord(
@@ -256,12 +266,8 @@ class Smallest:
             before, decision = len(self.record.notes), take()
             return {"decision": decision, "notes": self.record.notes[before:]}
 
-        found = self.plan.decide(name, take_with_notes, DECISIONS[DECISIONS.index(name) + 1 :])
-        if not _is_decision(name, found, len(self.candidates)):
-            raise UserError(
-                f"{self.plan.path}: the decision {name!r} is damaged; delete this file and rerun the same command, which "
-                "decides again with the runs that have finished"
-            )
+        found = self.plan.decide(name, take_with_notes)
+        check_decision(name, found, len(self.candidates), self.plan.path)
         for text in found["notes"]:
             self.note(text)
         return found["decision"]
@@ -619,7 +625,7 @@ class Smallest:
     def _answer(self, finals: list[int]) -> None:
         """Choose on validation, prove on test, write the answer."""
         with contextlib.nullcontext() if self._is_answered else self._timed("proof"):
-            answerer = Answerer(self.record, self.runs, self.keys, self.has_test)
+            answerer = Answerer(self.record, self.runs, self.keys)
             answerer.choose(finals)
             answerer.prove()
         answerer.write(self._timed)
@@ -656,21 +662,6 @@ def check_enough_images(record: SmallestRecord) -> None:
             f"always predicting the largest class (right in {share:.3f}), even if it is right on all; add labeled images"
             + (", or use metric=balanced_accuracy" if share >= SKEWED else "")
         )
-
-
-def _is_decision(name: str, found: object, candidates: int) -> bool:
-    """Return whether a decision of plan.json has the form that its name requires, for this number of candidates."""
-    if not isinstance(found, dict) or not isinstance(notes := found.get("notes"), list):
-        return False
-    decision = found.get("decision")
-    if name == "repeats":
-        is_known = type(decision) is int and decision > 0
-    else:
-        parts = decision if isinstance(decision, dict) else {}
-        lists = [parts.get("places"), parts.get("frozen")] if name in ("race", BELOW) else [decision]
-        is_known = all(isinstance(each, list) for each in lists) and (bool(lists[0]) or name == BELOW)
-        is_known = is_known and all(type(place) is int and 0 <= place < candidates for each in lists for place in each)
-    return is_known and all(isinstance(text, str) for text in notes)
 
 
 def search_of(
