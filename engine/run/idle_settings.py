@@ -11,10 +11,12 @@ from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.early_stopping import EarlyStopping
-from common.run_record import flatten
+from common.idle import warn_of_idle
+from common.run_record import RunRecord, flatten
 from common.text import override_value, plural
 from datamodules.splits import GIVEN
 from engine.config.instantiate import LIBRARIES, OURS
+from engine.state import STATE
 
 # Whether it holds, what is missing or decides instead, and the settings that have no effect then
 Rule = tuple[bool, str, Sequence[str]]
@@ -65,6 +67,21 @@ def idle_settings(
         for key in keys if holds else ():
             idle.setdefault(key, why)
     return idle
+
+
+def warn_of_idle_in_run(record: RunRecord, idle: Mapping[str, str], trains: bool) -> None:
+    """Warn of what was typed without an effect, also in the file of an experiment.
+
+    Args:
+        idle: as `idle_settings` returns it.
+        trains: whether the run trains; what an experiment sets for its training needs no warning in an evaluation.
+    """
+    typed = record.run.overrides  # with the files of the run that ckpt_path names, which nobody typed
+    typed = typed if record.in_sweep else [each for each in typed if each in STATE.command]
+    warn_of_idle(typed, idle)
+    if trains and record.run.debug is None:  # debug runs turn off most of a file, as their user wants
+        experiment, settings = settings_of_experiment(typed)
+        warn_of_idle(settings, idle, where=f" of {experiment}")
 
 
 def settings_of_experiment(typed: Sequence[str]) -> tuple[str, list[str]]:
