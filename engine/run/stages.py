@@ -156,10 +156,9 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
         data.warn_of_changed_files()
         if config.get("deploy") is not None and record.writes and not record.latency_comes_later:
             record.save()  # deploy reads the data's root from it
+            checkpoint = evaluated_checkpoint(config, record)
             whole_test = record.test is not None and record.test.part is None
-            deploy(
-                record, config.deploy, evaluated_checkpoint(config, record), test=whole_test, register=config.register
-            )
+            deploy(record, config.deploy, checkpoint, test=whole_test, register=config.register)
         progress.set("writing the results")
         finalize(config, record, trainer, loggers)
 
@@ -282,14 +281,7 @@ def describe_data(data: L.LightningDataModule, source: str | None = None) -> Dat
         select_on=data.select_on,
         license=catalog.license,
         citation=catalog.citation,
-        preprocessing=InputInfo(
-            image_size=data.image_size,
-            fit=data.fit,
-            interpolation=data.interpolation,
-            mean=data.mean,
-            std=data.std,
-            source=source,
-        ),
+        preprocessing=InputInfo(**_inputs(data), source=source),
     )
     if data.pixel_cache is None:
         return info
@@ -307,6 +299,11 @@ def describe_data(data: L.LightningDataModule, source: str | None = None) -> Dat
     info.excluded = [Excluded(path=catalog.paths[row], reason=reason) for row, reason in catalog.excluded.items()]
     info.audit = [AuditFinding(kind=f.kind, leak=f.leak, text=f.text) for f in data.findings]
     return info
+
+
+def _inputs(data: L.LightningDataModule) -> dict:
+    """Return how images become the inputs of the network, as both classifier and record keep it."""
+    return {key: getattr(data, key) for key in ("image_size", "fit", "interpolation", "mean", "std")}
 
 
 def split_columns(data: L.LightningDataModule) -> dict[str, Sequence]:
@@ -356,11 +353,7 @@ def build_model(config: DictConfig, data: L.LightningDataModule) -> ImageClassif
     classifier = ImageClassifier(
         network=network,
         classes=classes,
-        image_size=config.model.image_size,
-        mean=data.mean,
-        std=data.std,
-        fit=data.fit,
-        interpolation=data.interpolation,
+        **_inputs(data),
         loss=instantiate(config, "loss") if "fit" in config.stages else None,
         optimizer=instantiate(config, "optimizer"),
         scheduler=instantiate(config, "scheduler"),

@@ -88,14 +88,7 @@ def _pruning(pruning: dict | None, objectives: list[Objective]) -> dict | None:
 
 
 def check_common(config: DictConfig, values: dict) -> None:
-    """Check the settings that search.py and smallest.py have in common.
-
-    Args:
-        values: those of `config`, resolved.
-
-    Raises:
-        UserError: a wrong name, seeds, storage or margin.
-    """
+    """Check the name, seeds, margin and storage of search.py or smallest.py; `values` are those of `config`, resolved."""
     name, seeds = str(values["name"]), values["seeds"]
     if safe_name(name) != name:
         raise UserError(f"name={name}: use letters, digits, dots, - and _, e.g. name={safe_name(name)}")

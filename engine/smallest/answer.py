@@ -67,8 +67,8 @@ class Answerer:
         """Evaluate the chosen network and the reference on the test images, once."""
         if not self.record.data["n_test"]:
             return
-        opened = dict.fromkeys((self.chosen, self.reference))
-        trained = [key for index in opened for key in self.keys[index] if self.runs.is_trained(key)]
+        tested = dict.fromkeys((self.chosen, self.reference))
+        trained = [key for index in tested for key in self.keys[index] if self.runs.is_trained(key)]
         self.runs.test(trained, "test", cost_of=self.keys[self.chosen][0])
         chosen, reference = (read_outcomes(self.runs, self.keys[i], "test") for i in (self.chosen, self.reference))
         if chosen is None or reference is None:

@@ -427,11 +427,11 @@ def _asked(name: str, keeps: list, cuts: list[CutCost]) -> list[CutCost]:
     by_name = {cut.keep: cut for cut in cuts}
     chosen: dict[str, CutCost] = {}
     for keep in keeps:
-        cut = by_name.get(keep) if isinstance(keep, str) else None
-        if cut is None and type(keep) is int:
+        if type(keep) is int:
             cut = next((each for each in cuts if each.number == keep), None)
-        if cut is None and isinstance(keep, str):
-            cut = by_name.get(f"features.{keep}") or by_name.get(_end_of_stage(name, keep))
+        else:
+            cut = by_name.get(str(keep)) or by_name.get(f"features.{keep}")
+            cut = cut or by_name.get(_end_of_stage(name, str(keep)))
         if cut is None:
             raise UserError(
                 f"candidates.cuts.{name}: {name} cannot be cut after {keep}; {did_you_mean(str(keep), by_name)}"

@@ -34,8 +34,7 @@ CHANGED = {  # what identifies a search besides its settings: key -> its name in
     OWN_WEIGHTS: "networks of your own that set other weights now",
 }
 SEARCH = "search"  # the key, among the decisions, of what identifies a folder's search
-BELOW = "race below"
-DECISIONS = ("race", "raced", BELOW, "raced below", "finals", "repeats")  # each depends on those before it
+DECISIONS = ("race", "raced", "race below", "raced below", "finals", "repeats")  # each depends on those before it
 
 
 class Budget:
@@ -124,6 +123,27 @@ class Plan:
             write_json(self.path, known)
             return decision
 
+    def check(self, name: str, found: object, candidates: int) -> None:
+        """Check that a decision with its notes has the form that its name requires, for this number of candidates.
+
+        Raises:
+            UserError: it has another one.
+        """
+        parts = found if isinstance(found, dict) else {}
+        decision, notes = parts.get("decision"), parts.get("notes")
+        if name == "repeats":
+            is_known = type(decision) is int and decision > 0
+        else:
+            places = decision if isinstance(decision, dict) else {}
+            lists = [places.get("places"), places.get("frozen")] if name in ("race", "race below") else [decision]
+            is_known = all(isinstance(each, list) for each in lists) and (bool(lists[0]) or name == "race below")
+            is_known = is_known and all(type(i) is int and 0 <= i < candidates for each in lists for i in each)
+        if not is_known or not isinstance(notes, list) or not all(isinstance(text, str) for text in notes):
+            raise UserError(
+                f"{self.path}: the decision {name!r} is damaged; delete this file and rerun the same command, which decides "
+                "again with the runs that have finished"
+            )
+
     def is_decided(self, name: str) -> bool:
         """Return whether a decision was made under this budget."""
         entry = self._read().get(name)
@@ -135,28 +155,6 @@ class Plan:
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
-
-
-def check_decision(name: str, found: object, candidates: int, path: Path) -> None:
-    """Check that a decision with its notes has the form that its name requires, for this number of candidates.
-
-    Raises:
-        UserError: it has another one; names `path`, its file.
-    """
-    parts = found if isinstance(found, dict) else {}
-    decision, notes = parts.get("decision"), parts.get("notes")
-    if name == "repeats":
-        is_known = type(decision) is int and decision > 0
-    else:
-        places = decision if isinstance(decision, dict) else {}
-        lists = [places.get("places"), places.get("frozen")] if name in ("race", BELOW) else [decision]
-        is_known = all(isinstance(each, list) for each in lists) and (bool(lists[0]) or name == BELOW)
-        is_known = is_known and all(type(place) is int and 0 <= place < candidates for each in lists for place in each)
-    if not is_known or not isinstance(notes, list) or not all(isinstance(text, str) for text in notes):
-        raise UserError(
-            f"{path}: the decision {name!r} is damaged; delete this file and rerun the same command, which decides again with "
-            "the runs that have finished"
-        )
 
 
 def _as_typed(search: dict[str, object], key: str) -> str:

@@ -437,7 +437,7 @@ class Images:
         """Read the images; of a large set, a part with every class.
 
         Raises:
-            UserError: no validation images, or an error of the data module, which also refuses a split without a class.
+            UserError: an error of the data module, which also refuses a split without a class.
         """
         data = read_images(config, preprocessing)
         catalog, seed = data.catalog, data.rules["seed"]

@@ -42,19 +42,7 @@ from engine.smallest.candidates import apply_limits, list_candidates
 from engine.smallest.feature_cache import weights_name
 from engine.smallest.idle import idle_in_runs
 from engine.smallest.latency import check_onnx, measure_latencies, processor_name, take_known_latencies
-from engine.smallest.plan import (
-    BELOW,
-    FILES,
-    IMAGES,
-    NETWORKS,
-    OWN_WEIGHTS,
-    RESERVE_S,
-    WEIGHTS,
-    Budget,
-    Plan,
-    TrainingTimes,
-    check_decision,
-)
+from engine.smallest.plan import FILES, IMAGES, NETWORKS, OWN_WEIGHTS, RESERVE_S, WEIGHTS, Budget, Plan, TrainingTimes
 from engine.smallest.progress import Progress, repeats_hidden
 from engine.smallest.race import Race
 from engine.smallest.runs import STAGES, RunKey, Runs, describe_failure
@@ -267,7 +255,7 @@ class Smallest:
             return {"decision": decision, "notes": self.record.notes[before:]}
 
         found = self.plan.decide(name, take_with_notes)
-        check_decision(name, found, len(self.candidates), self.plan.path)
+        self.plan.check(name, found, len(self.candidates))
         for text in found["notes"]:
             self.note(text)
         return found["decision"]
@@ -299,15 +287,12 @@ class Smallest:
 
     def _race(self) -> list[int]:
         """Train the reference and cheaper candidates that may be good enough; return those that finished, reference first."""
-        plan = self._decide("race", self._plan_race)
-        for index in plan["frozen"]:
-            self.candidates[index].frozen = True
+        places = self._decide_race("race", self._plan_race)
         if self._asks_latency and self._is_answered:  # a repeated command remeasures what a busy machine disturbed
             take_known_latencies(self.candidates, len(self.record.data["classes"]), self.folder, flagged=False)
-            decided = [name for name in ("race", BELOW) if self.plan.is_decided(name)]
+            decided = filter(self.plan.is_decided, ("race", "race below"))
             self._measure_latencies([index for name in decided for index in self._decide(name, dict)["places"]])
         self._take_known_latencies()
-        places = plan["places"]
         if not self.plan.is_decided("raced"):
             others = f"; {plural(len(places) - 1, 'other candidate')} race{'s' if len(places) == 2 else ''} against it"
             log.info("Reference, trained first: %s%s", self.candidates[places[0]].name,
@@ -322,16 +307,23 @@ class Smallest:
 
         Return the finishers of both races.
         """
-        if self.plan.is_decided("finals") and not self.plan.is_decided(BELOW):  # by a version without second races
+        if self.plan.is_decided("finals") and not self.plan.is_decided(
+            "race below"
+        ):  # by a version without second races
             return finished
-        plan = self._decide(BELOW, lambda: self._plan_race_below(finished))
+        places = self._decide_race("race below", lambda: self._plan_race_below(finished))
+        self._take_known_latencies()
+        if not places:
+            return finished
+        found = self._run_race(places, "raced below", "second race", finished)
+        return [*finished, *(index for index in found if index not in finished)]
+
+    def _decide_race(self, name: str, take: Callable) -> list[int]:
+        """Return who takes part in a race; freeze those that are to race frozen."""
+        plan = self._decide(name, take)
         for index in plan["frozen"]:
             self.candidates[index].frozen = True
-        self._take_known_latencies()
-        if not plan["places"]:
-            return finished
-        found = self._run_race(plan["places"], "raced below", "second race", finished)
-        return [*finished, *(index for index in found if index not in finished)]
+        return plan["places"]
 
     def _run_race(self, places: list[int], decision: str, title: str, trained: list[int]) -> list[int]:
         """Train the candidates of a race until none is left; return those that finished.
@@ -351,7 +343,7 @@ class Smallest:
             self._note_failure(keys[folder.path], error)
         finished = [index for index in places if self.runs.is_trained(self.runs.first(index))]
         if (finished or self.plan.is_decided(decision)) and not failed:  # otherwise the same command tries again
-            decided = self._decide(decision, lambda: self._raced(places, finished))
+            decided = self._decide(decision, lambda: self._end_race(places, finished))
             self.runs.train([self.runs.first(index) for index in decided], title)  # where folders were deleted since
             finished = [index for index in decided if self.runs.is_trained(self.runs.first(index))]
         self._save()
@@ -367,7 +359,7 @@ class Smallest:
                     time.sleep(1.0)
         return race.failed
 
-    def _raced(self, places: list[int], finished: list[int]) -> list[int]:
+    def _end_race(self, places: list[int], finished: list[int]) -> list[int]:
         """Note which runs of the race the budget has cut off; return the candidates that finished."""
         not_started = [index for index in places if self.runs.record(self.runs.first(index)) is None]
         if not_started and self.budget.minutes is not None:
