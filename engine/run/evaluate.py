@@ -65,7 +65,10 @@ def evaluate_val(
 def evaluate_test(
     config: DictConfig, record: RunRecord, trainer: L.Trainer, model: ImageClassifier, data: L.LightningDataModule
 ) -> None:
-    """Fill the record's `test`, and count the evaluations of this training on its test images."""
+    """Fill the record's `test`, and count the evaluations of this training on its test images; not in a cross-validation."""
+    if data.rules["folds"] is not None and "fit" in config.stages:
+        log.info("cross-validation: test images are not evaluated; stages=[test] ckpt_path=CHECKPOINT does that")
+        return
     trainer.test(model, datamodule=data, verbose=False)
     record.test = _metrics(config, trainer, model, "test")
     record.test.part = data.describe_part("test")
@@ -106,7 +109,7 @@ def _count_test_evaluation(config: DictConfig, record: RunRecord, data: L.Lightn
 
 def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer, loggers: Loggers) -> None:
     """Complete the record, draw calibration.png and overview.png, pass the results to the loggers, log the last lines."""
-    checkpoint = Path(record.best.checkpoint if record.best else config.ckpt_path)
+    checkpoint = evaluated_checkpoint(config, record)
     record.model.checkpoint_mib = round(checkpoint.stat().st_size / 2**20, 3)
     record.throughput = find_callback(trainer, Throughput).measured()
     measured = {split: metrics for split in ("val", "test") if (metrics := getattr(record, split))}
@@ -152,6 +155,11 @@ def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer, loggers:
 def add_decision(path: Path, content: dict, decision: Decision) -> None:
     """Write a checkpoint with this content and a decision; the file is whole at every moment, the weights are unchanged."""
     write_checkpoint(path, {**content, "decision": asdict(decision)})
+
+
+def evaluated_checkpoint(config: DictConfig, record: RunRecord) -> Path:
+    """Return the checkpoint whose network a run evaluates: the best one of its training, or the given one."""
+    return Path(record.best.checkpoint if record.best else config.ckpt_path)
 
 
 def find_callback(trainer: L.Trainer, kind: type[L.Callback]):

@@ -11,11 +11,13 @@ from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.early_stopping import EarlyStopping
-from common.run_record import flatten
+from common.idle import warn_of_idle
+from common.run_record import RunRecord, flatten
 from common.text import override_value, plural
 from datamodules.splits import GIVEN
 from engine.config.instantiate import LIBRARIES, OURS
 from engine.hints import CONF
+from engine.state import STATE
 
 # Whether it holds, what is missing or decides instead, and the settings that have no effect then
 Rule = tuple[bool, str, Sequence[str]]
@@ -66,6 +68,22 @@ def idle_settings(
         for key in keys if holds else ():
             idle.setdefault(key, why)
     return idle
+
+
+def warn_of_idle_in_run(record: RunRecord, idle: Mapping[str, str], trains: bool) -> None:
+    """Warn of what was typed without an effect, also in files of the user's own and in an experiment.
+
+    Args:
+        idle: as `idle_settings` returns it.
+        trains: whether the run trains; what files set for its training needs no warning in an evaluation.
+    """
+    typed = record.run.overrides  # with the files of the run that ckpt_path names, which nobody typed
+    typed = typed if record.in_sweep else [each for each in typed if each in STATE.command]
+    warn_of_idle(typed, idle)
+    if trains and record.run.debug is None:  # debug runs turn off most of a file, as their user wants
+        for choice, settings in settings_of_files(typed).items():
+            if choice.partition("=")[0] not in idle:  # else the choice itself is warned of
+                warn_of_idle(settings, idle, where=f" of {choice}")
 
 
 def settings_of_files(typed: Sequence[str]) -> dict[str, list[str]]:

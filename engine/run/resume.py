@@ -258,31 +258,20 @@ def resume_config(config: DictConfig, overrides: list[str], folder: RunFolder) -
             config.ckpt_path,
         )
         return config, []
-    choices = read_saved_choices(run)
-    keys = {override: override.lstrip("+~").partition("=")[0].partition("@")[0] for override in overrides}
-    # a choice that the run has already is not a change
-    typed = {key.replace("/", "."): override.partition("=")[2] for override, key in keys.items()}
-    given = [name for name, text in typed.items() if text != str(choices.get(name))]
-    for name in ("experiment", "recipe"):
-        if name in given:
-            raise UserError(
-                f"{name}={typed[name]} with ckpt_path: a resumed run keeps its settings; change single settings instead"
-            )
-    if "debug" in given:
-        given = list(dict.fromkeys([*_keys_of_debug(), *(key for key in given if key != "debug")]))
-    if "callbacks" in given:  # base/common.yaml's settings, also in this group, stay the run's
-        names = re.findall(r"[\w-]+", f"{choices.get('callbacks', '')},{typed['callbacks']}")
-        given = list(dict.fromkeys([*_keys_of_callbacks(names), *(key for key in given if key != "callbacks")]))
-    merged, changed = read_saved_config(run, given, config), []
+    given = _given(read_saved_choices(run), overrides)
+    merged, changed = read_saved_config(run, [*given], config), []
     optimizer = OmegaConf.select(merged, "optimizer._target_")
-    for name in given:
+    for name, text in given.items():
         if name.startswith("callbacks.") and (callback := name.split(".")[1]) not in config.callbacks:
             if merged.callbacks.pop(callback, None) is not None:  # from the run's choice of callbacks
                 changed.append(f"~callbacks.{callback}")
             continue
         value = OmegaConf.select(config, name)
         if name not in COMMAND_KEYS and OmegaConf.select(merged, name) != value:
-            changed.append(f"{name}={typed.get(name, value) if OmegaConf.is_config(value) else override_value(value)}")
+            shown = override_value(value)
+            if OmegaConf.is_config(value):
+                shown = value if text is None else text
+            changed.append(f"{name}={shown}")
         OmegaConf.update(merged, name, value, merge=False, force_add=True)
     for key in COMMAND_KEYS:
         OmegaConf.update(merged, key, OmegaConf.select(config, key), merge=False, force_add=True)
@@ -295,6 +284,31 @@ def resume_config(config: DictConfig, overrides: list[str], folder: RunFolder) -
     if changed and folder == run:
         log.warning("resuming with settings that differ from the run's: %s", ", ".join(changed))
     return merged, changed
+
+
+def _given(choices: dict[str, str], overrides: list[str]) -> dict[str, str | None]:
+    """Return the keys whose values a command takes from itself, with what was typed; None for a key of a chosen file.
+
+    Args:
+        choices: of the run; a choice that it has already is not a change.
+
+    Raises:
+        UserError: an experiment or another recipe.
+    """
+    keys = {override: override.lstrip("+~").partition("=")[0].partition("@")[0] for override in overrides}
+    typed = {key.replace("/", "."): override.partition("=")[2] for override, key in keys.items()}
+    given = {name: text for name, text in typed.items() if text != str(choices.get(name))}
+    for name in ("experiment", "recipe"):
+        if name in given:
+            raise UserError(
+                f"{name}={typed[name]} with ckpt_path: a resumed run keeps its settings; change single settings instead"
+            )
+    if given.pop("debug", None) is not None:
+        given = dict.fromkeys(_keys_of_debug()) | given
+    if (text := given.pop("callbacks", None)) is not None:  # base/common.yaml's settings in this group stay the run's
+        names = re.findall(r"[\w-]+", f"{choices.get('callbacks', '')},{text}")
+        given = dict.fromkeys(_keys_of_callbacks(names)) | given
+    return given
 
 
 def _keys_of_debug() -> list[str]:

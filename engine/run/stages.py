@@ -27,7 +27,6 @@ from callbacks.line_progress import EpochBar, LineProgress
 from callbacks.progressive_resizing import ProgressiveResizing
 from callbacks.throughput import Throughput
 from common.errors import UserError
-from common.idle import warn_of_idle
 from common.progress import Progress
 from common.run_record import AuditFinding, BestEpoch, DataInfo, Excluded, InputInfo, RunRecord
 from common.text import plural, quote_override, shell_join
@@ -43,11 +42,10 @@ from engine.run.checkpoint_io import AtomicCheckpointIO, check_best, intact_chec
 from engine.run.cost import describe_model
 from engine.run.debug import mark_debug
 from engine.run.deploy import check_calibration, check_deploy, deploy
-from engine.run.evaluate import evaluate_test, evaluate_val, finalize, find_callback
-from engine.run.idle_settings import idle_settings, settings_of_files
+from engine.run.evaluate import evaluate_test, evaluate_val, evaluated_checkpoint, finalize, find_callback
+from engine.run.idle_settings import idle_settings, warn_of_idle_in_run
 from engine.run.loggers import Loggers, log_settings, open_loggers
 from engine.run.resume import check_unseen, compare_images, evaluated_elsewhere, resume_errors, settings_of_network
-from engine.state import STATE
 from lightning_modules.checkpoint import (
     check_same_network,
     epochs_done,
@@ -92,7 +90,8 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
     rank_zero_only.rank = process.rank  # Lightning takes SLURM's rank, even where each task is a separate run
     check_deploy(config.get("deploy"), config.stages)  # runs of earlier versions have no `deploy`
     mark_debug(config, record)
-    if config.ckpt_path is not None and "fit" in config.stages:
+    trains = "fit" in config.stages
+    if trains and config.ckpt_path is not None:
         take_checkpoint(config, record)
     L.seed_everything(config.seed, workers=True, verbose=False)
     preprocessing = decide_preprocessing(OmegaConf.to_container(config.model), config.ckpt_path)
@@ -103,7 +102,7 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
     if record.in_sweep:
         data.memory = MEMORY
     data.limits, data.overfits = batch_limits(config.trainer), bool(config.trainer.get("overfit_batches"))
-    data.trains = "fit" in config.stages
+    data.trains = trains
     check_place(record, data)
     rules = instantiate(config, "decision")
     progress.set("listing the images")
@@ -116,28 +115,22 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
         record.data, record.model = describe_data(data, source), describe_model(config, model, record)
         return
     progress.set("loading the weights")
-    weights, digest = load_weights(config, record, model) if "fit" in config.stages else (None, None)
+    weights, digest = load_weights(config, record, model) if trains else (None, None)
     progress.set("starting the loggers")  # this may wait for a server
     with open_loggers(config, record) as loggers:
         configured = configured_callbacks(config)
-        trainer = build_trainer(config, record, loggers, all_callbacks(config, record, configured, callbacks))
+        trainer = build_trainer(config, record, process, loggers, all_callbacks(config, record, configured, callbacks))
         data.trainer = trainer  # Lightning sets it too late: limits count the batches of all processes
-        for callback in configured.values() if "fit" in config.stages else ():
+        for callback in configured.values() if trains else ():
             if isinstance(callback, ProgressiveResizing):
                 callback.check(model.network, data.image_size)
         progress.set("reading the images")
         read_images(config, record, process, data, source)
+        on_gpu = trainer.strategy.root_device.type == "cuda"
         idle = idle_settings(
-            config, configured, data,
-            pretrained=model.pretrained, on_gpu=trainer.strategy.root_device.type == "cuda", in_sweep=record.in_sweep,
-        )  # fmt: skip
-        typed = record.run.overrides  # with the files of the run that ckpt_path names, which nobody typed
-        typed = typed if record.in_sweep else [each for each in typed if each in STATE.command]
-        warn_of_idle(typed, idle)
-        if "fit" in config.stages and record.run.debug is None:  # these turn off most of a file, as their user wants
-            for choice, settings in settings_of_files(typed).items():
-                if choice.partition("=")[0] not in idle:  # else the choice itself is warned of
-                    warn_of_idle(settings, idle, where=f" of {choice}")
+            config, configured, data, pretrained=model.pretrained, on_gpu=on_gpu, in_sweep=record.in_sweep
+        )
+        warn_of_idle_in_run(record, idle, trains)
         model.hparams["range"] = data.value_range and list(data.value_range)
         model.hparams["mean"], model.hparams["std"] = data.mean, data.std
         progress.set("measuring the cost")
@@ -146,7 +139,7 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
         log_settings(loggers, config, record)
         log_limits(config, data)
         trained = None
-        if "fit" in config.stages:
+        if trains:
             complete_loss(model, data)
             record.model.weights, record.model.weights_digest = weights, digest
             record.model.teacher_digest = digest_of_file(config.teacher)
@@ -159,16 +152,11 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
         del trained  # with the optimizer's state, it is three times the size of the network
         progress.set("computing the results on test")
         if "test" in config.stages and data.has_test:
-            if data.rules["folds"] is not None and "fit" in config.stages:
-                log.info(
-                    "cross-validation: test images are not evaluated; stages=[test] ckpt_path=CHECKPOINT does that"
-                )
-            else:
-                evaluate_test(config, record, trainer, model, data)
+            evaluate_test(config, record, trainer, model, data)
         data.warn_of_changed_files()
         if config.get("deploy") is not None and record.writes and not record.latency_comes_later:
             record.save()  # deploy reads the data's root from it
-            checkpoint = Path(record.best.checkpoint if record.best else config.ckpt_path)
+            checkpoint = evaluated_checkpoint(config, record)
             whole_test = record.test is not None and record.test.part is None
             deploy(record, config.deploy, checkpoint, test=whole_test, register=config.register)
         progress.set("writing the results")
@@ -293,14 +281,7 @@ def describe_data(data: L.LightningDataModule, source: str | None = None) -> Dat
         select_on=data.select_on,
         license=catalog.license,
         citation=catalog.citation,
-        preprocessing=InputInfo(
-            image_size=data.image_size,
-            fit=data.fit,
-            interpolation=data.interpolation,
-            mean=data.mean,
-            std=data.std,
-            source=source,
-        ),
+        preprocessing=InputInfo(**_inputs(data), source=source),
     )
     if data.pixel_cache is None:
         return info
@@ -318,6 +299,11 @@ def describe_data(data: L.LightningDataModule, source: str | None = None) -> Dat
     info.excluded = [Excluded(path=catalog.paths[row], reason=reason) for row, reason in catalog.excluded.items()]
     info.audit = [AuditFinding(kind=f.kind, leak=f.leak, text=f.text) for f in data.findings]
     return info
+
+
+def _inputs(data: L.LightningDataModule) -> dict:
+    """Return how images become the inputs of the network, as both classifier and record keep it."""
+    return {key: getattr(data, key) for key in ("image_size", "fit", "interpolation", "mean", "std")}
 
 
 def split_columns(data: L.LightningDataModule) -> dict[str, Sequence]:
@@ -370,11 +356,7 @@ def build_model(config: DictConfig, data: L.LightningDataModule) -> ImageClassif
     classifier = ImageClassifier(
         network=network,
         classes=classes,
-        image_size=config.model.image_size,
-        mean=data.mean,
-        std=data.std,
-        fit=data.fit,
-        interpolation=data.interpolation,
+        **_inputs(data),
         loss=instantiate(config, "loss") if "fit" in config.stages else None,
         optimizer=instantiate(config, "optimizer"),
         scheduler=instantiate(config, "scheduler"),
@@ -457,7 +439,7 @@ def load_weights(config: DictConfig, record: RunRecord, model: ImageClassifier) 
 
 
 def build_trainer(
-    config: DictConfig, record: RunRecord, loggers: Loggers, callbacks: Sequence[L.Callback]
+    config: DictConfig, record: RunRecord, process: Process, loggers: Loggers, callbacks: Sequence[L.Callback]
 ) -> L.Trainer:
     """Build Lightning's trainer for this run's folder with its callbacks; record the device."""
     for package in ("lightning.pytorch", "lightning.fabric"):  # importing them has set INFO
@@ -471,7 +453,6 @@ def build_trainer(
         callbacks.append(EpochBar())
         shows_progress = True
     callbacks.append(LineProgress(is_shown=not shows_progress))
-    process = process_of_run(config.trainer.strategy, in_sweep=record.in_sweep)
     flags = lightning_flags(config.trainer, record.folder) | trainer_settings(process, config.trainer)
     trainer = instantiate(
         OmegaConf.create({"trainer": {"log_every_n_steps": 1, **flags}}),

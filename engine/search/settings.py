@@ -65,15 +65,7 @@ def read_settings(config: DictConfig) -> SearchSettings:
             raise UserError(f"{quote_override(key, value)}: expected {type_name(TYPES[key])}")
         if value is not None and key in SMALLEST and value < SMALLEST[key]:
             raise UserError(f"{key}={value}: use {SMALLEST[key]} or more")
-    check_password(OmegaConf.to_container(config, resolve=False)["storage"])
-    name, seeds = values["name"], values["seeds"]
-    if safe_name(name) != name:
-        raise UserError(f"name={name}: use letters, digits, dots, - and _; e.g. name={safe_name(name)}")
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds={seeds}: give at least one seed, and each only once")
-    if not all(0 <= seed < 2**32 for seed in seeds):
-        raise UserError(f"seeds={seeds}: use whole numbers from 0 to {2**32 - 1}")
-    check_good_enough(values["good_enough"])
+    check_common(config, values)
     default_space = values.pop("default_space")
     values["objectives"] = parse_objectives(values["objectives"])
     values["space"] = read_space(default_space if values["space"] is None else values["space"])
@@ -95,9 +87,20 @@ def _pruning(pruning: dict | None, objectives: list[Objective]) -> dict | None:
     return {"n_startup_trials": pruning["n_startup_trials"], "n_warmup_steps": pruning["n_warmup_epochs"]}
 
 
-def check_password(storage: str | None) -> None:
-    """Refuse a password that is written out; checked before interpolations such as `${oc.env:NAME}` are resolved."""
-    if re.match(r"[^/]+://[^/@]*:[^/@]+@", storage or "") and "${" not in storage:
+def check_common(config: DictConfig, values: dict) -> None:
+    """Check the name, seeds, margin and storage of search.py or smallest.py; `values` are those of `config`, resolved."""
+    name, seeds = str(values["name"]), values["seeds"]
+    if safe_name(name) != name:
+        raise UserError(f"name={name}: use letters, digits, dots, - and _, e.g. name={safe_name(name)}")
+    if not isinstance(seeds, list) or not seeds or not all(type(s) is int and 0 <= s < 2**32 for s in seeds):
+        raise UserError(f"seeds={seeds}: give a list of whole numbers from 0 to {2**32 - 1}, e.g. seeds=[1,2,3]")
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds={seeds}: list each seed once")
+    check_good_enough(values["good_enough"])
+    if values["storage"] is not None and not isinstance(values["storage"], str):
+        raise UserError(f"storage={values['storage']}: use the URL of a database, or null")
+    typed = OmegaConf.to_container(config, resolve=False)["storage"] or ""  # perhaps `${oc.env:NAME}`
+    if re.match(r"[^/]+://[^/@]*:[^/@]+@", typed) and "${" not in typed:
         raise UserError(
             "storage: the password would be in every record and on every page; remove it from the URL and set "
             "PGPASSWORD or ~/.pgpass, or write storage='${oc.env:NAME}'"

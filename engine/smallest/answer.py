@@ -30,8 +30,8 @@ BEST, CARD = "best.ckpt", "MODEL_CARD.md"
 class Answerer:
     """Choose a network, prove that it is good enough, and write the answer."""
 
-    def __init__(self, record: SmallestRecord, runs: Runs, keys: dict[int, list[RunKey]], has_test: bool):
-        self.record, self.runs, self.keys, self.has_test = record, runs, keys, has_test
+    def __init__(self, record: SmallestRecord, runs: Runs, keys: dict[int, list[RunKey]]):
+        self.record, self.runs, self.keys = record, runs, keys
         self.settings, question = runs.settings, runs.settings.question
         self.rule = Rule(question.good_enough, question.target, question.metric)
 
@@ -65,10 +65,10 @@ class Answerer:
 
     def prove(self) -> None:
         """Evaluate the chosen network and the reference on the test images, once."""
-        if not self.has_test:
+        if not self.record.data["n_test"]:
             return
-        opened = dict.fromkeys((self.chosen, self.reference))
-        trained = [key for index in opened for key in self.keys[index] if self.runs.is_trained(key)]
+        tested = dict.fromkeys((self.chosen, self.reference))
+        trained = [key for index in tested for key in self.keys[index] if self.runs.is_trained(key)]
         self.runs.test(trained, "test", cost_of=self.keys[self.chosen][0])
         chosen, reference = (read_outcomes(self.runs, self.keys[i], "test") for i in (self.chosen, self.reference))
         if chosen is None or reference is None:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import torch
@@ -49,8 +50,19 @@ LOOKED_UP = ("auto", "imagenet", None)  # values of model.weights that name neit
 PACKAGES = ("torch", "torchvision", "timm", "thop")  # their versions decide what a cut costs
 
 
-def list_candidates(config: DictConfig, num_classes: int, notes: list[str] | None = None) -> list[Candidate]:
-    """Return all candidates; for one above a limit, `excluded` says so.
+class CandidateSettings(NamedTuple):
+    """The checked settings of conf/candidates."""
+
+    backbones: list[str]
+    weights: dict[str, str | None]  # by backbone, as model.weights; of one that is not listed: auto
+    image_sizes: tuple[int, ...]
+    cuts: dict[str, list | None]  # by backbone, as model.keep; None, or not listed: all
+
+
+def list_candidates(
+    config: DictConfig, candidates: CandidateSettings, num_classes: int, notes: list[str]
+) -> list[Candidate]:
+    """Return all candidates.
 
     As in a run, weights that are neither in a cache nor in a package are downloaded.
 
@@ -58,15 +70,12 @@ def list_candidates(config: DictConfig, num_classes: int, notes: list[str] | Non
         notes: gets a sentence, also logged, on each backbone and size that is left out.
 
     Raises:
-        UserError: a wrong setting of `candidates` or `limits`, no pretrained weights, or no candidate within the limits.
+        UserError: no such backbone or cut, no pretrained weights, or no candidate at all.
     """
-    notes = [] if notes is None else notes
-    limits = check_limits(config.limits)
-    backbones, policies, sizes, asked = check_candidates(config.candidates)
-    backbones = _known(backbones, notes)
+    _, policies, sizes, asked = candidates
     head = _head(config)
     cache, of_backbones, found = Path(config.datamodule.cache), {}, []
-    for name in backbones:
+    for name in _known(candidates.backbones, notes):
         costs = _costs_of(name, sizes, num_classes, head, cache / "costs")
         notes.extend(_left_out(name, costs, sizes))
         if costs.cuts and set(costs.sizes) <= set(sizes):
@@ -90,7 +99,6 @@ def list_candidates(config: DictConfig, num_classes: int, notes: list[str] | Non
         log.info("%s", note)
     if not found:
         raise UserError(f"candidates: no candidate is left. {' '.join(notes)}")
-    apply_limits(found, limits)
     return found
 
 
@@ -177,8 +185,8 @@ def _amounts(value: float, limit: float, between: str) -> str:
     return f"{texts[0]} {between}{texts[1]}"
 
 
-def check_candidates(candidates: DictConfig | None) -> tuple[list[str], dict, tuple[int, ...], dict]:
-    """Return backbones, weights by backbone, image sizes and cuts by backbone, checked without looking anything up.
+def check_candidates(candidates: DictConfig | None) -> CandidateSettings:
+    """Check the settings of `candidates` without looking anything up.
 
     Raises:
         UserError: names the key, what was found and what is allowed.
@@ -214,7 +222,7 @@ def check_candidates(candidates: DictConfig | None) -> tuple[list[str], dict, tu
             raise UserError(
                 f"candidates.cuts.{name}={keeps}: use a list of blocks; python train.py --networks {name} names them"
             )
-    return backbones, weights, tuple(sorted(sizes)), cuts
+    return CandidateSettings(backbones, weights, tuple(sorted(sizes)), cuts)
 
 
 def _list(values: dict, key: str, example: str) -> list:
@@ -419,11 +427,11 @@ def _asked(name: str, keeps: list, cuts: list[CutCost]) -> list[CutCost]:
     by_name = {cut.keep: cut for cut in cuts}
     chosen: dict[str, CutCost] = {}
     for keep in keeps:
-        cut = by_name.get(keep) if isinstance(keep, str) else None
-        if cut is None and type(keep) is int:
+        if type(keep) is int:
             cut = next((each for each in cuts if each.number == keep), None)
-        if cut is None and isinstance(keep, str):
-            cut = by_name.get(f"features.{keep}") or by_name.get(_end_of_stage(name, keep))
+        else:
+            cut = by_name.get(str(keep)) or by_name.get(f"features.{keep}")
+            cut = cut or by_name.get(_end_of_stage(name, str(keep)))
         if cut is None:
             raise UserError(
                 f"candidates.cuts.{name}: {name} cannot be cut after {keep}; {did_you_mean(str(keep), by_name)}"

@@ -34,6 +34,7 @@ CHANGED = {  # what identifies a search besides its settings: key -> its name in
     OWN_WEIGHTS: "networks of your own that set other weights now",
 }
 SEARCH = "search"  # the key, among the decisions, of what identifies a folder's search
+DECISIONS = ("race", "raced", "race below", "raced below", "finals", "repeats")  # each depends on those before it
 
 
 class Budget:
@@ -107,21 +108,41 @@ class Plan:
                 )
             write_json(self.path, known)
 
-    def decide(self, name: str, decide: Callable[[], object], later: Sequence[str] = ()) -> object:
-        """Return the decision `name`, made by this process if none has made it yet.
+    def decide(self, name: str, decide: Callable[[], object]) -> object:
+        """Return the decision `name` of DECISIONS, made by this process if none has made it yet.
 
-        Args:
-            later: decisions that depend on this one, such as the finals on a run of the race that had failed before; a new
-                decision discards them.
+        A new one discards those that depend on it, such as the finals on a run of the race that had failed before.
         """
         with self._locked():
             if self.is_decided(name):
                 return self._read()[name]["decision"]
             known, decision = self._read(), decide()
-            known = {key: value for key, value in known.items() if key not in later}
+            for later in DECISIONS[DECISIONS.index(name) + 1 :]:
+                known.pop(later, None)
             known[name] = {"budget_minutes": self.budget.minutes, "decision": decision}
             write_json(self.path, known)
             return decision
+
+    def check(self, name: str, found: object, candidates: int) -> None:
+        """Check that a decision with its notes has the form that its name requires, for this number of candidates.
+
+        Raises:
+            UserError: it has another one.
+        """
+        parts = found if isinstance(found, dict) else {}
+        decision, notes = parts.get("decision"), parts.get("notes")
+        if name == "repeats":
+            is_known = type(decision) is int and decision > 0
+        else:
+            places = decision if isinstance(decision, dict) else {}
+            lists = [places.get("places"), places.get("frozen")] if name in ("race", "race below") else [decision]
+            is_known = all(isinstance(each, list) for each in lists) and (bool(lists[0]) or name == "race below")
+            is_known = is_known and all(type(i) is int and 0 <= i < candidates for each in lists for i in each)
+        if not is_known or not isinstance(notes, list) or not all(isinstance(text, str) for text in notes):
+            raise UserError(
+                f"{self.path}: the decision {name!r} is damaged; delete this file and rerun the same command, which decides "
+                "again with the runs that have finished"
+            )
 
     def is_decided(self, name: str) -> bool:
         """Return whether a decision was made under this budget."""

@@ -46,12 +46,11 @@ class Runs:
     """Train and evaluate candidates as ordinary runs of train.py, each in its own folder inside that of the search."""
 
     def __init__(
-        self, settings: SmallestSettings, candidates: Sequence[Candidate], weights: dict, folds: int | None,
-        budget: Budget, progress: Progress, run: Callable,
+        self, settings: SmallestSettings, candidates: Sequence[Candidate], folds: int | None, budget: Budget,
+        progress: Progress, run: Callable,
     ):  # fmt: skip
         self.settings, self.candidates, self.folds = settings, candidates, folds
         self.budget, self.progress, self.run = budget, progress, run
-        self._weights = weights
         self.failed: dict[RunKey, Exception] = {}
 
     def first(self, candidate: int) -> RunKey:
@@ -75,10 +74,8 @@ class Runs:
 
     def overrides(self, key: RunKey) -> list[str]:
         """Return a run's arguments of train.py, without the stages."""
-        each = self.candidates[key.candidate]
-        given = (
-            [f"model.weights={override_value(self._weights[each.backbone])}"] if each.backbone in self._weights else []
-        )
+        each, weights = self.candidates[key.candidate], self.settings.candidates.weights
+        given = [f"model.weights={override_value(weights[each.backbone])}"] if each.backbone in weights else []
         folds = [] if key.fold is None else [f"datamodule.folds={self.folds}", f"datamodule.fold={key.fold}"]
         return [
             *self.settings.overrides,

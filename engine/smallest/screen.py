@@ -18,6 +18,7 @@ from common.errors import UserError
 from common.locks import locked
 from common.processor_time import CoreWatch
 from common.progress import rounded
+from common.run_record import InputInfo
 from common.smallest_record import Candidate, Measured, Metric
 from common.text import duration, is_own_backbone, override_value, plural, rounded_down, rounded_up
 from common.untrusted.json_files import read_json, to_type
@@ -26,10 +27,9 @@ from datamodules.image_datamodule import ImageDataModule
 from datamodules.normalize import as_batch, normalize
 from datamodules.pixel_cache import Look
 from datamodules.splits import join_groups, spread_rows
-from engine.config.trainer_flags import batch_limits
 from engine.config.validate import validate
 from engine.run.cost import on_gpu
-from engine.run.stages import MEMORY, build_data
+from engine.run.stages import ANY, MEMORY, build_data
 from engine.search.space import compose_run
 from engine.smallest.feature_cache import FeatureCache, weights_name
 from engine.smallest.latency import processor_name
@@ -50,6 +50,7 @@ BATCH_ON_CPU, BATCH_ON_GPU = 16, 256
 POLL_S = 0.5
 MEASURED_S = 1.0  # of forward passes, after which their rate is reliable
 LARGEST_RESULT = 2**20  # bytes
+Rows = tuple[np.ndarray, np.ndarray]  # of train and val, in the catalog
 
 
 @dataclass(kw_only=True)
@@ -111,7 +112,8 @@ class Screen:
     Args:
         candidates: all cuts that are asked for, of all backbones and sizes.
         files: `candidates.weights` by backbone.
-        folds: number of folds, where probes predict train and val by cross-validation; None: they predict val.
+        folds: rows of train and val in each fold (`read_folds`), where probes predict both by cross-validation; None: they
+            predict val.
         remaining_s: returns the seconds left for the screen; None: no limit.
         overrides: arguments of train.py that all runs share.
     """
@@ -122,7 +124,7 @@ class Screen:
         files: dict[str, str | None],
         folder: Path,
         *,
-        folds: int | None,
+        folds: list[Rows] | None,
         metric: Metric,
         budget_minutes: float | None,
         remaining_s: Callable[[], float | None],
@@ -219,9 +221,8 @@ class Screen:
     def _question(self, key: tuple[str, int]) -> dict[str, Any]:
         cuts = [candidate.keep for candidate in self.groups[key]]
         weights = self.files.get(key[0], "auto")
-        return {
-            "metric": self.metric, "folds": self.folds, "weights": weights, "cuts": cuts, "overrides": self.overrides,
-        }  # fmt: skip
+        folds = self.folds and len(self.folds)
+        return {"metric": self.metric, "folds": folds, "weights": weights, "cuts": cuts, "overrides": self.overrides}
 
     def _read(self, path: Path, question: dict[str, Any]) -> PassResult | None:
         """Return the result of an earlier command or another process; None where the pass is still to be done."""
@@ -434,21 +435,17 @@ class Images:
         return len(self.data.catalog.classes)
 
     @classmethod
-    def of(cls, config: DictConfig, preprocessing: Preprocessing, folds: int | None) -> "Images":
+    def of(cls, config: DictConfig, preprocessing: Preprocessing, folds: list[Rows] | None) -> "Images":
         """Read the images; of a large set, a part with every class.
 
         Raises:
-            UserError: no validation images, or an error of the data module, which also refuses a split or fold without a class.
+            UserError: an error of the data module, which also refuses a split without a class.
         """
-        data = _read_images(config, preprocessing)
+        data = read_images(config, preprocessing)
         catalog, seed = data.catalog, data.rules["seed"]
-        train, val = data.rows("train"), data.rows("val")
-        if not len(val):
-            raise UserError("datamodule.select_on=test: leaves no validation images to choose with; use select_on=val")
-        pairs = [(train, val)]
-        if folds is not None:
-            pairs = _folds(config, preprocessing, folds)
-            # They also use what datamodule.train_fraction excludes from train without folds
+        train, val = catalog.rows("train"), catalog.rows("val")
+        pairs = folds or [(train, val)]
+        if folds:  # they also use what datamodule.train_fraction excludes from train without folds
             train = np.setdiff1d(np.concatenate([each for pair in pairs for each in pair]), val)
         thinned = [
             rows if len(rows) <= most else np.sort(rows[spread_rows(catalog.labels[rows], most, seed)])
@@ -464,29 +461,23 @@ class Images:
         return cls(data, rows, catalog.labels[rows], groups[rows], parts, part)
 
 
-def _read_images(config: DictConfig, preprocessing: Preprocessing) -> ImageDataModule:
+def read_images(config: DictConfig, preprocessing: Preprocessing | InputInfo = ANY) -> ImageDataModule:
     """Return a run's data module, set up."""
     data = build_data(config, preprocessing)
     data.memory = MEMORY
-    data.limits = batch_limits(config.trainer)
     data.setup()
     return data
 
 
-def _folds(config: DictConfig, preprocessing: Preprocessing, folds: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the rows of train and val in each fold, the same as in runs with datamodule.folds and datamodule.fold."""
-    found = []
-    for fold in range(folds):
-        of_fold = OmegaConf.merge(config, {"datamodule": {"folds": folds, "fold": fold}})
-        try:
-            data = _read_images(of_fold, preprocessing)
-        except UserError as error:
-            raise UserError(
-                f"{error}; this is with {folds} folds, as set by datamodule.folds or else by finals.folds; "
-                "finals.folds_below=0 turns the latter off"
-            ) from error
-        found.append((data.rows("train"), data.rows("val")))
-    return found
+def read_folds(config: DictConfig, folds: int) -> list[Rows]:
+    """Return the rows of train and val in each fold, the same as in runs with datamodule.folds and datamodule.fold.
+
+    Raises:
+        UserError: a fold has too few images, or one side lacks a class.
+    """
+    with repeats_hidden(all_information=True):
+        of_folds = (OmegaConf.merge(config, {"datamodule": {"folds": folds, "fold": fold}}) for fold in range(folds))
+        return [tuple(map(each.catalog.rows, ("train", "val"))) for each in map(read_images, of_folds)]
 
 
 def _machine(config: DictConfig) -> str:

@@ -42,7 +42,7 @@ def is_raced_unprobed(candidate: Candidate) -> bool:
 
 
 def pick_reference(
-    candidates: Sequence[Candidate], cost: str, times: TrainingTimes, left_s: float | None
+    candidates: Sequence[Candidate], pool: Sequence[int], cost: str, times: TrainingTimes, left_s: float | None
 ) -> Racer | None:
     """Return the candidate that is likely to be the most accurate after training in the remaining time, or None.
 
@@ -51,13 +51,13 @@ def pick_reference(
     compare with (docs/experiments.md). Without any probe, the most expensive candidate with random weights is the reference.
 
     Args:
+        pool: the candidates to choose among.
         left_s: remaining seconds; None: no limit.
     """
-    possible = [i for i, each in enumerate(candidates) if not each.excluded]
     within_s = math.inf if left_s is None else REFERENCE_SHARE * left_s
-    tuned = [i for i in possible if times.of(candidates[i]) <= within_s]
+    tuned = [i for i in pool if not candidates[i].excluded and times.of(candidates[i]) <= within_s]
     racers = [Racer(i, False, _probed(candidates[i]) + TUNING) for i in tuned if candidates[i].probe is not None]
-    racers += [Racer(i, True, _probed(candidates[i])) for i in _can_freeze(candidates, times, within_s)]
+    racers += [Racer(i, True, _probed(candidates[i])) for i in _can_freeze(candidates, pool, times, within_s)]
     if racers:
         best = max(racers, key=lambda each: each.expected)
         within = best.expected - _standard_error(candidates[best.index])
@@ -70,6 +70,7 @@ def pick_reference(
 
 def pick_race(
     candidates: Sequence[Candidate],
+    pool: Sequence[int],
     reference: Racer,
     cost: str,
     need: float,
@@ -92,6 +93,7 @@ def pick_race(
     probe; they fill the places that are left.
 
     Args:
+        pool: the candidates to choose among, besides the reference.
         need: the value that is good enough.
         left_s: remaining seconds after the training of the reference; None: no limit.
         with_best: whether a better probe with a higher cost may race.
@@ -100,21 +102,15 @@ def pick_race(
     if lead.probe is not None and not reference.frozen:
         adds = max(TUNING, reference.expected - lead.probe.value)
     race_s = math.inf if left_s is None else RACE_SHARE * left_s
-    frozen = set() if left_s is None else set(_can_freeze(candidates, times, race_s))
+    frozen = set() if left_s is None else set(_can_freeze(candidates, pool, times, race_s))
     best = min(frozen, key=lambda i: (-_probed(candidates[i]), rank_of(candidates[i], cost)), default=reference.index)
     is_better = with_best and _probed(candidates[best]) > _probed(lead)
     leads = is_better and rank_of(candidates[best], cost) > rank_of(lead, cost)
-    top = max(rank_of(candidates[i], cost) for i in (reference.index, *([best] if leads else [])))
+    top = rank_of(candidates[best] if leads else lead, cost)
     cheaper = [
-        i for i, each in enumerate(candidates)
-        if not each.excluded and rank_of(each, cost) < top and i not in (reference.index, best if leads else None)
-    ]  # fmt: skip
-    hopeful, front = [], -math.inf
-    for i in sorted(cheaper, key=lambda i: (rank_of(candidates[i], cost), -_probed(candidates[i]))):
-        value = _probed(candidates[i])
-        if candidates[i].probe is not None and value >= front - SLACK and value >= need - adds - GAIN:
-            hopeful.append(i)
-        front = max(front, value)
+        i for i in pool if not candidates[i].excluded and rank_of(candidates[i], cost) < top and i != reference.index
+    ]
+    hopeful = [i for i in _near_front(candidates, cheaper, cost) if _probed(candidates[i]) >= need - adds - GAIN]
     chosen = _spread(candidates, hopeful, cost, most)
     unprobed = [i for i in cheaper if candidates[i].probe is None and is_raced_unprobed(candidates[i])]
     chosen += _spread(candidates, unprobed, cost, most - len(chosen))
@@ -139,12 +135,23 @@ def pick_race(
     return sorted(racers, key=lambda each: not each.frozen)
 
 
-def _can_freeze(candidates: Sequence[Candidate], times: TrainingTimes, within_s: float) -> list[int]:
-    """Return the probed candidates whose heads can be trained in that time."""
-    return [
-        i for i, each in enumerate(candidates)
-        if not each.excluded and each.pretrained and each.probe is not None and times.of_head(each) <= within_s
-    ]  # fmt: skip
+def _can_freeze(
+    candidates: Sequence[Candidate], pool: Sequence[int], times: TrainingTimes, within_s: float
+) -> list[int]:
+    """Return the probed candidates of a pool whose heads can be trained in that time."""
+    probed = (i for i in pool if candidates[i].pretrained and candidates[i].probe is not None)
+    return [i for i in probed if not candidates[i].excluded and times.of_head(candidates[i]) <= within_s]
+
+
+def _near_front(candidates: Sequence[Candidate], indices: list[int], cost: str) -> list[int]:
+    """Return the probed candidates that none with a lower cost beats by more than SLACK, by cost."""
+    found, front = [], -math.inf
+    for i in sorted(indices, key=lambda i: (rank_of(candidates[i], cost), -_probed(candidates[i]))):
+        value = _probed(candidates[i])
+        if candidates[i].probe is not None and value >= front - SLACK:
+            found.append(i)
+        front = max(front, value)
+    return found
 
 
 def _probed(candidate: Candidate) -> float:

@@ -8,15 +8,14 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from common.checks import check_good_enough, check_target_accuracy, check_whole_numbers
+from common.checks import check_target_accuracy, check_whole_numbers
 from common.errors import UserError
 from common.smallest_record import COSTS, Question
 from common.text import did_you_mean, quote_override
-from engine.cli import safe_name
 from engine.run.deploy import check_deploy
-from engine.search.settings import check_password
+from engine.search.settings import check_common
 from engine.search.space import check_composed
-from engine.smallest.candidates import check_limits
+from engine.smallest.candidates import CandidateSettings, check_candidates, check_limits
 from engine.smallest.plan import RESERVE_S, Budget, Plan
 
 OWN = {
@@ -62,6 +61,7 @@ class SmallestSettings:
     name: str
     folder: Path
     question: Question
+    candidates: CandidateSettings
     overrides: list[str]  # arguments of train.py that all runs share
     folds: int | None  # datamodule.folds as typed
     n_raced: int
@@ -89,22 +89,18 @@ def read_settings(config: DictConfig, folder: Path, typed: Sequence[str]) -> Sma
     _check_groups(config)
     values = {key: config[key] for key in OWN - {"candidates"}}
     values = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
-    name = str(values["name"])
-    if safe_name(name) != name:
-        raise UserError(f"name={name}: use letters, digits, dots, - and _, e.g. name={safe_name(name)}")
+    check_common(config, values)
     for key, least in NUMBERS.items():
         value = OmegaConf.select(config, key)
         if type(value) is not int or value < least:
             raise UserError(f"{quote_override(key, value)}: use a whole number of {least} or more")
-    if values["storage"] is not None and not isinstance(values["storage"], str):
-        raise UserError(f"storage={values['storage']}: use the URL of a database, or null")
-    check_password(OmegaConf.to_container(config, resolve=False)["storage"])
     check_deploy(values["deploy"])
     overrides, folds = _of_runs(list(typed), config, folder)
     return SmallestSettings(
-        name=name,
+        name=str(values["name"]),
         folder=folder,
         question=_question(values),
+        candidates=check_candidates(config.candidates),
         overrides=overrides,
         folds=folds,
         n_raced=values["race"]["candidates"],
@@ -132,7 +128,6 @@ def _question(values: dict) -> Question:
     metric, target = values["metric"], values["target_accuracy"]
     if metric not in METRICS:
         raise UserError(f"metric={metric}: no such metric; {did_you_mean(str(metric), METRICS)}")
-    check_good_enough(values["good_enough"])
     check_target_accuracy(target)
     costs = values["cost"] if isinstance(values["cost"], list) else [values["cost"]]
     for cost in costs:
@@ -147,15 +142,10 @@ def _question(values: dict) -> Question:
             f"budget.minutes={minutes}: use a number above {least:g} (reserved for test images, latencies and the page), or "
             "null for no limit"
         )
-    seeds = values["seeds"]
-    if not isinstance(seeds, list) or not seeds or not all(type(s) is int and 0 <= s < 2**32 for s in seeds):
-        raise UserError(f"seeds={seeds}: give a list of whole numbers from 0 to {2**32 - 1}, e.g. seeds=[1,2,3]")
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds={seeds}: list each seed once")
     return Question(
         cost=costs, metric=metric, good_enough=float(values["good_enough"]), target=target,
         limits=check_limits(values["limits"]),
-        budget_minutes=minutes, seeds=seeds, deploy=values["deploy"],
+        budget_minutes=minutes, seeds=values["seeds"], deploy=values["deploy"],
     )  # fmt: skip
 
 

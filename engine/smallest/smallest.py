@@ -24,10 +24,12 @@ from omegaconf import DictConfig, OmegaConf
 from callbacks.run_progress import USED_UP
 from common.checks import FEWEST_SEEDS
 from common.errors import StopRequested, UserError
+from common.idle import warn_of_idle
 from common.run_folder import RunFolder
 from common.signals import stop_immediately
 from common.smallest_record import Candidate, SmallestRecord
 from common.text import duration, is_own_backbone, milliseconds, plural, quote_override
+from datamodules.sources.catalog import Catalog
 from engine.cli import MAY_DIFFER
 from engine.config.validate import validate
 from engine.run.job import write_configuration
@@ -36,15 +38,15 @@ from engine.search.space import compose_run
 from engine.search.study import database_url, storage_errors
 from engine.search.trial import log_to
 from engine.smallest.answer import Answerer
-from engine.smallest.candidates import apply_limits, check_candidates, list_candidates
+from engine.smallest.candidates import apply_limits, list_candidates
 from engine.smallest.feature_cache import weights_name
-from engine.smallest.idle import warn_of_idle_in_runs
+from engine.smallest.idle import idle_in_runs
 from engine.smallest.latency import check_onnx, measure_latencies, processor_name, take_known_latencies
 from engine.smallest.plan import FILES, IMAGES, NETWORKS, OWN_WEIGHTS, RESERVE_S, WEIGHTS, Budget, Plan, TrainingTimes
 from engine.smallest.progress import Progress, repeats_hidden
 from engine.smallest.race import Race
 from engine.smallest.runs import STAGES, RunKey, Runs, describe_failure
-from engine.smallest.screen import SCREEN_SHARE, Screen
+from engine.smallest.screen import SCREEN_SHARE, Rows, Screen, read_folds
 from engine.smallest.selection import (
     REFERENCE_SHARE,
     Racer,
@@ -68,8 +70,6 @@ log = logging.getLogger(__name__)
 
 LATENCY = "latency_ms"
 START = "start"  # a key of the stages' seconds: the time until the images are read, and to start workers
-BELOW = "race below"  # name of a decision in plan.json
-DECISIONS = ("race", "raced", BELOW, "raced below", "finals", "repeats")  # each depends on those before it
 DECISIVE = ("metric", "good_enough", "target_accuracy", "cost", "limits", "seeds", "race", "finals", "candidates")
 LINE = "%(asctime)s %(levelname)s %(message)s"  # format of smallest.log
 
@@ -141,8 +141,12 @@ class Smallest:
         database_url(self.settings.storage, self.folder)
         if self._asks_latency:
             check_onnx(f"cost={LATENCY}" if LATENCY in self.question.cost else f"limits.{LATENCY}")
-        _, self.weights, _, _ = check_candidates(self.config.candidates)
-        data = self._open_data()
+        small = [
+            "model=truncated", f"model.image_size={min(self.settings.candidates.image_sizes)}", "model.weights=null"
+        ]  # fmt: skip
+        config = validate(compose_run([*self.settings.overrides, *small, STAGES]))  # of a run, to look at the images
+        data = build_data(config)
+        data.memory = MEMORY
         if data.source.streams:
             raise UserError(
                 f"{type(data.source).__name__} streams its training images, but smallest.py computes features of all of them; "
@@ -151,80 +155,55 @@ class Smallest:
         notes: list[str] = []
         with repeats_hidden():  # the screening phase would log it again
             self.progress.begin("candidates: looking up weights, measuring costs")
-            self.candidates = list_candidates(self.config, len(data.catalog.classes), notes)
+            self.candidates = list_candidates(self.config, self.settings.candidates, len(data.catalog.classes), notes)
+            apply_limits(self.candidates, self.question.limits)
             self.progress.begin("reading the images")
             with self.progress.open_to_others():  # no run has begun
                 data.setup()
-            self.folds = self._folds(data)
+            self.fold_rows = self._read_folds(config, data.catalog)
+            self.folds = self.fold_rows and len(self.fold_rows)
         if self.config.worker is None:
-            warn_of_idle_in_runs(self.settings, HydraConfig.get().overrides.task, data, self.folds)
+            idle = idle_in_runs(self.settings, config, data, self.folds)
+            warn_of_idle(HydraConfig.get().overrides.task, idle)
         self._begin(data)
         self.record.notes = [*notes, *self.record.notes]
 
-    def _open_data(self, *more: str) -> L.LightningDataModule:
-        """Return the data module of the runs without reading images: the names are enough to know the classes.
+    def _read_folds(self, config: DictConfig, catalog: Catalog) -> list[Rows] | None:
+        """Return the rows of train and val in each fold; None: one validation split and several seeds.
 
         Args:
-            more: arguments of train.py in addition to those of all runs.
+            config: of a run without folds.
+            catalog: its images.
         """
-        size = min(self.config.candidates.image_sizes)
-        overrides = [
-            *self.settings.overrides,
-            "model=truncated",
-            f"model.image_size={size}",
-            "model.weights=null",
-            STAGES,
-            *more,
-        ]
-        return build_data(validate(compose_run(overrides)))
-
-    def _folds(self, data: L.LightningDataModule) -> int | None:
-        """Return the number of folds of train and val; None: one validation split and several seeds."""
         if self.settings.folds is not None:
             log.info("the finals are a cross-validation in %d folds, not several seeds", self.settings.folds)
-            self._predicted = self._rows_of_folds(self.settings.folds)  # raises UserError before the folder exists
-            return self.settings.folds
-        val, folds = data.catalog.rows("val"), self.settings.n_folds
+            return read_folds(config, self.settings.folds)  # raises UserError before the folder exists
+        val, folds = catalog.rows("val"), self.settings.n_folds
         if len(val) >= self.settings.folds_below:
             return None
-        labels = data.catalog.labels[np.concatenate([data.catalog.rows("train"), val])]
+        labels = catalog.labels[np.concatenate([catalog.rows("train"), val])]
         smallest, n = min(Counter(labels.tolist()).items(), key=lambda item: item[1])
         if n < 2 * folds:
             log.info(
                 "no cross-validation in %d folds: class %s has %s in train and val, and needs two for each fold",
-                folds, data.catalog.classes[smallest], plural(n, "image"),
+                folds, catalog.classes[smallest], plural(n, "image"),
             )  # fmt: skip
             return None
         try:
-            self._predicted = self._rows_of_folds(folds)
+            return read_folds(config, folds)
         except UserError as error:  # one side of a fold may lack a class with few groups, such as patients
             log.info("no cross-validation in %d folds: %s", folds, error)
             return None
-        return folds
-
-    def _rows_of_folds(self, folds: int) -> np.ndarray:
-        """Return the rows that the folds predict: each image of train and val once, whatever datamodule.train_fraction is.
-
-        Raises:
-            UserError: a fold has too few images, or one side lacks a class.
-        """
-        predicted = []
-        for fold in range(folds):
-            with repeats_hidden(all_information=True):
-                data = self._open_data(f"datamodule.folds={folds}", f"datamodule.fold={fold}")
-                data.memory = MEMORY
-                data.setup()
-            predicted.append(data.catalog.rows("val"))
-        return np.concatenate(predicted)
 
     def _begin(self, data: L.LightningDataModule) -> None:
         """Create the folder of the search, claim it, and begin the record."""
         catalog = data.catalog
         rows = {split: catalog.rows(split) for split in ("train", "val", "test")}
         counts = {split: len(of_split) for split, of_split in rows.items()}
-        if self.folds:
-            rows["val"], counts["train"] = self._predicted, len(self._predicted) - counts["val"]
-        self.n_train, self.n_val, self.has_test = counts["train"], counts["val"], counts["test"] > 0
+        if self.folds:  # they predict each image of train and val once, whatever datamodule.train_fraction is
+            rows["val"] = np.concatenate([val for _, val in self.fold_rows])
+            counts["train"] = len(rows["val"]) - counts["val"]
+        self.n_train, self.n_val = counts["train"], counts["val"]
         measured = {split: rows[split] for split in ("val", "test") if len(rows[split])}
         labels = {split: Counter(catalog.labels[of_split].tolist()) for split, of_split in measured.items()}
         self.record = SmallestRecord(
@@ -266,7 +245,7 @@ class Smallest:
                     f"The validation split has only {self.n_val} images: instead of several seeds, the finals use a "
                     f"cross-validation over the training and validation images in {self.folds} folds."
                 )
-            n, fraction = len(self._predicted), data.rules["train_fraction"]
+            n, fraction = len(rows["val"]), data.rules["train_fraction"]
             self.n_train, self.n_val = round(n * (1 - 1 / self.folds) * fraction), round(n / self.folds)
 
     def _decide(self, name: str, take: Callable):
@@ -276,12 +255,8 @@ class Smallest:
             before, decision = len(self.record.notes), take()
             return {"decision": decision, "notes": self.record.notes[before:]}
 
-        found = self.plan.decide(name, take_with_notes, DECISIONS[DECISIONS.index(name) + 1 :])
-        if not _is_decision(name, found, len(self.candidates)):
-            raise UserError(
-                f"{self.plan.path}: the decision {name!r} is damaged; delete this file and rerun the same command, which "
-                "decides again with the runs that have finished"
-            )
+        found = self.plan.decide(name, take_with_notes)
+        self.plan.check(name, found, len(self.candidates))
         for text in found["notes"]:
             self.note(text)
         return found["decision"]
@@ -296,7 +271,8 @@ class Smallest:
         """Probe all cuts, and measure how fast this machine is."""
         with self._timed("screen"):
             screen = Screen(
-                self.candidates, self.weights, self.folder, folds=self.folds, metric=self.question.metric,
+                self.candidates, self.settings.candidates.weights, self.folder, folds=self.fold_rows,
+                metric=self.question.metric,
                 budget_minutes=self.question.budget_minutes, remaining_s=lambda: self.budget.left_s(SCREEN_SHARE),
                 overrides=self.settings.overrides, progress=self.progress,
             )  # fmt: skip
@@ -308,21 +284,16 @@ class Smallest:
             self.note(f"To screen all networks, the budget has to be about budget.minutes={minutes}.")
         self._save()
         self.times = TrainingTimes(passes, self.n_train, self.n_val, self.config.trainer.max_epochs)
-        self.runs = Runs(
-            self.settings, self.candidates, self.weights, self.folds, self.budget, self.progress, self._run
-        )
+        self.runs = Runs(self.settings, self.candidates, self.folds, self.budget, self.progress, self._run)
 
     def _race(self) -> list[int]:
         """Train the reference and cheaper candidates that may be good enough; return those that finished, reference first."""
-        plan = self._decide("race", self._plan_race)
-        for index in plan["frozen"]:
-            self.candidates[index].frozen = True
+        places = self._decide_race("race", self._plan_race)
         if self._asks_latency and self._is_answered:  # a repeated command remeasures what a busy machine disturbed
             take_known_latencies(self.candidates, len(self.record.data["classes"]), self.folder, flagged=False)
-            decided = [name for name in ("race", BELOW) if self.plan.is_decided(name)]
+            decided = filter(self.plan.is_decided, ("race", "race below"))
             self._measure_latencies([index for name in decided for index in self._decide(name, dict)["places"]])
         self._take_known_latencies()
-        places = plan["places"]
         if not self.plan.is_decided("raced"):
             others = f"; {plural(len(places) - 1, 'other candidate')} race{'s' if len(places) == 2 else ''} against it"
             log.info("Reference, trained first: %s%s", self.candidates[places[0]].name,
@@ -337,16 +308,23 @@ class Smallest:
 
         Return the finishers of both races.
         """
-        if self.plan.is_decided("finals") and not self.plan.is_decided(BELOW):  # by a version without second races
+        if self.plan.is_decided("finals") and not self.plan.is_decided(
+            "race below"
+        ):  # by a version without second races
             return finished
-        plan = self._decide(BELOW, lambda: self._plan_race_below(finished))
+        places = self._decide_race("race below", lambda: self._plan_race_below(finished))
+        self._take_known_latencies()
+        if not places:
+            return finished
+        found = self._run_race(places, "raced below", "second race", finished)
+        return [*finished, *(index for index in found if index not in finished)]
+
+    def _decide_race(self, name: str, take: Callable) -> list[int]:
+        """Return who takes part in a race; freeze those that are to race frozen."""
+        plan = self._decide(name, take)
         for index in plan["frozen"]:
             self.candidates[index].frozen = True
-        self._take_known_latencies()
-        if not plan["places"]:
-            return finished
-        found = self._run_race(plan["places"], "raced below", "second race", finished)
-        return [*finished, *(index for index in found if index not in finished)]
+        return plan["places"]
 
     def _run_race(self, places: list[int], decision: str, title: str, trained: list[int]) -> list[int]:
         """Train the candidates of a race until none is left; return those that finished.
@@ -366,7 +344,7 @@ class Smallest:
             self._note_failure(keys[folder.path], error)
         finished = [index for index in places if self.runs.is_trained(self.runs.first(index))]
         if (finished or self.plan.is_decided(decision)) and not failed:  # otherwise the same command tries again
-            decided = self._decide(decision, lambda: self._raced(places, finished))
+            decided = self._decide(decision, lambda: self._end_race(places, finished))
             self.runs.train([self.runs.first(index) for index in decided], title)  # where folders were deleted since
             finished = [index for index in decided if self.runs.is_trained(self.runs.first(index))]
         self._save()
@@ -382,7 +360,7 @@ class Smallest:
                     time.sleep(1.0)
         return race.failed
 
-    def _raced(self, places: list[int], finished: list[int]) -> list[int]:
+    def _end_race(self, places: list[int], finished: list[int]) -> list[int]:
         """Note which runs of the race the budget has cut off; return the candidates that finished."""
         not_started = [index for index in places if self.runs.record(self.runs.first(index)) is None]
         if not_started and self.budget.minutes is not None:
@@ -443,14 +421,12 @@ class Smallest:
         good = [index for index in finished if values[index] >= need]
         if not good or any(costs[index] < costs[best] for index in good):
             return {"places": [], "frozen": []}
-        reference = Racer(0, self.candidates[best].frozen, values[best])
+        reference = Racer(best, self.candidates[best].frozen, values[best])
 
         def pick(pool: list[int], cost: str, most: int) -> list[Racer]:
-            racers = pick_race(
-                [self.candidates[index] for index in (best, *pool)], reference, cost, need, most, self.times,
-                self._left_s(), with_best=False,
-            )  # fmt: skip
-            return [each._replace(index=(best, *pool)[each.index]) for each in racers]
+            return pick_race(
+                self.candidates, pool, reference, cost, need, most, self.times, self._left_s(), with_best=False
+            )
 
         pool, n = [index for index in range(len(self.candidates)) if index not in raced], self.settings.n_raced
         if self._asks_latency:
@@ -542,16 +518,15 @@ class Smallest:
 
     def _pick(self, pool: list[int], cost: str, most: int) -> list[Racer]:
         """Return the reference of a pool and at most `most` candidates that race against it by a cost."""
-        among, left_s, times = [self.candidates[index] for index in pool], self._left_s(), self.times
-        reference = pick_reference(among, cost, times, left_s)
+        left_s, times = self._left_s(), self.times
+        reference = pick_reference(self.candidates, pool, cost, times, left_s)
         if reference is None:
             return []
-        need, after_s = self.question.target or reference.expected - self.question.good_enough, left_s
         if left_s is not None:
-            lead = among[reference.index]
-            after_s = left_s - (times.of_head(lead) if reference.frozen else times.of(lead))
-        others = pick_race(among, reference, cost, need, most, times, after_s)
-        return [each._replace(index=pool[each.index]) for each in (reference, *others)]
+            lead = self.candidates[reference.index]
+            left_s -= times.of_head(lead) if reference.frozen else times.of(lead)
+        need = self.question.target or reference.expected - self.question.good_enough
+        return [reference, *pick_race(self.candidates, pool, reference, cost, need, most, times, left_s)]
 
     def _why_none_fits(self) -> str:
         measured = [each for each in self.candidates if each.costs.latency]
@@ -643,7 +618,7 @@ class Smallest:
     def _answer(self, finals: list[int]) -> None:
         """Choose on validation, prove on test, write the answer."""
         with contextlib.nullcontext() if self._is_answered else self._timed("proof"):
-            answerer = Answerer(self.record, self.runs, self.keys, self.has_test)
+            answerer = Answerer(self.record, self.runs, self.keys)
             answerer.choose(finals)
             answerer.prove()
         answerer.write(self._timed)
@@ -682,21 +657,6 @@ def check_enough_images(record: SmallestRecord) -> None:
         )
 
 
-def _is_decision(name: str, found: object, candidates: int) -> bool:
-    """Return whether a decision of plan.json has the form that its name requires, for this number of candidates."""
-    if not isinstance(found, dict) or not isinstance(notes := found.get("notes"), list):
-        return False
-    decision = found.get("decision")
-    if name == "repeats":
-        is_known = type(decision) is int and decision > 0
-    else:
-        parts = decision if isinstance(decision, dict) else {}
-        lists = [parts.get("places"), parts.get("frozen")] if name in ("race", BELOW) else [decision]
-        is_known = all(isinstance(each, list) for each in lists) and (bool(lists[0]) or name == BELOW)
-        is_known = is_known and all(type(place) is int and 0 <= place < candidates for each in lists for place in each)
-    return is_known and all(isinstance(text, str) for text in notes)
-
-
 def search_of(
     settings: SmallestSettings, config: DictConfig, data: L.LightningDataModule, candidates: Sequence[Candidate]
 ) -> dict[str, object]:
@@ -709,7 +669,7 @@ def search_of(
     catalog = data.catalog
     lines = sorted(zip(catalog.paths, catalog.groups, strict=True))
     images = f"{data.fingerprint()} {lines}".encode(errors="surrogateescape")
-    files = [find_file(str(policy)) for policy in check_candidates(config.candidates)[1].values()]  # None: not a file
+    files = [find_file(str(policy)) for policy in settings.candidates.weights.values()]  # None: not a file
     weights = b"".join(_digest(file) for file in files if file)
     composed = OmegaConf.to_container(compose_run([*map("".join, typed), "model=truncated"]))
     # The code of the user's own may change, and with it which candidate has which place

@@ -210,7 +210,7 @@ def checked(tmp_path):
         stages.build_model(config, data)
         with open_loggers(config, record) as loggers:
             callbacks = stages.all_callbacks(config, record, stages.configured_callbacks(config), [])
-            stages.build_trainer(config, record, loggers, callbacks)
+            stages.build_trainer(config, record, stages.Process(), loggers, callbacks)
 
     return check
 

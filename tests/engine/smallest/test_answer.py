@@ -34,7 +34,7 @@ def answerer(tmp_path, monkeypatch):
     ):
         question = Question(**{"cost": ["macs"], "metric": "accuracy", "good_enough": 0.02, **given})
         listed = [candidate(2 ** (20 - index), stage="raced") for index in range(len(wrong))]
-        record, opened = SmallestRecord(question=question, candidates=listed), []
+        record, opened = SmallestRecord(question=question, candidates=listed, data={"n_test": N * has_test}), []
         keys = {index: [RunKey(index, seed) for seed in range(1, n_seeds + 1)] for index in range(len(wrong))}
         runs = SimpleNamespace(
             folds=None, first=lambda index: keys[index][0], is_trained=lambda key: wrong[key.candidate] is not None,
@@ -51,7 +51,7 @@ def answerer(tmp_path, monkeypatch):
             return Outcomes([key.seed for key in found], right, np.arange(N) % 2, None, list(map(str, range(N))))
 
         monkeypatch.setattr(answer, "read_outcomes", outcomes)
-        made = Answerer(record, runs, keys, has_test)
+        made = Answerer(record, runs, keys)
         made.opened = opened
         return made
 

@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.smallest_record import Candidate, Costs
 from engine.cli import CONF
 from engine.smallest import candidates
-from engine.smallest.candidates import apply_limits, check_candidates, check_limits, list_candidates
+from engine.smallest.candidates import apply_limits, check_candidates, check_limits
 from engine.smallest.screen import _load_network
 from engine.smallest.selection import is_raced_unprobed
 from lightning_modules.activation_memory import peak_activations
@@ -55,6 +55,14 @@ def config(tmp_path):
         )
 
     return make
+
+
+def list_candidates(config: DictConfig, num_classes: int, notes: list[str] | None = None) -> list[Candidate]:
+    """List them as smallest.py does."""
+    notes = [] if notes is None else notes
+    found = candidates.list_candidates(config, check_candidates(config.candidates), num_classes, notes)
+    apply_limits(found, check_limits(config.limits))
+    return found
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "candidates").glob("*.yaml")))
@@ -202,7 +210,7 @@ def test_settings_of_a_backbone_whose_name_has_dots_are_typed_as_those_of_others
     assert {(each.pretrained, each.weights) for each in found} == {
         (True, "file own.pth") if key == "weights" else (False, "random")
     }
-    _, weights, _, _ = check_candidates(config.candidates)
+    weights = check_candidates(config.candidates).weights
     assert weights.get(name, "auto") == (str(file) if key == "weights" else "auto")
 
 

@@ -3,11 +3,11 @@
 from types import SimpleNamespace
 
 import pytest
-from hydra import initialize_config_dir
 
-from engine.cli import CONF
-from engine.smallest.idle import warn_of_idle_in_runs
-from tests.support.configs import data_module
+from common.idle import warn_of_idle
+from engine.config.validate import validate
+from engine.smallest.idle import idle_in_runs
+from tests.support.configs import composed, data_module
 
 
 @pytest.mark.parametrize(("typed", "folds", "warning"), [
@@ -22,10 +22,7 @@ def test_what_was_typed_without_an_effect_is_warned_of(two_colors, tmp_path, cap
     data = data_module(two_colors, tmp_path)
     data.setup()
     of_runs = [typed] * (not typed.startswith("finals."))
-    settings = SimpleNamespace(
-        overrides=[f"datamodule.root={two_colors}", "datamodule=image_folder", *of_runs], folds_below=12
-    )
+    config = validate(composed(f"datamodule.root={two_colors}", "datamodule=image_folder", *of_runs))
     caplog.clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        warn_of_idle_in_runs(settings, [typed], data, folds)
+    warn_of_idle([typed], idle_in_runs(SimpleNamespace(folds_below=12), config, data, folds))
     assert [record.getMessage() for record in caplog.records] == [warning] * bool(warning)

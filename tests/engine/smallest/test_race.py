@@ -28,7 +28,7 @@ def race(tmp_path) -> Race:
         folder=tmp_path, question=question, min_epochs=1, reduction_factor=2, storage=None, monitor="val/accuracy"
     )
     candidates = [SimpleNamespace(backbone="a", keep=keep, image_size=32, frozen=False) for keep in "bc"]
-    return Race(Runs(settings, candidates, {}, None, Budget(None), None, None), [1, 0], None)
+    return Race(Runs(settings, candidates, None, Budget(None), None, None), [1, 0], None)
 
 
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")

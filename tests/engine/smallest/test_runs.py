@@ -25,7 +25,8 @@ def runs(folder: Path, folds: int | None = None) -> Runs:
         SimpleNamespace(backbone="a", keep="k", image_size=size, frozen=False, name=f"a, {size} px")
         for size in (32, 64)
     ]
-    return Runs(SimpleNamespace(folder=folder), candidates, {}, folds, Budget(None), None, None)
+    settings = SimpleNamespace(folder=folder, candidates=SimpleNamespace(weights={}))
+    return Runs(settings, candidates, folds, Budget(None), None, None)
 
 
 def end(folder: RunFolder, status: str, reason: str | None = None) -> None:
@@ -64,7 +65,7 @@ def test_finalists_are_compared_by_the_folds_that_all_have(tmp_path):
     for key in (key for each in keys.values() for key in each):
         end(found.folder(key), *(("pruned", USED_UP) if key == RunKey(1, 1, 1) else ("finished",)))
     found.settings.question = SimpleNamespace(good_enough=0.1, target=None, metric="accuracy")
-    answerer = Answerer(None, found, keys, True)
+    answerer = Answerer(None, found, keys)
     compared = answerer._of_same_images([0, 1])
     assert {index: [key.fold for key in each] for index, each in compared.items()} == {0: [0, 2], 1: [0, 2]}
 

@@ -33,13 +33,14 @@ def never(each: Candidate) -> float:
 
 
 def reference(listed: list[Candidate], left_s: float | None, head_s=never) -> tuple[int, bool] | None:
-    found = pick_reference(listed, "macs", Times(seconds, head_s), left_s)
+    found = pick_reference(listed, range(len(listed)), "macs", Times(seconds, head_s), left_s)
     return found and (found.index, found.frozen)
 
 
 def race(listed: list[Candidate], index: int, need: float, most: int, left_s: float | None, head_s=never, frozen=False):
     """Return who races against a reference, in its order: an index, or one with `frozen`."""
-    racers = pick_race(listed, Racer(index, frozen, 0.0), "macs", need, most, Times(seconds, head_s), left_s)
+    among, times = range(len(listed)), Times(seconds, head_s)
+    racers = pick_race(listed, among, Racer(index, frozen, 0.0), "macs", need, most, times, left_s)
     return [(each.index, "frozen") if each.frozen else each.index for each in racers]
 
 
@@ -106,7 +107,7 @@ def test_the_race_takes_what_is_near_the_front_and_not_hopeless():
 ])  # fmt: skip
 def test_fine_tuning_adds_to_the_others_at_least_what_it_added_to_a_trained_reference(expected, frozen, racing):
     listed = [candidate(10, 0.79), candidate(20, 0.81), candidate(100, 0.90)]
-    found = pick_race(listed, Racer(2, frozen, expected), "macs", 0.905, 8, Times(seconds, never), None)
+    found = pick_race(listed, range(3), Racer(2, frozen, expected), "macs", 0.905, 8, Times(seconds, never), None)
     assert [each.index for each in found] == racing
     adds = expected - 0.90 if len(racing) == 2 else 0.03
     assert [each.expected for each in found] == pytest.approx([listed[i].probe.value + adds for i in racing])
@@ -128,7 +129,8 @@ def test_what_costs_as_much_as_the_reference_does_not_race_and_without_the_best_
     listed = [candidate(10**7, 0.90), candidate(10**8, 0.90), candidate(10**8, 0.91), candidate(10**9, 0.95)]
     assert race(listed, 1, 0.92, 8, 400, head_seconds) == [(3, "frozen"), 0, 2]  # 2 is cheaper than 3
     assert race([listed[0], candidate(10**7, 0.93)], 0, 0.92, 8, 400, head_seconds) == [1]  # as expensive: fine-tuned
-    later = pick_race(listed, Racer(1, False, 0.0), "macs", 0.92, 8, Times(seconds, head_seconds), 400, with_best=False)
+    times = Times(seconds, head_seconds)
+    later = pick_race(listed, range(4), Racer(1, False, 0.0), "macs", 0.92, 8, times, 400, with_best=False)
     assert [(each.index, each.frozen) for each in later] == [(0, False)]
 
 
@@ -215,9 +217,9 @@ def test_of_equal_costs_fewer_macs_are_smaller():
     listed = [candidate(macs, probe) for macs, probe in ((1000, 0.80), (4000, 0.90), (9000, 0.90))]
     for each in listed:
         each.costs.parameters = 50
-    best = pick_reference(listed, "parameters", Times(seconds, never), None)
+    best = pick_reference(listed, range(3), "parameters", Times(seconds, never), None)
     assert best.index == 2
-    raced = pick_race(listed, best, "parameters", 0.88, 8, Times(seconds, never), None)
+    raced = pick_race(listed, range(3), best, "parameters", 0.88, 8, Times(seconds, never), None)
     assert [each.index for each in raced] == [1, 0]  # 0 lacks most
     ranks = {i: rank_of(each, "parameters") for i, each in enumerate(listed)}
     assert pick_finalists({0: 0.8, 1: 0.9, 2: 0.91}, ranks, 0.89, 2, reference=2) == [1]

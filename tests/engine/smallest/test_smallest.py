@@ -75,22 +75,23 @@ def test_too_few_images_for_any_network_to_be_better_than_guessing_are_refused(n
     check_enough_images(record)
 
 
-def test_a_class_that_is_too_small_for_folds_is_named(caplog):
+def test_a_class_that_is_too_small_for_folds_is_named(caplog, monkeypatch):
     """Class b has three images in train and val."""
     caplog.set_level("INFO")
+    monkeypatch.setattr("engine.smallest.smallest.read_folds", lambda config, folds: f"{folds} folds")
     catalog = SimpleNamespace(
         classes=["a", "b"], labels=np.array([0] * 12 + [1] * 4),
         rows=lambda split: {"train": np.arange(0, 10), "val": np.arange(10, 15)}[split],
     )  # fmt: skip
     search = object.__new__(Smallest)
     search.settings = SimpleNamespace(folds=None, n_folds=2, folds_below=300, question=SimpleNamespace(seeds=[7, 8]))
-    assert search._folds(SimpleNamespace(catalog=catalog)) is None
+    assert search._read_folds(None, catalog) is None
     assert "no cross-validation in 2 folds: class b has 3 images in train and val" in caplog.text
-    catalog.labels, search._rows_of_folds = np.array([0] * 9 + [1] * 7), lambda folds: np.arange(15)
-    assert search._folds(SimpleNamespace(catalog=catalog)) == 2
+    catalog.labels = np.array([0] * 9 + [1] * 7)
+    assert search._read_folds(None, catalog) == "2 folds"
     assert "the finals are a cross-validation" not in caplog.text  # since a note gives the number and the reason
     search.settings.folds = 5
-    assert search._folds(SimpleNamespace(catalog=catalog)) == 5
+    assert search._read_folds(None, catalog) == "5 folds"
     assert "the finals are a cross-validation in 5 folds, not several seeds" in caplog.text
 
 
@@ -369,11 +370,11 @@ def test_a_note_names_the_budget_that_screens_all_networks(tmp_path, monkeypatch
     search.question = Question(cost=["macs"], metric="accuracy", good_enough=0.02, budget_minutes=10)
     search.record = SmallestRecord(question=search.question)
     search.settings, search.config = (
-        SimpleNamespace(overrides=[]),
+        SimpleNamespace(overrides=[], candidates=SimpleNamespace(weights={})),
         SimpleNamespace(trainer=SimpleNamespace(max_epochs=4)),
     )
     search._timed, search._save = lambda stage: contextlib.nullcontext(), lambda: None
-    search.candidates = search.weights = search.folds = search.progress = search.budget = search._run = None
+    search.candidates = search.fold_rows = search.folds = search.progress = search.budget = search._run = None
     search.n_train, search.n_val = 9, 9
     search.plan = SimpleNamespace(is_decided=lambda name: False)
     search.folder = tmp_path
