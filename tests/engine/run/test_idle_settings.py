@@ -84,7 +84,7 @@ def warned(places: dict, caplog, *overrides: str, **given: bool) -> list[str]:
     (["datamodule.split_seed=3", "datamodule.folds=2", "datamodule.fold=0"], ""),
     (["datamodule.range=[0,99]"], "datamodule.range=[0,99]: has no effect on images of 8 bits per channel"),
     (["datamodule.range=[0,99]", "datamodule.root={deep}"], ""),
-    (["datamodule=csv", "datamodule.table={table}", "datamodule.source.root={three}", "datamodule.batch_size=1"], ""),
+    (["datamodule=csv", "datamodule.table={table}", "datamodule.root={three}", "datamodule.batch_size=1"], ""),
     (["datamodule.table={table}", "datamodule=torchvision", "datamodule.source.dataset=CIFAR10", "datamodule.root={three}",
       "datamodule.batch_size=1"],
      "datamodule.source.dataset=CIFAR10: has no effect with datamodule.table, which lists the images"),
