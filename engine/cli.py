@@ -416,18 +416,19 @@ def job_dir_name(overrides: list[str], same_in_all_jobs: list[str]) -> str:
 
 
 @functools.cache
-def new_run_dir(model: str, strategy: str = "auto") -> str:
+def new_run_dir(model: object, strategy: str = "auto") -> str:
     """Return outputs/MODEL/DATE_TIME: unique even for runs of the same second, and the same in all processes of a run.
 
     Args:
+        model: `model.name`; what is not a text is refused later, in words.
         strategy: `trainer.strategy`.
     """
     process = process_of_run(strategy)
     return share(process, "folder", _make_run_dir(model) if process.is_first else None)
 
 
-def _make_run_dir(model: str) -> str:
-    stem = OUTPUTS / safe_name(model) / time.strftime("%Y-%m-%d_%H-%M-%S")
+def _make_run_dir(model: object) -> str:
+    stem = OUTPUTS / safe_name(str(model)) / time.strftime("%Y-%m-%d_%H-%M-%S")
     for count in range(1, 1000):
         folder = stem if count == 1 else stem.with_name(f"{stem.name}-{count}")
         missing = missing_folders(folder)

@@ -119,6 +119,7 @@ def test_two_runs_of_one_second_get_two_folders(monkeypatch):
     assert new_run_dir("resnet18") == first  # one process, one folder
     new_run_dir.cache_clear()
     assert new_run_dir("resnet18") == f"{first}-2"
+    assert new_run_dir(50) == first.replace("resnet18", "50")  # model.name=50, which the checks of settings refuse
 
 
 @pytest.mark.parametrize("text", ["a b", "ä=1,2", "x" * 200, "../../etc", "a/b", "", "-m", "数", "1"])
