@@ -16,6 +16,7 @@ from datamodules.near_duplicates import NearDuplicates, connected, find_pairs
 from datamodules.sources.catalog import SPLITS, Catalog, repeated_rows
 
 IMBALANCE = 10  # ratio of the largest class to the smallest from which on a finding is reported
+IMBALANCED = "imbalance"  # kind of that finding
 NAMED = 3  # files named on the screen for a finding
 SERIES_PAIRS = 20  # similar pairs from which on names are compared
 SERIES_SHARE = 0.5  # share of them within one series of names from which on a finding is reported
@@ -194,10 +195,8 @@ def _balance(catalog: Catalog) -> Finding | None:
     if counts.max() < IMBALANCE * max(counts.min(), 1):
         return None
     small, large = catalog.classes[int(counts.argmin())], catalog.classes[int(counts.argmax())]
-    text = (f"imbalance: {counts.max():,} of class {large} against {counts.min():,} of class {small}; see "
-            "callbacks.best_checkpoint.monitor=val/balanced_accuracy, and loss=weighted_cross_entropy or "
-            "datamodule.sampler=balanced; in smallest.py, metric=balanced_accuracy")  # fmt: skip
-    return Finding("imbalance", text, [])
+    text = f"{IMBALANCED}: {counts.max():,} of class {large} against {counts.min():,} of class {small}"
+    return Finding(IMBALANCED, text, [])
 
 
 def _pages(catalog: Catalog, stats: ImageStats, rows: np.ndarray) -> Finding | None:

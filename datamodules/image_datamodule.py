@@ -171,6 +171,7 @@ class ImageDataModule(L.LightningDataModule):
         self.limits: dict[str, int | float] = {}  # split -> number or share of its batches that are used; absent: all
         self.trains = True  # False: only evaluates, so that a small train split is no problem
         self.overfits = False  # validates on its training images, which are not augmented
+        self.against_imbalance = ""  # settings that would help where a class has few images, for the warning
         self.read_s = 0.0  # seconds of listing, decoding and auditing
         self.memory = Memory()  # the engine gives all jobs of a sweep the same
 
@@ -269,6 +270,7 @@ class ImageDataModule(L.LightningDataModule):
 
         def prepare() -> tuple[Catalog, list[Finding]]:
             rules = self.rules | {"splits": earlier(), "streams_train": self.source.streams}
+            rules["against_imbalance"] = self.against_imbalance
             return self.catalog, prepare_catalog(self.catalog, compared, **rules)
 
         self.catalog, findings = self.memory.get(key, prepare)

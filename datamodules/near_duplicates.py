@@ -126,7 +126,10 @@ class Answers:
     @property
     def notes(self) -> list[str]:
         similar, looked_at = self.similar.tolist()
-        text = f"of {similar:,} similar pairs, only the {looked_at:,} most similar were compared"
+        text = (
+            f"of {similar:,} similar pairs, only the {looked_at:,} most similar were compared; if others show the same object, "
+            "give a table with a column group, such as the object (datamodule.table=FILE)"
+        )
         return [text] if looked_at < similar else []
 
 

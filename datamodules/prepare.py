@@ -7,7 +7,7 @@ import numpy as np
 from common.errors import UserError
 from common.progress import Progress
 from common.text import plural
-from datamodules.audit import NAMED, Finding, audit, leaking_train_rows
+from datamodules.audit import IMBALANCED, NAMED, Finding, audit, leaking_train_rows
 from datamodules.cached_pixels import PixelCache
 from datamodules.earlier_splits import EarlierSplits, take_over_splits
 from datamodules.image_stats import ImageStats
@@ -45,6 +45,7 @@ def prepare_catalog(
     on_unreadable: str = "error",
     on_leak: str = "warn",
     streams_train: bool = False,
+    against_imbalance: str = "",
 ) -> list[Finding]:
     """Exclude unreadable files, assign splits and handle leaks, in place; return the findings of the audit.
 
@@ -55,6 +56,7 @@ def prepare_catalog(
         train_seed: of `train_fraction`. It is the run's own seed: if all seeds shared one part of the training images, their
             mean would describe that part instead of any part of that size.
         streams_train: whether the training images are streamed instead of rows: datamodules/streams.py.
+        against_imbalance: settings for the warning of a class with few images; empty: none is missing.
 
     Raises:
         UserError: the settings do not allow the unreadable images, leaks or splits that were found.
@@ -80,7 +82,7 @@ def prepare_catalog(
         findings = audit(catalog, pixels, near)
     if torn and was_drawn:
         findings.insert(0, _torn(catalog, torn))
-    _handle_leaks(catalog, findings, on_leak)
+    _handle_leaks(catalog, findings, on_leak, against_imbalance)
     if train_fraction < 1:
         thin_train(catalog, groups, train_fraction, train_seed)
     optional = {"test"} if select_on == "val" else {"val"}
@@ -118,7 +120,8 @@ def _handle_unreadable(catalog: Catalog, stats: ImageStats, on_unreadable: str) 
         catalog.exclude([row], error)
 
 
-def _handle_leaks(catalog: Catalog, findings: list[Finding], on_leak: str) -> None:
+def _handle_leaks(catalog: Catalog, findings: list[Finding], on_leak: str, against_imbalance: str) -> None:
+    """Log all findings; those of images of val or test in train are errors, or are mended, if `on_leak` says so."""
     leaks = [finding for finding in findings if finding.leak]
     if leaks and on_leak == "error":
         texts = "\n  ".join(finding.text for finding in leaks)
@@ -127,8 +130,9 @@ def _handle_leaks(catalog: Catalog, findings: list[Finding], on_leak: str) -> No
             "datamodule.on_leak=drop, which excludes them from train"
         )
     for finding in findings:
-        advice = "; see datamodule.on_leak=drop" if finding.leak and on_leak != "drop" else ""
-        log.warning("%s%s", finding.text, advice)
+        advice = "datamodule.on_leak=drop" if finding.leak and on_leak != "drop" else ""
+        advice = against_imbalance if finding.kind == IMBALANCED else advice
+        log.warning("%s%s", finding.text, advice and f"; see {advice}")
     if leaks and on_leak == "drop":
         rows = leaking_train_rows(catalog, findings)
         catalog.exclude(rows, DROPPED)

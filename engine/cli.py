@@ -23,6 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import StopRequested, UserError
+from common.flags import config_dir, networks_asked_for, own_folders, split_flags
 from common.idle import warn_of_idle, warn_of_repeated
 from common.processor_time import own_cores
 from common.progress import Progress
@@ -35,7 +36,6 @@ from engine import help, log_handlers
 from engine.config import data_overrides
 from engine.config.instantiate import OF_SEVERAL
 from engine.error_messages import PLACES, user_message
-from engine.flags import config_dir, networks_asked_for, own_folders, split_flags
 from engine.hints import CONF, keys_called, suggest
 from engine.idle import idle_in_verb
 from engine.process_tuning import tune_process

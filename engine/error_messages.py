@@ -31,10 +31,10 @@ from omegaconf.errors import (
 )
 
 from common.errors import DISK_ERRORS, ELSEWHERE, UserError
+from common.flags import config_dir
 from common.text import clean, did_you_mean, shell_quote
 from engine.config.instantiate import OF_SEVERAL
 from engine.config.trainer_flags import refusal
-from engine.flags import config_dir
 from engine.hints import CHOICES, CONF, NO_SETTINGS, keys_called, quoted, suggest, with_keys
 from engine.state import STATE
 

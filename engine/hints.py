@@ -7,10 +7,10 @@ from pathlib import Path
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from common.flags import split_flags
 from common.run_folder import PROJECT
 from common.run_record import flatten
 from common.text import typed_override
-from engine.flags import split_flags
 
 CONF = PROJECT / "conf"
 

@@ -79,7 +79,8 @@ class Predictor:
         self.backend = backend
         self.description: ModelDescription = backend.description
         self._warned = False
-        self._clipped: list[int] = []  # numbers of images of which threads noted that much is outside the trained range
+        # Numbers of images of which threads noted that much is outside the trained range, or that they have 8 bits
+        self._clipped, self._shallow = [], []
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str = "auto", register: Sequence[str] = ()) -> "Predictor":
@@ -141,7 +142,7 @@ class Predictor:
 
     def _stream(self, images: Iterable, batch_size: int) -> Iterator[tuple[object, Prediction]]:
         waiting, readable, n_read = [], 0, 0
-        self._clipped.clear()
+        self._clipped, self._shallow = [], []
         for item, decoded in self._read_ahead(images, AHEAD * batch_size):
             n_read += 1
             waiting.append((item, decoded))
@@ -155,6 +156,12 @@ class Predictor:
                 "%s of %s images have more than %g%% of their values outside the range of the training images (%s), where "
                 "they become black or white: another exposure or camera? The predictions may be wrong",
                 f"{len(self._clipped):,}", f"{n_read:,}", CLIPPED * 100, self.description.value_range,
+            )  # fmt: skip
+        if self._shallow:
+            log.warning(
+                "%s of %s images have 8 bits per channel, but the network was trained on images of more (%s became black to "
+                "white): they were made in another way. The predictions may be wrong",
+                f"{len(self._shallow):,}", f"{n_read:,}", self.description.value_range,
             )  # fmt: skip
 
     def _read_ahead(self, images: Iterable, ahead: int) -> Iterator[tuple[object, ReadyImage | str]]:
@@ -177,27 +184,32 @@ class Predictor:
             decoded = decode_item(item, self.image_size)
             value_range = self.description.value_range
             image = decoded.rgb(value_range, _path(item))
-            if isinstance(decoded.source, DeepPixels) and decoded.source.stated is None:
-                self._note_scaled(decoded.source, value_range, number)
+            self._note_scaled(decoded.source, value_range, number)
         except UnreadableImageError as error:
             return str(error)
         except UserError as error:
             raise UserError(f"images[{number}]: {error}") from error
         return ReadyImage(self.description.pixels(image), decoded.fingerprint())
 
-    def _note_scaled(self, source: DeepPixels, value_range: ValueRange | None, number: int) -> None:
-        """Warn once of images whose range is not known; note one beyond the range that training found.
+    def _note_scaled(self, source: DeepPixels | Image.Image, value_range: ValueRange | None, number: int) -> None:
+        """Warn once of images whose range is not known; note one beyond the range that training found, or of 8 bits.
 
-        A range that was given clips training images, too.
+        A range that was given clips training images, too, and may have been given for images of 8 bits.
         """
+        found = value_range is not None and not value_range.of_all
+        if not isinstance(source, DeepPixels):
+            if found:
+                self._shallow.append(number)
+            return
+        if source.stated is not None:
+            return
         if value_range is None and not self._warned:
             self._warned = True
             log.warning(
                 "images of more than 8 bits per channel are read with 0 as black and 65,535 as white, because the network was "
                 "trained on 8-bit images; if they use another range, convert them first"
             )
-        clips = value_range is not None and not value_range.of_all
-        if clips and source.share_outside(value_range.low, value_range.high) > CLIPPED:
+        if found and source.share_outside(value_range.low, value_range.high) > CLIPPED:
             self._clipped.append(number)
 
     def _predict_batch(self, batch: list[tuple[object, ReadyImage | str]]) -> Iterator[tuple[object, Prediction]]:

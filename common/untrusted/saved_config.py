@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import UserError
 from common.run_folder import RunFolder
+from common.run_record import RunRecord
 from common.text import OWN_KEYS, names_own_code
 from common.untrusted.description import LARGEST_IMAGE
 
@@ -117,6 +118,11 @@ def read_saved_overrides(run: RunFolder) -> list[str]:
         return []
     overrides = _at(_read_hydra(run), ("hydra", "overrides", "task"))
     return [each for each in overrides or () if isinstance(each, str)]
+
+
+def read_typed(record: RunRecord) -> list[str]:
+    """Return the settings that were typed for a run: those of its first command, then those of its last; errors as above."""
+    return [*read_saved_overrides(record.folder), *record.run.overrides]
 
 
 def choices_of_several(overrides: Collection) -> dict[str, str]:

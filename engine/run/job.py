@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.atomic_io import tolerate_disk_errors, write_text
 from common.errors import DISK_ERRORS, REMOVED_FOLDER, StopRequested, TrialPruned, UserError
+from common.flags import own_folders
 from common.idle import warn_of_repeated
 from common.locks import locked
 from common.progress import Progress
@@ -21,7 +22,6 @@ from common.run_record import RunRecord, SplitMetrics, increment_test_evaluation
 from common.signals import ignore_stops, slurm_requeue, stop_immediately
 from common.text import quote_override, shell_join
 from engine import error_messages, log_handlers
-from engine.flags import own_folders
 from engine.process_tuning import collect_garbage
 from engine.processes import (
     FirstProcessFailed,

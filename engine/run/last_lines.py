@@ -1,17 +1,15 @@
 """The last lines of the screen: how good the network is, where its files are, and what to type next."""
 
 import logging
-import shlex
 from pathlib import Path
 
+from common.flags import own_folders
 from common.predictions_csv import Predictions
 from common.run_folder import RunFolder, shown_path, shown_script
 from common.run_record import RunRecord
-from common.text import SPLIT_NAMES, register_argument, shell_quote, typed_override
-from common.untrusted.saved_config import read_saved_overrides
+from common.text import SPLIT_NAMES, register_argument, shell_quote, shell_split, typed_override
+from common.untrusted.saved_config import read_saved_overrides, read_typed
 from engine.config.data_overrides import SOURCES
-from engine.flags import own_folders
-from engine.run.loggers import typed
 from evaluation.describe import compare_to_guessing, name_accuracy
 from evaluation.intervals import format_accuracy
 from lightning_modules.networks.registry import head_name
@@ -57,7 +55,7 @@ def log_next_commands(record: RunRecord, checkpoint: Path, val: Predictions | No
     log.info("    python %s %s %s%s", predict, ckpt, images, register)
     log.info("    python %s %s%s", export, ckpt, register)
     if not streamed:
-        arguments = [*own_folders(shlex.split(record.run.command)), *_data_settings(record, checkpoint)]
+        arguments = [*own_folders(shell_split(record.run.command)), *_data_settings(record, checkpoint)]
         log.info("    python %s%s", smallest, "".join(f" {shell_quote(each)}" for each in arguments))
 
 
@@ -65,7 +63,7 @@ def _data_settings(record: RunRecord, checkpoint: Path) -> list[str]:
     """Return the typed settings of the images, each key once: those of the checkpoint's run, then those of this run."""
     trained_in = RunFolder.of_checkpoint(checkpoint)
     earlier = read_saved_overrides(trained_in) if trained_in else []
-    by_key = {each.lstrip("+").partition("=")[0]: each for each in (*earlier, *typed(record))}
+    by_key = {each.lstrip("+").partition("=")[0]: each for each in (*earlier, *read_typed(record))}
     source = next((name for key, name in SOURCES.items() if key in by_key), None)
     if by_key.get("datamodule") == f"datamodule={source}":  # smallest.py chooses it, too
         del by_key["datamodule"]

@@ -17,7 +17,7 @@ from common.run_folder import shown_path
 from common.run_record import RunRecord, flatten
 from common.targets import resolve_target
 from common.text import shell_quote
-from common.untrusted.saved_config import read_saved_overrides
+from common.untrusted.saved_config import read_typed
 from engine.config.instantiate import instantiate
 from lightning_modules.checkpoint import epochs_done
 
@@ -175,7 +175,7 @@ def compared_settings(config: DictConfig, record: RunRecord) -> dict[str, int | 
     """Return the settings that compare runs: network, optimizer, learning rate, batch size, and those that were typed."""
     optimizer = record.run.choices.get("optimizer") or config.optimizer.get("_target_")
     found = {"model": config.model.name, "optimizer": optimizer}
-    keys = [each.lstrip("+").partition("=")[0] for each in typed(record) if not each.startswith("~")]
+    keys = [each.lstrip("+").partition("=")[0] for each in read_typed(record) if not each.startswith("~")]
     keys = ["optimizer.lr", "datamodule.batch_size", *keys]
     if any(key in PATHS_OF_DATA for key in keys):
         found["data"] = record.data.name
@@ -185,11 +185,6 @@ def compared_settings(config: DictConfig, record: RunRecord) -> dict[str, int | 
             plain = isinstance(value, (int, float)) and not isinstance(value, bool)
             found[key] = value if plain else str(value)
     return found
-
-
-def typed(record: RunRecord) -> list[str]:
-    """Return the settings that were typed for a run: those of its first command, then those of this command."""
-    return [*read_saved_overrides(record.folder), *record.run.overrides]
 
 
 def _settings(config: DictConfig) -> dict[str, int | float | str]:

@@ -167,7 +167,20 @@ def build_data(config: DictConfig, seen: Preprocessing | InputInfo = ANY) -> L.L
     """Build the data module of a validated configuration with its transforms, for images as `seen`; no image is read."""
     arguments = {key: instantiate(config, key) for key in ("augmentation", "batch_transform")}
     arguments |= {key: getattr(seen, key) for key in ("interpolation", "mean", "std")}
-    return instantiate(config, "datamodule", **arguments)
+    data = instantiate(config, "datamodule", **arguments)
+    data.against_imbalance = _against_imbalance(config)
+    return data
+
+
+def _against_imbalance(config: DictConfig) -> str:
+    """Return the settings for a class with few images that are not set, to try; empty if all are."""
+    keys = "callbacks.best_checkpoint.monitor", "loss._target_", "datamodule.sampler"
+    monitor, loss, sampler = (OmegaConf.select(config, key) for key in keys)
+    by_accuracy = monitor == "val/accuracy"
+    is_weighted = str(loss).endswith(".WeightedCrossEntropy") or sampler == "balanced"
+    settings = ["callbacks.best_checkpoint.monitor=val/balanced_accuracy"] * by_accuracy
+    settings += ["loss=weighted_cross_entropy or datamodule.sampler=balanced"] * (not is_weighted)
+    return ", and ".join(settings) + "; in smallest.py, metric=balanced_accuracy" * by_accuracy
 
 
 def source_of(record: RunRecord) -> str | None:

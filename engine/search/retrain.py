@@ -11,11 +11,11 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from common.errors import UserError
+from common.flags import own_folders
 from common.run_folder import RunFolder, shown_script
 from common.search_record import SearchRecord, SearchTrial
 from common.text import join_words, plural, shell_join
 from engine.cli import job_dir_name
-from engine.flags import own_folders
 from engine.search.settings import SearchSettings
 from engine.search.space import as_overrides, run_name
 from engine.search.study import best_trials, effective_trials

@@ -10,6 +10,7 @@ from engine.log_handlers import ScreenFormatter
 log = logging.getLogger(__name__)
 
 SHOWN: set[str] = set()  # lines on images and weights that are on the screen already
+READING = ("datamodules.cache_build", "datamodules.pixel_cache", "datamodules.prepare")  # loggers of how far that is
 OWN = "engine.smallest"  # loggers whose lines are shown while a run trains
 
 
@@ -42,13 +43,13 @@ def repeats_hidden(all_information: bool = False) -> Iterator[None]:
     """Show repeated lines on images and weights only once per process.
 
     Args:
-        all_information: also hide every line below warnings, except that images are being read.
+        all_information: also hide every line below warnings, except those on how far the images are read and compared.
     """
 
     def is_new(record: logging.LogRecord) -> bool:
         if not record.name.startswith(("datamodules.", "lightning_modules.")):
             return True
-        if all_information and record.levelno < logging.WARNING and record.name != "datamodules.pixel_cache":
+        if all_information and record.levelno < logging.WARNING and record.name not in READING:
             return False
         text, before = record.getMessage(), len(SHOWN)
         SHOWN.add(text)

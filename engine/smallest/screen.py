@@ -351,7 +351,8 @@ class Screen:
         """Return the images as a run would see them without augmentation, read once for passes that share a look."""
         look = (config.model.image_size, preprocessing.interpolation, preprocessing.mean is None)
         if look not in self.images:
-            images = Images.of(config, preprocessing, self.folds)
+            with self.progress.open_to_others():  # the data module counts what it reads
+                images = Images.of(config, preprocessing, self.folds)
             if images.described and not self.images:
                 log.info("screen: probes use %s, including every class", images.described)
             self.images[look] = images

@@ -1,12 +1,16 @@
 """Do what `predict.py explain=true` asks for: a page of the least certain images and, for a run's images, labels to check."""
 
+import re
 from pathlib import Path
 
 from common.atomic_io import write_text
+from common.errors import UserError
+from common.flags import own_folders
 from common.progress import Progress
 from common.run_folder import shown_script
 from common.run_record import RunRecord
-from common.text import SPLIT_NAMES, clean, plural, quote_override, shell_join
+from common.text import SPLIT_NAMES, clean, plural, quote_override, shell_join, shell_split
+from common.untrusted.saved_config import read_typed
 from inference.explain.explainer import Explainer, FeatureIndex
 from inference.explain.page import page_items, render
 from inference.explain.ranking import LABELS_TO_CHECK, LabelReview, LeastCertain
@@ -16,6 +20,10 @@ from inference.predictor import Prediction, Predictor
 TEST_WARNING = (
     "These are test images of the run. A label or a setting that is changed after looking at them is selected on them: the "
     "test accuracy of a model that is trained afterwards is no longer unbiased."
+)
+# Settings that the table of labels makes, or that are of a command and not of its training
+REPLACED = re.compile(
+    r"datamodule(\.(table|root|source.*|splits|split_seed|folds?|train_fraction))?|stages|ckpt_path|seeds|debug"
 )
 
 
@@ -97,15 +105,24 @@ class Explanations:
         return "; ".join(parts) + "."
 
     def _training_command(self, table: Path) -> str:
-        """Return the command that trains on the corrected table."""
+        """Return the command that trains as the run did, but on the corrected table, which has the images and their splits.
+
+        Raises:
+            UserError: what was typed for the run cannot be read.
+        """
         record = RunRecord.read(self.run)
-        source = record.run.settings.get("datamodule.source", "image_folder")
-        overrides = {"datamodule": source, "datamodule.table": table.resolve()}
-        if source == "image_folder" or self.inputs.root is not None:  # the other sources bring their images
-            overrides["datamodule.root"] = self.inputs.images_folder.resolve()
+        try:
+            folders = own_folders(shell_split(record.run.command))
+        except ValueError as error:
+            raise UserError(
+                f"{self.run.record}: run.command is not a command ({error}); copy the record of the run again"
+            ) from error
+        images = {"datamodule": "image_folder", "datamodule.table": table.resolve(),
+                  "datamodule.root": self.inputs.images_folder.resolve()}  # fmt: skip
+        by_key = {each.lstrip("+~").partition("=")[0]: each for each in read_typed(record)}
+        typed = {key: each for key, each in by_key.items() if not REPLACED.fullmatch(key)}
         positive = record.decision and record.decision.positive_class
         if positive is not None and positive != max(record.data.classes):  # a table's classes are sorted
-            overrides["decision.positive_class"] = positive
-        return shell_join(
-            ["python", shown_script("train.py"), *(quote_override(key, value) for key, value in overrides.items())]
-        )
+            typed["decision.positive_class"] = quote_override("decision.positive_class", positive)
+        data = [quote_override(key, value) for key, value in images.items()]
+        return clean(shell_join(["python", shown_script("train.py"), *folders, *data, *typed.values()]))

@@ -33,6 +33,7 @@ from inference.export.verify import (
     N_INEXACT,
     N_VERIFICATION,
     ORDER,
+    SPLITS,
     SYNTHETIC,
     Verification,
     VerificationImages,
@@ -181,12 +182,14 @@ def export(
         if file.is_dir() != format.is_folder or not _size(file):
             what = "the folder" if format.is_folder else "the path"
             raise UserError(f"{format}: its method write wrote nothing; it must write to {what} that it is given")
-        progress.set(f"format={format.name}: comparing with the checkpoint")
+        progress.set(f"format={format.name}: opening the file")
         with _format_errors(format, "open"):
             computes = format.open(file, model)
 
-        def compare(computes: Computes, images: VerificationImages, resizes_exactly: bool = False) -> Verification:
-            checked = functools.partial(_compute, format, computes, len(checkpoint.description.classes))
+        def compare(tested: Computes, images: VerificationImages, resizes_exactly: bool = False) -> Verification:
+            what = "the file" if tested is computes else "the network before rounding"
+            progress.set(f"format={format.name}: comparing {what} with the checkpoint on {SPLITS[images.split]}images")
+            checked = functools.partial(_compute, format, tested, len(checkpoint.description.classes))
             native_sizes = preprocessing and format.resizes
             return compare_outputs(checkpoint, checked, images, native_sizes, progress.count, resizes_exactly)
 

@@ -117,12 +117,15 @@ def image_with_shapes(seed):
     return Image.fromarray(blocks).resize((160, 160), Image.Resampling.BICUBIC)
 
 
-def test_imbalance_and_odd_images_are_found(tmp_path):
+def test_imbalance_and_odd_images_are_found(tmp_path, caplog):
     root = make_images(tmp_path / "data", {"blue": 200, "red": 10}, size=64)
     Image.new("RGB", (8, 8), "red").save(root / "red" / "tiny.png")
     Image.new("L", (64, 64), 200).save(root / "blue" / "gray.png")
-    _, findings = prepared(read_source(ImageFolder(root=root)), tmp_path)
+    _, findings = prepared(read_source(ImageFolder(root=root)), tmp_path, against_imbalance="loss=weighted")
     assert [f.kind for f in findings] == ["imbalance", "odd"]
+    assert [each.message for each in caplog.records if "imbalance" in each.message] == [
+        "imbalance: 201 of class blue against 11 of class red; see loss=weighted"
+    ]  # fmt: skip
     assert "tiny.png (8 x 8, RGB)" in findings[1].text and "gray.png (64 x 64, L)" in findings[1].text
 
 

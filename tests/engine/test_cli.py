@@ -11,7 +11,6 @@ from common.errors import StopRequested, UserError
 from common.run_folder import PROJECT
 from engine import cli, log_handlers
 from engine.cli import complete_overrides, job_dir_name, new_run_dir, safe_name
-from engine.flags import own_folders, split_flags
 
 DATA_PATHS = ("datamodule.root", "datamodule.table", "datamodule.splits")
 
@@ -242,14 +241,6 @@ def test_a_path_without_a_value_is_not_the_current_folder(key):
     for empty in ("", "''", '" "'):
         with pytest.raises(UserError, match=rf"^{key}=: has no value \(is a shell variable unset\?\)"):
             complete_overrides(["seed=1", f"{key}={empty}"])
-
-
-def test_flags_with_a_value_in_two_words_are_no_overrides():
-    arguments = ["--config-dir", "my_conf", "seed=1", "-m", "-c", "job", "model=tiny"]
-    assert split_flags(arguments) == (["--config-dir", "my_conf", "-m", "-c", "job"], ["seed=1", "model=tiny"])
-    for given in (arguments, ["--config-dir=my_conf"], ["-cd", "my_conf"]):
-        assert own_folders(given) == ["--config-dir=my_conf"]
-    assert own_folders(["seed=1", "hydra.searchpath=[file:///x]"]) == ["hydra.searchpath=[file:///x]"]
 
 
 def test_a_folder_is_enough_to_train_on_and_is_recorded_whole(train, two_colors, monkeypatch, tmp_path):

@@ -141,6 +141,18 @@ def test_images_beyond_the_range_of_the_training_images_are_counted(model, caplo
     assert not caplog.records
 
 
+def test_images_of_8_bits_are_counted_if_those_of_training_had_more(model, tmp_path, caplog):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
+    images = [tmp_path / "a.jpg", np.full((8, 8), 900, np.uint16), Image.new("L", (8, 8))]
+    warned = Predictor(model.backend)
+    for trained in (None, [0.0, 1000.0, False], [0.0, 1000.0, True]):
+        caplog.clear()
+        warned.description = replace(model.description, range=trained)
+        warned.predict(images)
+        text = "2 of 3 images have 8 bits per channel, but the network was trained on images of more (0 to 1000 became"
+        assert (text in caplog.text) == (trained == [0.0, 1000.0, False])
+
+
 def test_only_images_that_can_be_read_are_warned_of_for_their_range(model, tmp_path, caplog):
     path = tmp_path / "nan.tif"
     Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(path)

@@ -6,9 +6,9 @@ import shlex
 
 import pytest
 
+from common.flags import split_flags
 from common.run_folder import FIGURES, PROJECT, RunFolder
 from engine.config.data_overrides import complete_data
-from engine.flags import split_flags
 from tests.support.configs import compose_verb
 
 DOCS = {page.name: page.read_text() for page in sorted((PROJECT / "docs").glob("*.md"))}

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import shlex
 import shutil
 
@@ -82,7 +83,7 @@ def test_corrected_labels_are_a_table_for_training(explained, two_colors):
     corrected = rows[0] | {"label": {"red": "blue", "blue": "red"}[rows[0]["label"]]}
     write_csv(table, list(rows[0]), [corrected, *rows[1:]])
     assert training_command(printed) == ["python", "train.py", "datamodule=image_folder", f"datamodule.table={table}",
-                                         f"datamodule.root={two_colors}"]  # fmt: skip
+                                         f"datamodule.root={two_colors}", "seed=1"]  # fmt: skip
     catalog = read_source(CsvTable(table=table, root=two_colors))
     counts = {split: int((catalog.splits == split).sum()) for split in ("train", "val", "test")}
     assert counts == {"train": 24, "val": 12, "test": 14}
@@ -155,6 +156,43 @@ def test_the_positive_class_stays_the_same_where_a_table_would_swap_the_classes(
     command = training_command(printed)
     assert command[3] == f'datamodule.table="{out} 2/labels_to_check.csv"'
     assert command[-1] == "decision.positive_class=blue"
+
+
+def test_the_command_to_train_on_corrected_labels_trains_as_the_run_did(explained, predict, two_colors):
+    run, _, out = explained
+    record = RunRecord.read(run)
+    data = ["datamodule=csv", "datamodule.table=t.csv", "+datamodule.root=x", "datamodule.folds=2", "datamodule.fold=1",
+            "datamodule.splits=s.csv", "datamodule.train_fraction=0.5", "datamodule.source.path=org/name"]  # fmt: skip
+    record.run.command = "python train.py --config-dir 'my conf' recipe=fast -m seeds=3"
+    record.run.overrides = [
+        *data,
+        "seeds=3",
+        "stages=[fit]",
+        "ckpt_path=last.ckpt",
+        "recipe=fast",
+        "trainer.max_epochs=7",
+    ]
+    write_record(record)
+    run.hydra.mkdir()
+    first = [
+        "recipe=fast",
+        "model=resnet18",
+        "+model.dropout=0.1",
+        "~callbacks.x",
+        "trainer.max_epochs=3",
+        "datamodule.fit=crop",
+    ]
+    run.choices.write_text(f"hydra: {{overrides: {{task: {json.dumps(first)}}}}}", encoding="utf-8")
+    arguments = f"ckpt={run.best_checkpoint}", f"images={run.path}", "explain=true", "explain_most=1", f"out={out}"
+    assert training_command(predict(*arguments)[1]) == [
+        "python", "train.py", "--config-dir=my conf", "datamodule=image_folder", f"datamodule.table={out}/labels_to_check.csv",
+        f"datamodule.root={two_colors}", "recipe=fast", "model=resnet18", "+model.dropout=0.1", "~callbacks.x",
+        "trainer.max_epochs=7", "datamodule.fit=crop",
+    ]  # fmt: skip
+    record.run.command = "python train.py 'seed=1"
+    write_record(record)
+    status, _, err = predict(*arguments)
+    assert status == 1 and f"ERROR: {run.record}: run.command is not a command (No closing quotation)" in err
 
 
 def test_the_image_stays_in_proportion_and_the_heat_is_where_the_network_looked(predict, tmp_path):

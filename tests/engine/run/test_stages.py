@@ -15,7 +15,7 @@ from datamodules.sources.catalog import Catalog
 from engine.config.instantiate import instantiate
 from engine.run.callback_list import all_callbacks, configured_callbacks
 from engine.run.resume import compare_images
-from engine.run.stages import build_model, complete_loss, describe_data, log_limits, split_columns
+from engine.run.stages import build_data, build_model, complete_loss, describe_data, log_limits, split_columns
 from tests.support.configs import composed
 from tests.support.helpers import make_images
 
@@ -67,6 +67,18 @@ def test_classes_that_are_weighted_twice_are_warned_of(prepared, caplog, loss, s
     config, data = prepared(f"loss={loss}", f"datamodule.sampler={sampler}")
     complete_loss(build_model(config, data), data)
     assert ("rare classes are weighted twice" in caplog.text) == warned
+
+
+@pytest.mark.parametrize("by_accuracy", [True, False])
+@pytest.mark.parametrize(("overrides", "is_weighted"), [
+    ([], False), (["loss=focal"], False), (["loss=weighted_cross_entropy"], True), (["datamodule.sampler=balanced"], True),
+])  # fmt: skip
+def test_the_warning_of_imbalance_proposes_what_is_not_set(by_accuracy, overrides, is_weighted):
+    monitor = "callbacks.best_checkpoint.monitor=val/balanced_accuracy"
+    proposed = build_data(composed(*overrides, *([] if by_accuracy else [monitor]))).against_imbalance
+    assert all((text in proposed) == by_accuracy for text in (monitor, "metric=balanced_accuracy"))
+    assert ("loss=weighted_cross_entropy or datamodule.sampler=balanced" in proposed) == (not is_weighted)
+    assert bool(proposed) == (by_accuracy or not is_weighted)
 
 
 @pytest.mark.parametrize(("overrides", "classes", "warned"), [

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
+import common.progress
 from common.errors import UserError
 from common.smallest_record import Candidate, Costs, Measured
+from datamodules import cache_build
 from engine.cli import CONF
 from engine.config.instantiate import instantiate
 from engine.config.validate import validate
@@ -84,17 +87,18 @@ def screened(tmp_path, two_colors, weights):
         of_runs = [*arguments(root, tmp_path), *overrides]
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = validate(compose_run([*of_runs, "model=simple_cnn", "model.image_size=16", "model.weights=null"]))
-            passes = screen.Screen(
-                given,
-                {"simple_cnn": str(weights), **files},
-                tmp_path / folder,
-                folds=folds and screen.read_folds(config, folds),
-                metric=metric,
-                budget_minutes=minutes,
-                remaining_s=left if callable(left) else lambda: left,
-                overrides=of_runs,
-                progress=Progress(),
-            ).run()
+            with Progress() as of_search:
+                passes = screen.Screen(
+                    given,
+                    {"simple_cnn": str(weights), **files},
+                    tmp_path / folder,
+                    folds=folds and screen.read_folds(config, folds),
+                    metric=metric,
+                    budget_minutes=minutes,
+                    remaining_s=left if callable(left) else lambda: left,
+                    overrides=of_runs,
+                    progress=of_search,
+                ).run()
         return given, passes
 
     return run
@@ -131,14 +135,35 @@ def test_every_pretrained_cut_gets_a_probe_by_one_pass_a_size_the_cheapest_first
     assert "screen: simple_cnn at 16 px: 2 cuts in" in caplog.text and "cut after" in caplog.text
 
 
-def test_what_is_known_of_the_images_is_shown_once(screened, two_colors, tmp_path, monkeypatch):
-    root = shutil.copytree(two_colors, tmp_path / "images", ignore=shutil.ignore_patterns("test"))
+@pytest.fixture
+def shown(monkeypatch) -> list[tuple[str, str]]:
+    """The level and the text of each line on the screen."""
     monkeypatch.setattr(progress, "SHOWN", set())  # of this process, whose earlier tests have shown the same
-    shown = []
-    handler = logging.Handler()
+    lines, handler = [], logging.Handler()
     handler.setFormatter(ScreenFormatter())
-    monkeypatch.setattr(handler, "emit", lambda record: shown.append((record.levelname, record.getMessage())))
+    monkeypatch.setattr(handler, "emit", lambda record: lines.append((record.levelname, record.getMessage())))
     monkeypatch.setattr(logging.getLogger(), "handlers", [handler])  # without a screen that another test has left
+    monkeypatch.setattr(logging.getLogger(), "level", logging.INFO)
+    return lines
+
+
+def test_images_are_counted_while_they_are_read_in_every_pass(screened, shown, monkeypatch):
+    monkeypatch.setattr(common.progress, "SILENCE_S", 0.05)
+    monkeypatch.setattr(common.progress, "POLL_S", 0.02)
+    usual = cache_build.scan_image
+    monkeypatch.setattr(cache_build, "scan_image", lambda *given: time.sleep(0.02) or usual(*given))
+    screened()
+    (first, second), texts = (
+        (re.compile(rf"screen: simple_cnn at {size} px: ") for size in SIZES),
+        [t for _, t in shown],
+    )
+    ends = [next(place for place, text in enumerate(texts) if done.match(text)) for done in (first, second)]
+    counted = [re.fullmatch(r"reading the images: \d+ of 50 images, .*", text) is not None for text in texts]
+    assert any(counted[: ends[0]]) and any(counted[ends[0] : ends[1]])
+
+
+def test_what_is_known_of_the_images_is_shown_once(screened, shown, two_colors, tmp_path):
+    root = shutil.copytree(two_colors, tmp_path / "images", ignore=shutil.ignore_patterns("test"))
     screened(root=root, folds=2)
     warnings = [text for level, text in shown if level == "WARNING"]
     assert sum("no test folder" in text for text in warnings) == 1 and len(set(warnings)) == len(warnings)
@@ -432,8 +457,13 @@ def test_killed_in_a_pass_only_that_one_is_done_again(screened, forward_passes, 
 
 
 def test_how_far_a_pass_is_can_be_shown_at_any_time(screened, monkeypatch):
-    shown = []
-    monkeypatch.setattr(Progress, "set", lambda self, *texts: shown.append(": ".join(texts)))
+    shown, usual = [], Progress.set
+
+    def keep(self, *texts):
+        shown.append(": ".join(texts))
+        usual(self, *texts)
+
+    monkeypatch.setattr(Progress, "set", keep)
     screened()
     assert "screen: pass 2 of 2, simple_cnn at 32 px: 16 of 36 images, about 1 s left" in shown
     assert "screen: pass 2 of 2, simple_cnn at 32 px: reading the images" in shown

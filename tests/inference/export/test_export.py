@@ -3,11 +3,13 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from common.errors import UserError
-from inference.backends import ModelDescription
+from common.progress import Progress
+from inference.backends import CheckpointBackend, ModelDescription
 from inference.export.export import _calibration_images, export
 from inference.export.int8 import Int8
 from inference.image_inputs import ImageInputs
@@ -39,6 +41,37 @@ def test_test_images_that_are_given_are_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="has only images of the split test; give validation images"):
         export(str(checkpoint), format=First(), images=str(tmp_path / "table.csv"))
     assert export(str(checkpoint), format=First(), images=str(tmp_path / "table.csv"), further=["test"]).further
+
+
+class Unrounded(First):
+    """A file of which the network before rounding is known: the checkpoint's."""
+
+    def open_unrounded(self, model):
+        checkpoint = CheckpointBackend(self.checkpoint, "cpu")
+        return lambda pixels: checkpoint(np.stack([model.description.pixels(Image.fromarray(p)) for p in pixels]))
+
+
+def test_each_comparison_is_shown_by_what_it_compares(tmp_path, monkeypatch):
+    """Counts to 200, to 2,000 and to 2,000 again under one name look like a loop."""
+    allow_any_agreement(monkeypatch)
+    shown, format = [], Unrounded()
+    format.checkpoint = make_checkpoint(tmp_path / "best.ckpt")
+    for name in "abc":
+        Image.new("RGB", (9, 7)).save(tmp_path / f"{name}.png")
+    (tmp_path / "table.csv").write_text("path,split\na.png,test\nb.png,val\nc.png,val\n")
+    progress = Progress()
+    monkeypatch.setattr(progress, "set", shown.append)
+    monkeypatch.setattr(progress, "count", lambda done, total: shown.append(f"{done}/{total}"))
+    export(
+        str(format.checkpoint), format=format, images=str(tmp_path / "table.csv"), further=["test"], progress=progress
+    )
+    begun = next(place for place, text in enumerate(shown) if "comparing" in text)
+    before, file = (f"the {what} with the checkpoint on " for what in ("network before rounding", "file"))
+    for text, n in ((f"{before}validation images", 2), (f"{before}images", 16), (f"{file}validation images", 2),
+                    (f"{file}test images", 1)):  # fmt: skip
+        of_pass, begun = shown[begun : begun + n + 1], begun + n + 1
+        assert of_pass == [f"format=first: comparing {text}", *(f"{k}/{n}" for k in range(1, n + 1))]
+    assert "comparing" not in "".join(shown[begun:])
 
 
 class Described(First):
