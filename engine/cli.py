@@ -236,12 +236,16 @@ def complete_overrides(arguments: list[str]) -> list[str]:
         ray_launcher.register()
     if (CONF / "hydra" / "jobs" / f"{launcher}.yaml").is_file():
         added.append(f"hydra/jobs={launcher}")  # a plugin's file cannot be extended under its own name
-    added.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(plain)}]")  # the same in all jobs
+    run, network = None, []
+    if isinstance(ckpt_path, str) and script == "train.py" and (run := run_to_resume(Path(ckpt_path))) is None:
+        network = network_of_checkpoint(Path(ckpt_path), values)
+    same_in_all_jobs = [*plain, *(setting.partition("=")[0] for setting in network)]
+    added.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(same_in_all_jobs)}]")
     if isinstance(run_dir, str) and "ckpt_path" not in values:
         refuse_finished_run(RunFolder(Path(run_dir)))
-    if isinstance(ckpt_path, str) and script == "train.py":
-        added = _of_checkpoint(Path(ckpt_path), values, added, bool(own_folders(arguments)))
-    return [*flags, *typed, *added]  # flags first: argparse does not find them between overrides
+    if run is not None:
+        added = _of_run(run, ckpt_path, values, added, bool(own_folders(arguments)))
+    return [*flags, *typed, *network, *added]  # flags first: argparse does not find them between overrides
 
 
 def _check_overrides(values: dict[str | None, Override], flags: list[str]) -> None:
@@ -320,8 +324,8 @@ def _check_path(argument: str) -> None:
         raise UserError(f"{key}=: has no value (is a shell variable unset?); give a path, or leave {key} out")
 
 
-def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str], with_own: bool) -> list[str]:
-    """Return `added` with the folder and the choices of the run that a checkpoint belongs to, or else with its network.
+def _of_run(run: RunFolder, ckpt_path: str, values: dict[str, Override], added: list[str], with_own: bool) -> list[str]:
+    """Return `added` with the folder and the choices of the run that a checkpoint belongs to.
 
     Args:
         with_own: whether the command names a folder of the user's own configuration files.
@@ -329,9 +333,6 @@ def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str
     Raises:
         UserError: the run took a file from a folder that this command does not name.
     """
-    run = run_to_resume(ckpt_path)
-    if run is None:
-        return [*network_of_checkpoint(ckpt_path, values), *added]
     refuse_older_run(run)
     resumes = "stages" not in values or "fit" in str(values["stages"].value())
     if "hydra.run.dir" not in values:

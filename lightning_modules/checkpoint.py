@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.run_folder import EXPORTED
 from common.run_record import Decision
+from common.text import clean
 from common.untrusted.description import NEXT, brief, check_decision, check_description, check_network, check_schema
 from common.untrusted.tensors import CHECKSUM, is_safetensors, load_tensors, read_safetensors
 from lightning_modules.network_errors import network_errors
@@ -259,7 +260,7 @@ def _check_fits(state: dict, path: Path) -> dict[str, Tensor]:
         with network_errors(), contextlib.nullcontext() if own else torch.device("meta"):
             network = build_network(num_classes=len(state["hyper_parameters"]["classes"]), **described)
     except Exception as error:  # the content of the checkpoint decides which one
-        raise UserError(f"{path}: its network cannot be built here: {error or repr(error)}") from error
+        raise UserError(f"{path}: its network cannot be built here: {clean(str(error) or repr(error))}") from error
     wanted = network.state_dict()
     state["state_dict"] = {name: t for name, t in state["state_dict"].items() if not name.startswith(LOSS_PREFIX)}
     named = {name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in state["state_dict"].items()}

@@ -354,8 +354,8 @@ def build_model(config: DictConfig, data: L.LightningDataModule) -> ImageClassif
                 for each in (trained["network"], network)
             )
             raise UserError(
-                f"ckpt_path={config.ckpt_path}: belongs to another model: its network: {its}; this command: {here}. Leave the "
-                "settings of model out, or give those of its network"
+                f"ckpt_path={config.ckpt_path}: belongs to another model: its network: {its}; this command: {here}. Leave "
+                "experiment and the settings of model out, or give those of its network"
             )
         for key, name in (("fit", "datamodule.fit"), ("image_size", "model.image_size")):
             if trained[key] != given[key]:

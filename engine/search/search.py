@@ -24,7 +24,7 @@ from engine.search import study
 from engine.search.retrain import describe_best, report_search, retrain
 from engine.search.settings import SearchSettings, read_settings
 from engine.search.space import as_overrides, list_points, run_name, suggest_point
-from engine.search.trial import completed_record, run_trial
+from engine.search.trial import completed_record, log_to, run_trial
 from engine.state import STATE, FailedJob
 
 log = logging.getLogger(__name__)
@@ -55,13 +55,14 @@ def run_search(config: DictConfig, folder: Path, run: Callable) -> None:
     with stop_immediately(), study.storage_errors():
         with Progress("opening the study", log):
             search = Search(settings, folder, run)
-        if STATE.data_source:  # not earlier: a refused command should leave no line in the folder's log
-            log.info(STATE.data_source)
-        write_configuration(RunFolder(folder), OmegaConf.to_yaml(config), HydraConfig.instance().cfg)
-        is_over = search.run_trials()
-        if is_over:
-            search.failed += retrain(settings, search.study, folder, run)
-        report_search(settings, search.study, folder, is_over=is_over)
+        with log_to(folder / "search.log"):  # not earlier: a refused command leaves no line there
+            if STATE.data_source:
+                log.info(STATE.data_source)
+            write_configuration(RunFolder(folder), OmegaConf.to_yaml(config), HydraConfig.instance().cfg)
+            is_over = search.run_trials()
+            if is_over:
+                search.failed += retrain(settings, search.study, folder, run)
+            report_search(settings, search.study, folder, is_over=is_over)
     for run_folder, error in search.failed:
         if completed_record(run_folder) is None:  # otherwise another process has finished it
             STATE.failed.append(FailedJob(run_folder.path.name, error, in_sweep=True))

@@ -15,6 +15,8 @@ from engine.run.job import Job, run_job
 from engine.search.space import compose_train_config
 from engine.state import STATE
 
+LINE = "%(asctime)s %(levelname)s %(message)s"  # also in conf/hydra/job_logging/house.yaml
+
 
 def run_trial(folder: RunFolder, overrides: Sequence[str], run: Callable) -> Exception | None:
     """Run train.py's job with these arguments in a folder, unless it has finished; return the error that ended it.
@@ -29,7 +31,7 @@ def run_trial(folder: RunFolder, overrides: Sequence[str], run: Callable) -> Exc
     choices, whole = dict(hydra.runtime.choices), OmegaConf.create({"hydra": hydra})
     job = Job(folder, STATE.command, list(overrides), choices, in_sweep=True, hydra=whole)
     STATE.started_s = time.perf_counter()
-    with log_to(folder.log, hydra.job_logging.formatters.file.format):
+    with log_to(folder.log):
         return run_job(job, config, run)
 
 
@@ -40,9 +42,10 @@ def completed_record(folder: RunFolder) -> RunRecord | None:
 
 
 @contextlib.contextmanager
-def log_to(path: Path, line_format: str) -> Iterator[None]:
+def log_to(path: Path) -> Iterator[None]:
+    """Write log lines to a file, with their times."""
     handler = log_handlers.LogFileHandler(str(path))
-    handler.setFormatter(logging.Formatter(line_format))
+    handler.setFormatter(logging.Formatter(LINE))
     logging.getLogger().addHandler(handler)
     try:
         yield

@@ -71,7 +71,6 @@ log = logging.getLogger(__name__)
 LATENCY = "latency_ms"
 START = "start"  # a key of the stages' seconds: the time until the images are read, and to start workers
 DECISIVE = ("metric", "good_enough", "target_accuracy", "cost", "limits", "seeds", "race", "finals", "candidates")
-LINE = "%(asctime)s %(levelname)s %(message)s"  # format of smallest.log
 
 
 def run_smallest(config: DictConfig, run: Callable, progress: Progress) -> None:
@@ -116,7 +115,7 @@ class Smallest:
         if has_launcher():
             wait_for_all(HydraConfig.get().launcher)
         self._prepare()
-        with log_to(self.folder / "smallest.log", LINE):
+        with log_to(self.folder / "smallest.log"):
             if has_launcher() and not self._is_answered:
                 self.progress.set(f"{plural(self.settings.workers, 'worker')} at work")
                 run_workers(self.config, self.settings.workers, self.budget.left_s())

@@ -11,6 +11,7 @@ from common.errors import StopRequested, UserError
 from common.run_folder import PROJECT
 from engine import cli, log_handlers
 from engine.cli import complete_overrides, job_dir_name, new_run_dir, safe_name
+from tests.support.fake_checkpoints import make_checkpoint
 
 DATA_PATHS = ("datamodule.root", "datamodule.table", "datamodule.splits")
 
@@ -163,6 +164,16 @@ def test_the_flag_of_a_sweep_may_be_anywhere():
 def test_a_given_folder_is_kept():
     given = [a for a in complete_overrides(["hydra.sweep.dir=/x"]) if a.startswith("hydra.sweep.dir=")]
     assert given == ["hydra.sweep.dir=/x"]
+
+
+def test_the_network_of_a_checkpoint_away_from_its_run_is_in_no_folder_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    checkpoint = make_checkpoint(tmp_path / "best.ckpt")
+    completed = complete_overrides(["-m", "seed=1,2", f"ckpt_path={checkpoint}", "hydra.sweep.dir=/x"])
+    overrides = OverridesParser.create().parse_overrides(completed[1:])
+    same = next(each.value() for each in overrides if each.key_or_group.endswith("exclude_keys"))
+    task = [each.input_line for each in overrides if not each.key_or_group.startswith("hydra")]
+    assert "model=simple_cnn" in task and job_dir_name(["seed=1", *task[1:]], same) == "seed-1"
 
 
 def test_a_folder_with_quotes_and_spaces_can_be_parsed(tmp_path, monkeypatch):

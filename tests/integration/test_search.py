@@ -393,15 +393,16 @@ def test_a_study_of_the_same_name_and_another_space(search):
 
 
 @pytest.mark.thorough
-def test_a_refused_search_leaves_no_log_of_the_data_that_it_took(search, two_colors):
-    data = f"datamodule.root={two_colors}"
-    ran = search(f"base_overrides='{data} optimizer.lr=0.1'", f"space={{{RATE}}}", run=fake_run(near(1e-3)))
+def test_a_refused_search_leaves_no_log_of_the_data_that_it_took_or_of_its_warnings(search, two_colors):
+    data, twice = f"datamodule.root={two_colors}", ["n_startup_trials=2", "n_startup_trials=3"]
+    ran = search(f"base_overrides='{data} optimizer.lr=0.1'", f"space={{{RATE}}}", *twice, run=fake_run(near(1e-3)))
     assert ran.status == 1 and "optimizer.lr is in base_overrides and in space" in ran.err and not ran.folder.exists()
+    assert "n_startup_trials=2: overridden by" in ran.out
     arguments = [f"base_overrides='{data}'", "n_trials=1", "seeds=[1]"]
     ran = search("space={model.keep:[3,4]}", *arguments, run=fake_run(lambda _: 0.7))
     assert ran.status == 0 and "datamodule=image_folder, since datamodule.root is given" in ran.out, ran.err
     before = (ran.folder / "search.log").read_bytes()
-    assert search("space={model.keep:[3,4,5]}", *arguments, run=fake_run(lambda _: 0.7)).status == 1
+    assert search("space={model.keep:[3,4,5]}", *arguments, *twice, run=fake_run(lambda _: 0.7)).status == 1
     assert b"since datamodule.root is given" in before and (ran.folder / "search.log").read_bytes() == before
 
 

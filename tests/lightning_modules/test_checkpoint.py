@@ -168,6 +168,7 @@ def test_networks_need_only_torchvision_and_checkpoints_no_lightning(tmp_path):
 
 @pytest.mark.parametrize(("change", "words"), [
     ({"network": "os.system"}, "its network cannot be built here: the network 'os.system' is not one of this project"),
+    ({"network": "torchvision", "name": "res\nnet\u202e"}, "model.name=res net *: unknown"),
     ({"network": "torchvision", "name": "resnet19"}, "model.name=resnet19: unknown; did you mean resnet18"),
     ({"network": "simple_cnn"}, "its network cannot be built here"),
     ({"network": "simple_cnn", "image_size": 32}, "the weights do not fit the network named in it .simple_cnn"),
