@@ -45,9 +45,10 @@ def answer_sentences(record: SmallestRecord) -> list[str]:
     """Return the answer, then a line each for its costs, its evidence and its caveats."""
     answer, chosen = record.answer, record.candidates[record.answer.chosen]
     head = HEADS.get(answer.verdict, HEADS["not_shown"])
-    if answer.verdict in ("not_shown", "chosen_not_proved") and not _within(record, answer.val):
-        head = "No network is shown to be good enough; the nearest one on validation"
     itself = _itself(record, chosen) if answer.chosen == answer.reference else ""
+    trivial = bool(itself) and record.question.target is None  # the reference is within its own margin
+    if answer.verdict in ("not_shown", "chosen_not_proved") and not (trivial or _within(record, answer.val)):
+        head = "No network is shown to be good enough; the nearest one on validation"
     if answer.verdict == "none":
         head, itself = "No smaller network to choose; only one was trained to the end", ""
     better, failed = _better_probe(record), _failed(record)
@@ -58,7 +59,7 @@ def answer_sentences(record: SmallestRecord) -> list[str]:
         margin, target = record.question.good_enough, record.question.target
         goal = f"within {margin:g} of the most accurate one" if target is None else f"above {target:g}"
         which = f"the smallest that is shown to be {goal}"
-        if itself and target is None:  # trivially within the margin
+        if trivial:
             which, itself = "the most accurate one in the race", ""
         head = f"No network is shown to be better than guessing; {which}"
     lines = [f"{head}: {clean(chosen.name)}{itself}", _costs(record, chosen), _evidence(record, chosen, answer)]

@@ -105,10 +105,14 @@ def test_shown_is_a_word_of_test_images(name):
     assert shown or not re.search(r"confirmed|that is good enough", text)
 
 
-@pytest.mark.parametrize(("at_least", "is_within"), [(-0.0201, False), (-0.0199, True)])
-def test_without_test_images_what_validation_does_not_show_is_only_the_nearest(at_least, is_within):
+@pytest.mark.parametrize(
+    ("at_least", "is_reference", "is_within"), [(-0.0201, False, False), (-0.0199, False, True), (-0.0201, True, True)]
+)
+def test_without_test_images_what_validation_does_not_show_is_only_the_nearest(at_least, is_reference, is_within):
+    """The reference is within its own margin; the bound is then that of the nearest smaller network."""
     record = ALL["not_proved"]()
     record.answer.val.at_least = at_least
+    record.answer.chosen = record.answer.reference if is_reference else record.answer.chosen
     head, *rest = answer_sentences(record)
     assert head.startswith("Smallest network by validation, not proved" if is_within else "No network is shown")
     assert any(line.startswith("chosen, not proved: there is no test split") for line in rest)

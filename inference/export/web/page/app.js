@@ -111,7 +111,7 @@ async function decode(file) {
     throw new Problem(
       file.type.startsWith("image/") && !/jpeg|png|webp|gif|bmp|avif/.test(file.type)
         ? `this browser does not read ${file.type.slice(6).toUpperCase()}; convert it to JPEG or PNG, or use predict.py`
-        : "not a readable image",
+        : "not a readable image, or too large for this browser",
     );
   }
   try {
