@@ -24,17 +24,13 @@ from engine.search import study
 from engine.search.space import compose_train_config
 from evaluation.intervals import proportion
 from reports.load_runs import find_records, load_runs
-from tests.support.helpers import NOT_DRAWN, PROJECT
+from tests.support.helpers import NOT_DRAWN, PROJECT, Killed
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # of heartbeats and retries
 
 EPOCHS = 4
 COMPOSED = {}
 RATE = "optimizer.lr:{low:1e-5,high:1e-1,log:true}"
-
-
-class Killed(BaseException):
-    """Nothing catches it, as nothing notices a SIGKILL."""
 
 
 def fake_run(accuracy, macs=lambda config: 1_000_000):
@@ -383,13 +379,6 @@ def test_bad_input_is_one_line(search, arguments, words):
     assert ran.status == 1 and words in ran.err, ran.err
     assert ran.err.startswith("ERROR: ") and len(ran.err.splitlines()) == 1 and "Traceback" not in ran.out
     assert "secret" not in ran.err and not (ran.folder / "trials").exists()
-
-
-def test_a_study_of_the_same_name_and_another_space(search):
-    search("space={model.keep:[3,4]}", "n_trials=1", "seeds=[1]", run=fake_run(lambda _: 0.7))
-    ran = search("space={model.keep:[3,4,5]}", "n_trials=2", run=fake_run(lambda _: 0.7))
-    assert ran.status == 1 and "space model.keep=[3,4,5] instead of [3,4]" in ran.err
-    assert "name=OTHER" in ran.err and len(ran.err.splitlines()) == 1
 
 
 @pytest.mark.thorough
