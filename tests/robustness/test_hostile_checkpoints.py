@@ -40,14 +40,6 @@ class Payload:
         return self.function, self.arguments
 
 
-@pytest.fixture
-def canary(tmp_path):
-    """Yield the path of a file that hostile input tries to make, and which must not exist in the end."""
-    path = tmp_path / "canary"
-    yield path
-    assert not path.exists()
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     return make_checkpoint(tmp_path_factory.mktemp("base") / "best.ckpt", image_size=16)

@@ -19,14 +19,6 @@ from tests.support.helpers import content
 NOTHING = OmegaConf.create({})  # a user's own configuration that trusts nothing else
 
 
-@pytest.fixture
-def canary(tmp_path):
-    """A file that hostile input tries to make; it is not there in the end."""
-    path = tmp_path / "canary"
-    yield path
-    assert not path.exists()
-
-
 NOT_LISTED = (
     "os.system", "builtins.eval", "builtins.exec", "subprocess.Popen", "functools.partial", "pathlib.Path.write_text",
     "hydra.utils.call", "hydra.utils.instantiate", "hydra.utils.get_method", "hydra.utils.get_class", "torch.load",
