@@ -1,11 +1,13 @@
 """Fixtures: made-up images, the command line in this process, one finished run."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from common.run_folder import RunFolder
 from engine.process_tuning import tune_process
 from lightning_modules.networks.registry import build_network
 from tests.support.commands import Ran, run_script, train_in
@@ -52,6 +54,12 @@ def finished_run(two_colors, tmp_path_factory) -> Ran:
     ran = train_in(tmp_path_factory.mktemp("finished"), two_colors)("stages=[cost,fit,test]", drawn=True)
     assert ran.status == 0, ran.err
     return ran
+
+
+@pytest.fixture
+def made(finished_run, tmp_path) -> RunFolder:
+    """A copy of the finished run, to change or to evaluate."""
+    return RunFolder(shutil.copytree(finished_run.folder, tmp_path / "made"))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,3 @@
-import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +8,6 @@ from torchvision.transforms import v2
 from callbacks.distillation import Distillation, check_teacher
 from callbacks.linear_probe import unaugmented_batches
 from common.errors import UserError
-from common.run_folder import RunFolder
 from common.run_record import DataInfo, ModelInfo, RunRecord
 from datamodules.normalize import normalize
 from lightning_modules.checkpoint import load_classifier
@@ -132,13 +130,12 @@ def test_the_teacher_sees_the_mixed_images(finished_run, fake_trainer):
         (DataInfo(fingerprint_val_test="1" * 16), None),
     ],
 )
-def test_a_teacher_of_unknown_or_other_images_is_warned_of(tmp_path, finished_run, caplog, data, reason):
-    folder = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "teacher"))
+def test_a_teacher_of_unknown_or_other_images_is_warned_of(finished_run, made, caplog, data, reason):
     teacher = finished_run.record
-    teacher.folder, teacher.data, teacher.writes = folder, data, True
+    teacher.folder, teacher.data, teacher.writes = made, data, True
     teacher.save()
     student = RunRecord(data=DataInfo(fingerprint_val_test="1" * 16))
-    check_teacher(str(folder.best_checkpoint), student)
+    check_teacher(str(made.best_checkpoint), student)
     assert (reason in caplog.text) if reason else not caplog.text
 
 

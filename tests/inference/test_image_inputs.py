@@ -81,22 +81,13 @@ def test_a_label_that_is_not_in_utf_8_is_refused_as_in_training(root):
         ImageInputs(str(root / "t.csv"))
 
 
-def test_a_table_has_labels_and_splits(root):
-    rows = [
-        {"path": "red/001.png", "label": "red", "split": "val"},
-        {"path": "blue/000.png", "label": "", "split": "test"},
-    ]
-    write_csv(root / "list.csv", ["path", "label", "split"], rows)
+def test_a_table_has_labels_splits_and_groups(root):
+    rows = [("red/001.png", "red", "val", "p1"), ("blue/000.png", "", "test", "")]
+    columns = ["path", "label", "split", "Group"]
+    write_csv(root / "list.csv", columns, [dict(zip(columns, row, strict=True)) for row in rows])
     found = list(ImageInputs(f"{root}/list.csv"))
-    assert [(p.path, p.label, p.split) for p in found] == [
-        ("red/001.png", "red", "val"), ("blue/000.png", "", "test")
-    ]  # fmt: skip
+    assert [(p.path, p.label, p.split, p.group) for p in found] == rows
     assert all(p.file.is_file() for p in found)
-
-
-def test_a_table_has_groups(root):
-    write_csv(root / "list.csv", ["path", "Group"], [{"path": "red/001.png", "Group": "p1"}])
-    assert [each.group for each in ImageInputs(f"{root}/list.csv")] == ["p1"]
 
 
 def test_a_run_s_predictions_have_the_groups_of_its_splits(tmp_path):
@@ -191,21 +182,21 @@ def test_a_run_means_its_test_images(checkpoint, tmp_path, two_colors):
 
 
 @pytest.mark.parametrize("missing", ["result.json", "splits.csv"])
-def test_the_figures_of_a_run_that_was_copied_in_part_are_no_images(finished_run, tmp_path, missing):
-    copy = shutil.copytree(finished_run.folder, tmp_path / "copy")
-    assert list(copy.glob("*.png")) and len(resolve_images(str(copy), None)) == 14
-    (copy / missing).unlink()
-    with pytest.raises(UserError, match=f"^images={copy}: the folder of a run without {missing}, .*copy that file"):
-        resolve_images(str(copy), None)
+def test_the_figures_of_a_run_that_was_copied_in_part_are_no_images(made, missing):
+    assert list(made.path.glob("*.png")) and len(resolve_images(str(made.path), None)) == 14
+    (made.path / missing).unlink()
+    with pytest.raises(
+        UserError, match=f"^images={made.path}: the folder of a run without {missing}, .*copy that file"
+    ):
+        resolve_images(str(made.path), None)
 
 
-def test_a_table_of_splits_that_was_copied_in_part_is_not_all_test_images(finished_run, tmp_path):
-    copy = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "copy"))
-    lines = copy.splits.read_text().splitlines(keepends=True)
+def test_a_table_of_splits_that_was_copied_in_part_is_not_all_test_images(made):
+    lines = made.splits.read_text().splitlines(keepends=True)
     assert sum(",test," in line for line in lines) == 14
-    copy.splits.write_text("".join(lines[: 1 + next(n for n, line in enumerate(lines) if ",test," in line)]))
+    made.splits.write_text("".join(lines[: 1 + next(n for n, line in enumerate(lines) if ",test," in line)]))
     with pytest.raises(UserError, match=r"splits\.csv has 1 test images, and result\.json 14: copied in part"):
-        resolve_images(str(copy.path), None)
+        resolve_images(str(made.path), None)
 
 
 def test_a_run_without_test_metrics_means_its_validation_images(checkpoint, tmp_path, two_colors):

@@ -19,6 +19,7 @@ from inference.export.torch_export import TorchExport
 from lightning_modules.checkpoint import load_network
 from lightning_modules.network_errors import register_by_name
 from tests.support.fake_checkpoints import make_checkpoint
+from tests.support.helpers import content
 
 MINE = '''
 import copy
@@ -237,10 +238,6 @@ def test_the_python_api_takes_an_object(checkpoint, tmp_path):
 
 def export_folder(checkpoint, kind=Folder, out=None):
     return export(str(checkpoint), format=kind(), preprocessing=False, out=out and str(out))
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_format_may_write_a_folder(checkpoint, tmp_path):

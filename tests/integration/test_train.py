@@ -236,9 +236,9 @@ def test_checkpoints_load_without_running_code_and_describe_themselves(finished_
 
 @pytest.mark.thorough
 def test_the_safetensors_file_is_evaluated_as_the_best_checkpoint_and_nothing_resumes_from_it(
-    finished_run, train, tmp_path
+    finished_run, made, train, tmp_path
 ):
-    weights = f"ckpt_path={shutil.copytree(finished_run.folder, tmp_path / 'run')}/checkpoints/best.safetensors"
+    weights = f"ckpt_path={made.best_weights}"
     again = train("stages=[test]", weights, f"hydra.run.dir={tmp_path / 'again'}", small=False, to=tmp_path / "again")
     assert again.status == 0, again.err
     assert again.record.test.accuracy == finished_run.record.test.accuracy
@@ -303,31 +303,23 @@ def test_a_job_of_a_sweep_that_fails_is_recorded_and_the_others_run(train, tmp_p
     assert "1 job failed: batch_size-99. Rerun" in ran.err and "Traceback" not in ran.out + ran.err
 
 
+def train_by_ddp(images, place, devices, *more):
+    """Train one epoch on the processor in so many processes."""
+    command = [sys.executable, str(PROJECT / "train.py"), "datamodule=image_folder", f"datamodule.root={images}",
+               *SIMPLE_CNN, "trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={devices}", "trainer.max_epochs=1",
+               "model.weights=null", "datamodule.batch_size=4", "callbacks.best_checkpoint.monitor=val/auroc",
+               "stages=[fit,test]", f"datamodule.cache={place}/cache", f"hydra.run.dir={place}/ddp", *NOT_DRAWN,
+               *more]  # fmt: skip
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=180, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
+
+
 @pytest.mark.timeout(200)
 @pytest.mark.slow
 def test_two_processes_test_every_image_once(train, tmp_path, two_colors):
-    command = [
-        sys.executable,
-        str(PROJECT / "train.py"),
-        "datamodule=image_folder",
-        f"datamodule.root={two_colors}",
-        *SIMPLE_CNN,
-        "datamodule.batch_size=4",
-        "trainer=ddp",
-        "trainer.accelerator=cpu",
-        "trainer.devices=2",
-        "trainer.max_epochs=1",
-        "model.weights=null",
-        "stages=[fit,test]",
-        "callbacks.best_checkpoint.monitor=val/auroc",
-        *(f"callbacks.{name}.enabled=true" for name in ("ema", "recalibrate_batch_norm")),
-        f"datamodule.cache={tmp_path}/cache",
-        f"hydra.run.dir={tmp_path}/ddp",
-        *NOT_DRAWN,
-    ]
-    ran = subprocess.run(
-        command, capture_output=True, text=True, timeout=180, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    averaged = [f"callbacks.{name}.enabled=true" for name in ("ema", "recalibrate_batch_norm")]
+    ran = train_by_ddp(two_colors, tmp_path, 2, *averaged)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("Test accuracy") == 1 and ran.stdout.count("epoch 1/1") == 1
     record = RunRecord.read(tmp_path / "ddp")
@@ -350,14 +342,7 @@ def test_two_processes_test_every_image_once(train, tmp_path, two_colors):
 
 @pytest.mark.thorough
 def test_ddp_with_one_process_warns_of_nothing_that_its_user_could_change(tmp_path, two_colors):
-    command = [sys.executable, str(PROJECT / "train.py"), "datamodule=image_folder", f"datamodule.root={two_colors}",
-               *SIMPLE_CNN, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.max_epochs=1",
-               "model.weights=null", "datamodule.batch_size=4", "callbacks.best_checkpoint.monitor=val/auroc",
-               "stages=[fit,test]", f"datamodule.cache={tmp_path}/cache", f"hydra.run.dir={tmp_path}/run",
-               *NOT_DRAWN]  # fmt: skip
-    ran = subprocess.run(
-        command, capture_output=True, text=True, timeout=180, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    ran = train_by_ddp(two_colors, tmp_path, 1)
     assert ran.returncode == 0, ran.stderr
     assert "Test accuracy" in ran.stdout
     assert "sync_dist" not in ran.stdout + ran.stderr
@@ -423,9 +408,8 @@ def test_a_checkpoint_by_itself_does_not_resume_with_another_optimizer(
     assert not (tmp_path / "made").exists()
 
 
-def test_an_evaluation_takes_batches_larger_than_the_train_split(train, finished_run, tmp_path):
-    trained = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "trained"))  # its evaluations are counted
-    best = f"ckpt_path={trained.best_checkpoint}"
+def test_an_evaluation_takes_batches_larger_than_the_train_split(train, finished_run, made, tmp_path):
+    best = f"ckpt_path={made.best_checkpoint}"
     ran = train(
         "stages=[test]", best, "datamodule.batch_size=25", f"hydra.run.dir={tmp_path / 'again'}", to=tmp_path / "again"
     )

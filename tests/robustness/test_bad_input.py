@@ -1,14 +1,12 @@
 """A user's mistakes: one message that names what is wrong and the next step, exit status 1, no traceback."""
 
 import errno
-import shutil
 
 import pytest
 import torch
 
 from common import run_record
 from common.errors import DISK_ERRORS, UserError
-from common.run_folder import RunFolder
 from engine import error_messages
 from lightning_modules.image_classifier import ImageClassifier
 from tests.support.helpers import make_images
@@ -122,19 +120,13 @@ def test_a_sample_package_that_is_not_installed(train, monkeypatch):
     )
 
 
-@pytest.fixture
-def finished(finished_run, tmp_path):
-    """A copy of a finished run's folder."""
-    return RunFolder(shutil.copytree(finished_run.folder, tmp_path / "finished"))
-
-
-def test_checkpoints_that_are_none(train, tmp_path, finished):
+def test_checkpoints_that_are_none(train, tmp_path, made):
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     assert says(train("stages=[test]", f"ckpt_path={tmp_path / 'text.ckpt'}"), "text.ckpt", "not a checkpoint")
     torch.save({"a.weight": torch.zeros(2)}, tmp_path / "plain.ckpt")
     assert says(train("stages=[test]", f"ckpt_path={tmp_path / 'plain.ckpt'}"), "model.weights=FILE")
     cut = tmp_path / "cut.ckpt"
-    cut.write_bytes(finished.best_checkpoint.read_bytes()[:50_000])
+    cut.write_bytes(made.best_checkpoint.read_bytes()[:50_000])
     assert says(train("stages=[test]", f"ckpt_path={cut}"), "cut.ckpt", "damaged")
 
 
@@ -145,20 +137,9 @@ def test_a_teacher_that_is_none_is_refused_before_an_image_is_read(train, tmp_pa
         assert says(ran, f"teacher={teacher}", words) and "train 24" not in ran.out + ran.err
 
 
-def test_a_checkpoint_that_would_run_code_is_refused(train, tmp_path):
-    class Payload:
-        def __reduce__(self):
-            return (exec, (f"open({str(tmp_path / 'owned')!r}, 'w')",))
-
-    torch.save({"state_dict": Payload()}, tmp_path / "evil.ckpt")
-    assert says(train("stages=[test]", f"ckpt_path={tmp_path / 'evil.ckpt'}"), "evil.ckpt")
-    assert says(train(f"model.weights={tmp_path / 'evil.ckpt'}"), "not a weights file")
-    assert not (tmp_path / "owned").exists()
-
-
 @pytest.mark.thorough
-def test_a_checkpoint_of_another_network_or_other_classes(train, tmp_path, finished):
-    last = finished.last_checkpoint
+def test_a_checkpoint_of_another_network_or_other_classes(train, tmp_path, made):
+    last = made.last_checkpoint
     assert says(
         train(f"ckpt_path={last}", "model.keep=4", "trainer.max_epochs=3", small=False), "another model", "keep"
     )

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from engine.run import stages
-from tests.support.helpers import at_step, outcome, read_csv, scalars
+from tests.support.helpers import Killed, at_step, outcome, read_csv, scalars
 
 # After the first epoch nothing is better by so much: the third one ends the run
 EARLY = ("+callbacks.early_stopping._target_=lightning.pytorch.callbacks.EarlyStopping",)
@@ -47,9 +47,6 @@ def test_interrupted_and_resumed_it_ends_in_the_same_epoch(train, monkeypatch):
 
 @pytest.mark.thorough
 def test_killed_after_its_end_it_warns_only_where_it_was_to_train_longer(train, monkeypatch, tmp_path):
-    class Killed(BaseException):
-        pass
-
     def kill(*_):
         raise Killed
 

@@ -7,13 +7,11 @@ import warnings
 import zipfile
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from callbacks.checkpoint import BestCheckpoint
 from common.errors import UserError
 from common.untrusted.tensors import read_safetensors
 from engine.run.resume import network_of_checkpoint
@@ -40,14 +38,6 @@ class Payload:
 
     def __reduce__(self):
         return self.function, self.arguments
-
-
-@pytest.fixture
-def canary(tmp_path):
-    """Yield the path of a file that hostile input tries to make, and which must not exist in the end."""
-    path = tmp_path / "canary"
-    yield path
-    assert not path.exists()
 
 
 @pytest.fixture(scope="module")
@@ -137,15 +127,6 @@ def test_a_command_takes_only_plain_settings_of_a_network(base, tmp_path, place,
     assert network_of_checkpoint(changed(base, tmp_path / "evil.ckpt", f"hyper_parameters.{place}", value), ()) == []
 
 
-def test_a_file_of_another_kind_as_weights_is_refused_without_the_advice_to_trust_it(tmp_path):
-    (tmp_path / "evil.pth").write_text("version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(
-        UserError, match=r"not a weights file \(neither a torch archive .* or cut off\); use a"
-    ) as caught:
-        load_initial_weights(torch.nn.Linear(2, 2), str(tmp_path / "evil.pth"), arguments=ANY, download_to=tmp_path)
-    assert "Re-running" not in str(caught.value)
-
-
 def test_layers_that_are_the_same_numbers_only_in_the_file(tmp_path):
     head = {"hidden_dims": [512] * 8, "dropout": [0.1] * 9}
     network = {"network": "truncated", "backbone": "shufflenet_v2_x0_5", "keep": 1, "head": head}
@@ -198,19 +179,6 @@ def test_a_billion_references_to_one_list(base, tmp_path):
         with pytest.raises(UserError, match="evil") as caught:
             epochs_done(path) if place == "epoch" else read_checkpoint(path)
         assert len(str(caught.value)) < 1000
-
-
-def test_last_ckpt_names_no_file_outside_of_its_folder(tmp_path):
-    best = BestCheckpoint(monitor="val/accuracy")
-    best.dirpath = str(tmp_path)
-    best.on_load_checkpoint(SimpleNamespace(ckpt_path=str(tmp_path / "last.ckpt"), is_global_zero=True), None, {})
-    outside = f"{tmp_path}/../mine.txt"  # Lightning would remove it after the next better epoch
-    names = dict.fromkeys(("best_model_path", "kth_best_model_path", "last_model_path"), outside)
-    score = torch.tensor(0.1)
-    best.load_state_dict(
-        {"best_model_score": score, "dirpath": str(tmp_path), "best_k_models": {outside: score}, **names}
-    )
-    assert (best.best_model_path, best.kth_best_model_path, best.best_k_models) == ("", "", {})
 
 
 @pytest.fixture(scope="module")

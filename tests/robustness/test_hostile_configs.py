@@ -14,16 +14,9 @@ from common.run_folder import RunFolder
 from common.untrusted.saved_config import is_allowed_target, read_saved_choices, read_saved_config, read_saved_name
 from engine.cli import CONF
 from engine.run.resume import resume_config
+from tests.support.helpers import content
 
 NOTHING = OmegaConf.create({})  # a user's own configuration that trusts nothing else
-
-
-@pytest.fixture
-def canary(tmp_path):
-    """A file that hostile input tries to make; it is not there in the end."""
-    path = tmp_path / "canary"
-    yield path
-    assert not path.exists()
 
 
 NOT_LISTED = (
@@ -299,10 +292,6 @@ def test_the_cache_is_that_of_the_command(tmp_path):
     assert resume_config(config, [], RunFolder(tmp_path))[0].datamodule == {**mine, "root": "x"}
 
 
-def everything(folder: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.mark.thorough
 def test_resuming_an_untrusted_run(train, tmp_path, monkeypatch, canary):
     monkeypatch.setenv("SECRET", "swordfish")
@@ -314,7 +303,7 @@ def test_resuming_an_untrusted_run(train, tmp_path, monkeypatch, canary):
     mine = tmp_path / "mine" / "pixels" / "holiday"
     mine.mkdir(parents=True)
     (mine / "photo.png").write_bytes(b"mine")
-    kept = everything(tmp_path / "mine")
+    kept = content(tmp_path / "mine")
     for old, new, words in (
         (
             "_target_: torch.optim.Adam",
@@ -351,8 +340,8 @@ def test_resuming_an_untrusted_run(train, tmp_path, monkeypatch, canary):
     on = train(f"ckpt_path={last}", fit, "trainer.max_epochs=2", small=False, to=ran.folder)
     assert on.status == 0, on.err
     assert on.record.best.checkpoint == str(ran.folder / "checkpoints" / "best.ckpt")
-    assert everything(tmp_path / "mine") == kept
-    assert not any(b"swordfish" in content for content in everything(tmp_path).values())
+    assert content(tmp_path / "mine") == kept
+    assert not any(b"swordfish" in each for each in content(tmp_path).values())
     for name in ("optimizer_states", "callbacks"):
         torch.save(state | {name: "odd"}, last)
         on = train(f"ckpt_path={last}", fit, "trainer.max_epochs=3", small=False, to=ran.folder)

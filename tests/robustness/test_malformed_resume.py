@@ -10,7 +10,7 @@ from callbacks.epoch_logger import EpochLogger
 from common.errors import UserError
 from common.run_folder import RunFolder
 from engine.run.checkpoint_io import TRAINING, intact_checkpoint
-from tests.support.helpers import SIMPLE_CNN, at_step
+from tests.support.helpers import SIMPLE_CNN, Killed, at_step
 
 ODD = (None, True, -1.5, "", "x" * 10_000, b"x", (), [1], [[1]], [{}], {1}, {"a": 1}, {"a": {}}, OrderedDict(a=1))
 WITHIN = {
@@ -20,10 +20,6 @@ WITHIN = {
     "train_sums": ([torch.zeros(1)], [torch.zeros(1, 5)] * 3, [torch.tensor(1.0)] * 3),
     "pytorch-lightning_version": ("x",),
 }
-
-
-class Killed(BaseException):
-    pass
 
 
 @pytest.fixture

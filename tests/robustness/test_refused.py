@@ -13,18 +13,7 @@ from common.run_folder import RunFolder
 from common.run_record import RunRecord
 from engine import cli
 from tests.support.commands import kill_before_training
-from tests.support.helpers import SIMPLE_CNN, at_step, make_images
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Return every file below a folder, its name and its bytes."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-@pytest.fixture
-def made(finished_run, tmp_path) -> RunFolder:
-    """A copy of a finished run."""
-    return RunFolder(Path(shutil.copytree(finished_run.folder, tmp_path / "made")))
+from tests.support.helpers import SIMPLE_CNN, at_step, content, make_images
 
 
 def fails(error):

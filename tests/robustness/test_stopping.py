@@ -3,7 +3,6 @@
 import functools
 import logging
 import os
-import shutil
 import signal
 from types import SimpleNamespace
 
@@ -17,13 +16,9 @@ from engine.run.checkpoint_io import AtomicCheckpointIO, intact_checkpoint
 from evaluation.decision import DecisionRules
 from lightning_modules.image_classifier import ImageClassifier
 from tests.support import helpers
-from tests.support.helpers import SIMPLE_CNN, outcome, scalars
+from tests.support.helpers import SIMPLE_CNN, Killed, outcome, scalars
 
 EVERY_TWO_STEPS = "callbacks.last_checkpoint.every_n_train_steps=2"  # of three steps an epoch
-
-
-class Killed(BaseException):
-    """Nothing catches it, as nothing notices a SIGKILL."""
 
 
 @pytest.fixture
@@ -111,31 +106,20 @@ def test_a_killed_run_resumes_with_more_frequent_checkpoints(train, finished_run
     assert not [text for text in ran.record.run.warnings if "ckpt_path" in text]
 
 
-def straight_and_killed(train, at_step, tmp_path, *settings):
-    """Train twice, the second time killed in its fifth step and resumed; return both folders."""
-    straight = train(*settings)
+@pytest.mark.parametrize("settings", [
+    pytest.param((*SIMPLE_CNN, "augmentation=trivial_augment", "batch_transform=mixup"), marks=pytest.mark.thorough),
+    pytest.param(("datamodule.num_workers=2", "augmentation=study_jitter"), marks=pytest.mark.slow),
+])  # fmt: skip
+def test_with_a_list_of_transforms_mixed_batches_and_loader_processes_too(train, at_step, tmp_path, settings):
+    straight = train(*settings, EVERY_TWO_STEPS)
     assert straight.status == 0, straight.err
     at_step(5, kill)
     with pytest.raises(Killed):
-        train(*settings)
+        train(*settings, EVERY_TWO_STEPS)
     killed = RunFolder(tmp_path / "run1")
     ran = train(f"ckpt_path={killed.last_checkpoint}", small=False, to=killed.path)
     assert ran.status == 0, ran.err
-    return straight.folder, killed.path
-
-
-@pytest.mark.thorough
-def test_with_a_list_of_transforms_and_mixed_batches_too(train, at_step, tmp_path):
-    settings = (*SIMPLE_CNN, "augmentation=trivial_augment", "batch_transform=mixup", EVERY_TWO_STEPS)
-    straight, killed = straight_and_killed(train, at_step, tmp_path, *settings)
-    assert outcome(straight) == outcome(killed)
-
-
-@pytest.mark.slow
-def test_with_loader_processes_too(train, at_step, tmp_path):
-    workers = ("datamodule.num_workers=2", "augmentation=study_jitter", EVERY_TWO_STEPS)
-    straight, killed = straight_and_killed(train, at_step, tmp_path, *workers)
-    assert outcome(straight) == outcome(killed) and scalars(straight) == scalars(killed)
+    assert outcome(straight.folder) == outcome(killed.path) and scalars(straight.folder) == scalars(killed.path)
 
 
 @pytest.mark.parametrize(
@@ -180,12 +164,11 @@ def test_a_signal_ends_a_whole_sweep(train, at_step, tmp_path):
 
 
 @pytest.mark.thorough
-def test_interrupted_between_training_and_test_only_the_test_is_run(train, finished_run, tmp_path):
-    folder = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "run"))
+def test_interrupted_between_training_and_test_only_the_test_is_run(train, finished_run, made):
     interrupted = finished_run.record
-    interrupted.folder, interrupted.writes, interrupted.test = folder, True, None
+    interrupted.folder, interrupted.writes, interrupted.test = made, True, None
     interrupted.save()
-    ran = train(f"ckpt_path={folder.last_checkpoint}", small=False, to=folder.path)
+    ran = train(f"ckpt_path={made.last_checkpoint}", small=False, to=made.path)
     assert ran.status == 0 and "epoch 2/2" not in ran.out, ran.err
     assert ran.record.test == finished_run.record.test
 
@@ -213,9 +196,8 @@ def test_the_previous_last_checkpoint_is_kept(tmp_path):
     assert sorted(folder.checkpoints.iterdir()) == sorted(places)
 
 
-def test_one_flipped_byte_in_last_is_noticed(finished_run, tmp_path, caplog):
-    folder = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "run"))
-    last, previous = folder.last_checkpoint, folder.previous_checkpoint
+def test_one_flipped_byte_in_last_is_noticed(made, caplog):
+    last, previous = made.last_checkpoint, made.previous_checkpoint
     content = last.read_bytes()
     previous.write_bytes(content)
     damaged = bytearray(content)

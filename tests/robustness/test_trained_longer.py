@@ -10,17 +10,10 @@ import pytest
 from common.run_folder import RunFolder
 from common.run_record import RunRecord, increment_test_evaluations
 from tests.robustness.test_early_stopping import EARLY
-from tests.robustness.test_refused import content
 from tests.support.commands import kill_before_training
-from tests.support.helpers import SIMPLE_CNN, at_step
+from tests.support.helpers import SIMPLE_CNN, at_step, content
 
 OF_NETWORK = ("predictions.csv", "predictions_val.csv", "MODEL_CARD.md", "calibration.png", "overview.png")
-
-
-@pytest.fixture
-def made(finished_run, tmp_path) -> RunFolder:
-    """A copy of a finished run."""
-    return RunFolder(Path(shutil.copytree(finished_run.folder, tmp_path / "made")))
 
 
 def kept(made: RunFolder) -> list[Path]:

@@ -61,6 +61,13 @@ def make_images(root: Path, counts: dict[str, int], *, size: int = 48, seed: int
     return root
 
 
+def content(folder: Path) -> dict[str, bytes]:
+    """Return every file below a folder, its name and its bytes."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Return TensorBoard's scalars of a run: tag -> (epoch, value)."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -84,6 +91,10 @@ def outcome(folder: Path) -> list:
 
 def _bits(value: torch.Tensor) -> bytes:
     return value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()  # bfloat16 too
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing notices a SIGKILL."""
 
 
 def at_step(monkeypatch, step: int, action) -> None:

@@ -12,7 +12,7 @@ from common.run_record import Decision, RunRecord, write_record
 from engine.run.evaluate import add_decision
 from evaluation.calibration import with_temperature
 from lightning_modules.checkpoint import read_checkpoint
-from tests.support.helpers import SIMPLE_CNN, make_images, read_csv
+from tests.support.helpers import SIMPLE_CNN, content, make_images, read_csv
 
 UNBIASED = "only the first result is unbiased"
 
@@ -65,12 +65,11 @@ def test_writing_a_decision_keeps_the_weights_and_a_failure_keeps_the_file(finis
 
 
 @pytest.mark.thorough
-def test_evaluating_again_gives_the_same_and_is_counted_as_is_resuming(train, finished_run, tmp_path):
-    folder = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "trained"))
+def test_evaluating_again_gives_the_same_and_is_counted_as_is_resuming(train, finished_run, made, tmp_path):
     before = finished_run.record
     assert before.test.test_evaluations == 1
     options = {"small": False, "to": tmp_path / "again"}
-    command = ["stages=[test]", f"ckpt_path={folder.best_checkpoint}", f"hydra.run.dir={tmp_path / 'again'}"]
+    command = ["stages=[test]", f"ckpt_path={made.best_checkpoint}", f"hydra.run.dir={tmp_path / 'again'}"]
     again = train(*command, **options)
     assert again.status == 0, again.err
     assert f"the test images were evaluated 2 times with this model; {UNBIASED}" in again.out
@@ -78,28 +77,27 @@ def test_evaluating_again_gives_the_same_and_is_counted_as_is_resuming(train, fi
     assert f"When this card was written: the test images were evaluated 2 times with this model; {UNBIASED}." in card
     assert again.record.val == before.val and again.record.decision == before.decision
     assert again.record.test == replace(before.test, test_evaluations=2)
-    assert (again.folder / "predictions.csv").read_bytes() == folder.predictions("test").read_bytes()
-    content = folder.best_checkpoint.read_bytes()
+    assert (again.folder / "predictions.csv").read_bytes() == made.predictions("test").read_bytes()
+    content = made.best_checkpoint.read_bytes()
     other = train(*command, "decision.positive_class=blue", **options)  # other rules
     assert other.record.decision.positive_class == "blue" and other.record.test.test_evaluations == 3
-    assert folder.best_checkpoint.read_bytes() == content
-    resumed = train(f"ckpt_path={folder.last_checkpoint}", "trainer.max_epochs=3", small=False, to=folder.path)
+    assert made.best_checkpoint.read_bytes() == content
+    resumed = train(f"ckpt_path={made.last_checkpoint}", "trainer.max_epochs=3", small=False, to=made.path)
     assert resumed.status == 0 and resumed.record.test.test_evaluations == 4
     assert "resuming after epoch 2" in resumed.out
 
 
 @pytest.mark.thorough
-def test_a_training_that_continues_in_another_folder_was_evaluated_before(train, finished_run, tmp_path):
-    trained = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "trained"))
+def test_a_training_that_continues_in_another_folder_was_evaluated_before(train, made, tmp_path):
     place = tmp_path / "longer"
-    command = [f"ckpt_path={trained.last_checkpoint}", "trainer.max_epochs=3", f"hydra.run.dir={place}"]
+    command = [f"ckpt_path={made.last_checkpoint}", "trainer.max_epochs=3", f"hydra.run.dir={place}"]
     stopped = train(*command, "stages=[fit]", small=False, to=place)  # not evaluated there yet, but later
     assert stopped.status == 0 and stopped.record.test.test_evaluations == 1, stopped.err
     last = RunFolder(place).last_checkpoint
     ran = train(f"ckpt_path={last}", "trainer.max_epochs=4", "stages=[fit,test]", small=False, to=place)
     assert ran.status == 0 and ran.record.test.test_evaluations == 2, ran.err
     assert f"the test images were evaluated 2 times with this model; {UNBIASED}" in ran.out
-    assert RunRecord.read(trained).test.test_evaluations == 1
+    assert RunRecord.read(made).test.test_evaluations == 1
     other = make_images(
         tmp_path / "other", {f"{s}/{c}": 6 for s in ("train", "val", "test") for c in ("blue", "red")}, seed=7
     )
@@ -108,41 +106,33 @@ def test_a_training_that_continues_in_another_folder_was_evaluated_before(train,
     assert ran.status == 0 and ran.record.test.test_evaluations == 1, ran.err
 
 
-def files_of(run: RunFolder) -> dict:
-    return {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
-
-
 @pytest.mark.thorough
-def test_a_model_that_is_evaluated_on_other_images_is_evaluated_on_them_for_the_first_time(
-    train, finished_run, tmp_path
-):
-    trained = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "trained"))
-    before = files_of(trained)
+def test_a_model_that_is_evaluated_on_other_images_is_evaluated_on_them_for_the_first_time(train, made, tmp_path):
+    before = content(made.path)
     counts = {f"{split}/{color}": 6 for split in ("train", "val", "test") for color in ("blue", "red")}
     other = make_images(tmp_path / "other", counts, seed=7)
-    command = ["stages=[test]", f"ckpt_path={trained.best_checkpoint}", f"datamodule.root={other}"]
+    command = ["stages=[test]", f"ckpt_path={made.best_checkpoint}", f"datamodule.root={other}"]
     ran = train(*command, f"hydra.run.dir={tmp_path / 'elsewhere'}", small=False, to=tmp_path / "elsewhere")
     assert ran.status == 0, ran.err
     assert ran.record.test.test_evaluations == 1 and "were evaluated" not in ran.out
-    assert files_of(trained) == before
+    assert content(made.path) == before
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("tested", [True, False], ids=["tested before", "never tested"])
-def test_the_same_images_under_other_names_are_counted(train, finished_run, two_colors, tmp_path, tested):
-    trained = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "trained"))
+def test_the_same_images_under_other_names_are_counted(train, made, two_colors, tmp_path, tested):
     if not tested:
-        record = RunRecord.read(trained)
+        record = RunRecord.read(made)
         record.test = None
         write_record(record)
-        trained.predictions("test").unlink()
+        made.predictions("test").unlink()
     copied = shutil.copytree(two_colors, tmp_path / "copied")
     for path in list(copied.rglob("*.png")):
         path.rename(path.with_name(f"other {path.stem}.PNG"))
-    command = ["stages=[test]", f"ckpt_path={trained.best_checkpoint}", f"datamodule.root={copied}"]
+    command = ["stages=[test]", f"ckpt_path={made.best_checkpoint}", f"datamodule.root={copied}"]
     ran = train(*command, f"hydra.run.dir={tmp_path / 'again'}", small=False, to=tmp_path / "again")
     assert ran.status == 0, ran.err
-    assert ran.record.test.test_evaluations == RunRecord.read(trained).test.test_evaluations == 1 + tested
+    assert ran.record.test.test_evaluations == RunRecord.read(made).test.test_evaluations == 1 + tested
 
 
 @pytest.mark.thorough
@@ -163,22 +153,20 @@ def test_a_fold_s_model_is_counted_on_the_test_images_whatever_is_val(train, tmp
         assert ran.record.test.test_evaluations == RunRecord.read(fold.folder).test.test_evaluations == count
 
 
-def test_evaluated_again_in_its_own_folder_the_count_continues(train, finished_run, tmp_path):
-    trained = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "trained"))
-    command = ["stages=[test]", f"ckpt_path={trained.best_checkpoint}", f"hydra.run.dir={trained.path}"]
-    ran = train(*command, to=trained.path)
+def test_evaluated_again_in_its_own_folder_the_count_continues(train, made, tmp_path):
+    command = ["stages=[test]", f"ckpt_path={made.best_checkpoint}", f"hydra.run.dir={made.path}"]
+    ran = train(*command, to=made.path)
     assert ran.status == 0, ran.err
     assert ran.record.test.test_evaluations == 2
 
 
-def test_a_record_that_cannot_be_read_counts_nothing_and_is_logged(train, finished_run, tmp_path):
-    trained = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "trained"))
-    trained.record.write_text("{")
+def test_a_record_that_cannot_be_read_counts_nothing_and_is_logged(train, made, tmp_path):
+    made.record.write_text("{")
     place = tmp_path / "again"
-    command = ["stages=[test]", f"ckpt_path={trained.best_checkpoint}", f"hydra.run.dir={place}"]
+    command = ["stages=[test]", f"ckpt_path={made.best_checkpoint}", f"hydra.run.dir={place}"]
     ran = train(*command, small=False, to=place)
     assert ran.status == 0, ran.err
-    assert ran.record.test.test_evaluations is None and trained.record.read_text() == "{"
+    assert ran.record.test.test_evaluations is None and made.record.read_text() == "{"
     assert any("evaluated on test is unknown" in warning for warning in ran.record.run.warnings)
 
 

@@ -15,6 +15,7 @@ from engine.search import study
 from engine.search.objectives import Objective
 from engine.search.settings import SearchSettings
 from engine.search.space import suggest_point
+from tests.support.helpers import Killed
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # of heartbeats and retries
 
@@ -185,9 +186,6 @@ def test_in_a_small_space_equal_points_are_one_trial():
 def test_the_trial_of_a_killed_process_is_retried_and_no_other(opened, monkeypatch):
     monkeypatch.setattr(study, "HEARTBEAT_S", 1)
     monkeypatch.setattr(study, "GRACE_S", 1)
-
-    class Killed(BaseException):
-        pass
 
     def killed(trial):
         points.append(suggest_point(SPACE, trial))

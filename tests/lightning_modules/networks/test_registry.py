@@ -188,16 +188,13 @@ def test_the_smallest_image_of_a_network_is_what_it_can_take(name, smallest):
                 network(torch.randn(1, 3, smallest - 1, smallest - 1))
 
 
-def test_channel_shuffle_by_hand():
+def test_channel_shuffle_by_hand_and_as_torchvision_s():
     assert channel_shuffle(torch.arange(6).view(1, 6, 1, 1), 3).flatten().tolist() == [0, 2, 4, 1, 3, 5]
+    x = torch.randn(2, 12, 3, 3)
+    assert torch.equal(channel_shuffle(x, 2), torchvision.models.shufflenetv2.channel_shuffle(x, 2))
     network = build_network(network="shufflenet_v1", num_classes=2)
     assert shuffle_order(network) == ([0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11], 3)
     assert shuffle_order(build_network(network="torchvision", name="resnet18", num_classes=2)) is None
-
-
-def test_channel_shuffle_equals_torchvision_s():
-    x = torch.randn(2, 12, 3, 3)
-    assert torch.equal(channel_shuffle(x, 2), torchvision.models.shufflenetv2.channel_shuffle(x, 2))
 
 
 def test_the_first_pointwise_layer_of_stage_2_is_not_grouped_and_all_others_are():
