@@ -1,6 +1,7 @@
 """End the run on a NaN or infinite loss, before its weights become a checkpoint."""
 
 import signal
+from math import isnan
 from pathlib import Path
 
 import lightning as L
@@ -69,10 +70,10 @@ class TerminateOnNaN(L.Callback):
 
     def _message(self, trainer, value: float, step: int, names: list[str]) -> str:
         where = f"step {step}" if self._since == step else f"one of the steps {self._since} to {step}"
-        images = join_words(names, 16)
+        images, shown = join_words(names, 16), "NaN" if isnan(value) else value
         kept = RunFolder(Path(trainer.default_root_dir)).last_checkpoint.is_file()
         return (
-            f"the loss is {value} at {where} (epoch {trainer.current_epoch + 1}, learning rate {self._lr:g}). Try a smaller "
+            f"the loss is {shown} at {where} (epoch {trainer.current_epoch + 1}, learning rate {self._lr:g}). Try a smaller "
             f"optimizer.lr or trainer.gradient_clip_val=1{'; last.ckpt and best.ckpt are from earlier' if kept else ''}. "
             f"Images of {'this step' if self._since == step else 'the last step'}: {images}"
         )

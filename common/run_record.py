@@ -516,10 +516,13 @@ class SplitMetrics:
 
     @property
     def better_than_guessing_by_class(self) -> bool:
-        """Whether the interval of balanced accuracy is above that of guessing: 1 / (number of classes with images)."""
+        """Whether the interval of balanced accuracy is above that of guessing: 1 / (number of classes with images).
+
+        With classes of equal size, it says the same as accuracy, of which `no_better_than_guessing` judges: then false.
+        """
         interval = self.intervals.get("balanced_accuracy")
-        classes = sum(n > 0 for n in self.class_counts or [])
-        return bool(interval and classes and interval[0] > 1 / classes)
+        sizes = [n for n in self.class_counts or [] if n > 0]
+        return bool(interval and len(set(sizes)) > 1 and interval[0] > 1 / len(sizes))
 
 
 @dataclass

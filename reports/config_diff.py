@@ -5,7 +5,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 
-from common.run_record import REPEATS
+from common.run_record import DIGESTS, REPEATS
 from common.text import clean
 from reports.load_runs import Run
 
@@ -48,6 +48,16 @@ def changed_settings(runs: Sequence[Run]) -> dict[str, str]:
         if key in typed or not any(_depends(values, [each.get(group) for each in choices]) for group in reaching):
             singles.append(key)
     return _short([*groups, *singles])
+
+
+def differences(runs: Sequence[Run]) -> list[str]:
+    """Return the short names of settings that differ, and files of weights or a teacher with other content."""
+    files = [
+        f"the content of the file of {setting}"
+        for setting, field in DIGESTS.items()
+        if len({getattr(run.model, field) for run in runs} - {None}) > 1
+    ]
+    return [*changed_settings(runs).values(), *files]
 
 
 def values_of(runs: Sequence[Run], key: str) -> list[str]:

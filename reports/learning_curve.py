@@ -12,12 +12,11 @@ from matplotlib.figure import Figure
 
 from common.checks import FEWEST_SEEDS
 from common.errors import UserError
-from common.run_record import DIGESTS
 from common.text import SPLIT_NAMES, join_words, rounded_down, rounded_up, short_name
 from evaluation.intervals import Interval, accuracy_interval
 from evaluation.paired_tests import PairedComparison, compare_pair, format_p, holm
 from reports.accuracy import groups_of, read_common
-from reports.config_diff import changed_settings
+from reports.config_diff import differences
 from reports.load_runs import Run, find_records, load_runs
 from reports.svg import COLORS, STYLE, to_svg
 from reports.wording import LEVEL
@@ -127,10 +126,7 @@ def _check_only_seeds_differ(model: str, n_train: int, runs: Sequence[Run]) -> N
     Raises:
         UserError: two of them have other settings, or the same seed.
     """
-    others = list(changed_settings(runs).values())
-    for setting, field in DIGESTS.items():
-        if len({getattr(run.model, field) for run in runs} - {None}) > 1:
-            others.append(f"the content of the file of {setting}")
+    others = differences(runs)
     if others or len({run.seed for run in runs}) < len(runs):
         which = f"differ in {join_words(others)}" if others else "have the same seed"
         raise UserError(

@@ -18,6 +18,7 @@ from reports.wording import at_most, verdict
 
 WITHOUT_PAIR = ("the best", "no accuracy", "no better than guessing")  # verdicts on the first row of a table
 NOT_A_NAME = {"none", "null", "true", "false", "auto"}  # values that mean nothing without their key
+LONGEST_REASON = 300  # characters; result.json has all of it, such as the names of 16 images
 SETTING_WORDS = {"lr": "learning rate"}
 
 
@@ -191,7 +192,7 @@ class ResultRow:
         """Why an unfinished run is not in the table."""
         record = self.runs[0].record
         if record.status != "running":
-            return clean(record.reason or "no reason is recorded")
+            return clean(record.reason or "no reason is recorded", LONGEST_REASON)
         return f"started {clean(record.run.started_at, 40)} and did not finish: still running, or killed"
 
 

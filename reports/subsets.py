@@ -17,7 +17,7 @@ from common.table import Table
 from common.text import clean, join_words, plural
 from evaluation.intervals import Interval, Seeds, accuracy_interval, group_numbers, mean_over_seeds
 from reports.accuracy import caveats_of_one_seed, read_common
-from reports.config_diff import changed_settings
+from reports.config_diff import differences
 from reports.load_runs import Run, load_below
 
 MOST = 50  # values of a column; a column with more identifies images, not subsets
@@ -85,7 +85,7 @@ def _repetitions(folder: Path) -> tuple[list[Run], list[str]]:
     runs = loaded.finished
     if not runs:
         raise UserError(f"{folder}: no finished run; finish it first")
-    if others := list(changed_settings(runs).values()):
+    if others := differences(runs):
         raise UserError(
             f"{folder}: its runs differ in {join_words(others)}; give the folder of one of them, or of its seeds"
         )

@@ -435,7 +435,7 @@ class Smallest:
         places = [each.index for each in racers]
         if places:
             self.note(
-                "No network of the race is both good enough and cheaper than its most accurate one, "
+                "No network of the first race is both good enough and cheaper than its most accurate one, "
                 f"{self.candidates[best].name}: {plural(len(places), 'cheaper network')} "
                 f"race{'s' if len(places) == 1 else ''} below it."
             )

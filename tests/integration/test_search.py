@@ -206,7 +206,7 @@ def test_a_nan_loss_prunes_the_trial_and_is_no_failure(search):
     ran = search("space={model.keep:[3,4]}", "objectives=[val.accuracy,model.macs]", "seeds=[1]", run=run)
     assert ran.status == 0, ran.err
     record = ran.records("trials")["keep-4"]
-    assert record.status == "pruned" and record.reason.startswith("the loss is nan at step 7 (epoch 1")
+    assert record.status == "pruned" and record.reason.startswith("the loss is NaN at step 7 (epoch 1")
     assert sorted(t.state.name for t in ran.trials) == ["COMPLETE", "PRUNED"]
 
 

@@ -208,9 +208,11 @@ def test_a_finished_run_without_a_row_of_its_own_has_finished(tmp_path):
 
 
 def test_only_failed_runs_make_a_page(tmp_path):
-    make_run(tmp_path / "a", status="failed", reason="broken")
+    names = ", ".join(f"train/cat/{n:08}.png" for n in range(16))
+    make_run(tmp_path / "a", status="failed", reason=f"broken; use less. Images: {names}")
     words = Parsed(write_report(str(tmp_path)).page.read_text()).words()
-    assert "No run has finished" in words and "broken" in words
+    assert "No run has finished" in words and "broken; use less. Images: train/cat/00000000.png" in words
+    assert "00000015.png" not in words  # names of a sweep's failed runs would fill its screen
 
 
 @needs_chromium

@@ -12,6 +12,7 @@ from engine.run.stages import split_columns
 from evaluation.intervals import wilson
 from reports.subsets import main, read_subsets, subset_table
 from tests.support.configs import composed
+from tests.support.fake_runs import change_record
 
 
 def add_columns(folder, columns, split="test"):
@@ -156,6 +157,10 @@ def test_only_finished_runs_of_one_setting_are_its_seeds(run, tmp_path, capsys):
     assert capsys.readouterr().err == (
         f"ERROR: {tmp_path}: its runs differ in lr; give the folder of one of them, or of its seeds\n"
     )
+    for seed, digest in ((1, "before"), (2, "after")):
+        change_record(tmp_path / "a" / str(seed), model={"weights_digest": digest})
+    assert main([str(tmp_path / "a")]) == 1
+    assert "runs differ in the content of the file of model.weights; give" in capsys.readouterr().err
     assert main([str(tmp_path / "a" / "3")]) == 1 and "no finished run; finish it first" in capsys.readouterr().err
 
 
