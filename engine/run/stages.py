@@ -348,7 +348,8 @@ def build_model(config: DictConfig, data: L.LightningDataModule) -> ImageClassif
                 f"has {', '.join(classes)}; use the data that it was trained on"
             )
         trained, given = classifier.hparams, {"fit": data.fit, "image_size": data.image_size}
-        if trained["network"] != network:
+        same_size = {"image_size": network.get("image_size")}  # another size has its own message, below
+        if {**trained["network"], **same_size} != {**network, **same_size}:
             its, here = (
                 shell_join(quote_override(key, value) for key, value in settings_of_network(each).items())
                 for each in (trained["network"], network)

@@ -33,7 +33,7 @@ from datamodules.sources.catalog import Catalog
 from engine.cli import MAY_DIFFER
 from engine.config.validate import validate
 from engine.run.job import write_configuration
-from engine.run.stages import MEMORY, build_data
+from engine.run.stages import build_data
 from engine.search.space import compose_run
 from engine.search.study import database_url, storage_errors
 from engine.search.trial import log_to
@@ -144,8 +144,7 @@ class Smallest:
             "model=truncated", f"model.image_size={min(self.settings.candidates.image_sizes)}", "model.weights=null"
         ]  # fmt: skip
         config = validate(compose_run([*self.settings.overrides, *small, STAGES]))  # of a run, to look at the images
-        data = build_data(config)
-        data.memory = MEMORY
+        data = build_data(config)  # without the memory of earlier commands in this process: are these still the images?
         if data.source.streams:
             raise UserError(
                 f"{type(data.source).__name__} streams its training images, but smallest.py computes features of all of them; "

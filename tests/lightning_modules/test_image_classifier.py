@@ -23,7 +23,7 @@ NAMED = {"timm": ["model.name=lcnet_050"]}
 class Data:
     """Play the data module, with what a classifier needs of it."""
 
-    fit, interpolation = "squash", "bilinear"
+    image_size, fit, interpolation = 48, "squash", "bilinear"
     mean, std = [0.5] * 3, [0.25] * 3
 
     class catalog:  # noqa: N801

@@ -81,6 +81,7 @@ def record(tmp_path_factory):
         folder,
         test={
             "balanced_accuracy": 0.6543, "f1": 0.6432, "auroc": 0.7654, "ece": 0.1234, "test_evaluations": 3,
+            "confusion": [[5, 2], [14, 59]],
             "baseline": Baseline("dog", 0.7654), "ece_by_chance": EceByChance(0.0543, 0.1357),
             "intervals": {"balanced_accuracy": (0.6111, 0.6999), "f1": (0.6222, 0.6888), "auroc": (0.7333, 0.7777)},
             "per_class": [

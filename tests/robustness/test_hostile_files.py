@@ -89,7 +89,7 @@ IN_ONE_FILE = {
     "hydra.utils.instantiate": ("engine/config/instantiate.py",),
     "importlib.import_module": (
         "common/untrusted/saved_config.py",
-        "inference/backends.py",
+        "common/targets.py",
     ),  # of names that are no constants
     "pkgutil.resolve_name": ("common/targets.py",),
     "torch.load": ("common/untrusted/tensors.py",),

@@ -19,7 +19,7 @@ class Cells(Source):
 
 def test_a_row_has_what_its_source_gives_and_defaults_for_the_rest():
     catalog = read_source(Cells(ImageRow("a.png", "x"), ImageRow("b.png", "y", "val", "p1", 2.0, {"site": "north"})))
-    assert (catalog.paths, catalog.classes, catalog.labels.tolist()) == (["a.png", "b.png"], ["x", "y"], [0, 1])
+    assert ([*catalog.paths], catalog.classes, catalog.labels.tolist()) == (["a.png", "b.png"], ["x", "y"], [0, 1])
     assert (catalog.splits.tolist(), catalog.groups, catalog.weights.tolist()) == (["", "val"], ["", "p1"], [1, 2])
     assert (catalog.name, catalog.license, catalog.citation) == ("cells", "CC0", "Somebody 2026")
     assert catalog.files[0] == str(Path("DIR/a.png").absolute())
