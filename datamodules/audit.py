@@ -21,7 +21,7 @@ NAMED = 3  # files named on the screen for a finding
 SERIES_PAIRS = 20  # similar pairs from which on names are compared
 SERIES_SHARE = 0.5  # share of them within one series of names from which on a finding is reported
 SERIES_CHANCE = 0.1  # the largest share by chance, of that one
-LAST_NUMBER = re.compile(r"\d+(?=\D*(\.\w+)?$)")
+LAST_NUMBER = re.compile(r"\d++(?=\D*(\.\w+)?$)")
 
 
 @dataclass
@@ -116,14 +116,20 @@ def _series(catalog: Catalog, rows: np.ndarray, similar: np.ndarray) -> Finding 
     Args:
         similar: (pairs, 2) rows that look alike in small and are not near duplicates.
     """
+    similar = similar[np.isin(similar, rows).all(axis=1)]
     if len(similar) < SERIES_PAIRS:
         return None
-    series = np.full(len(catalog), -1)
-    names = [f"{catalog.labels[row]} {LAST_NUMBER.sub('', catalog.paths[row])}" for row in rows]
-    _, series[rows], sizes = np.unique(names, return_inverse=True, return_counts=True)
-    is_same = series[similar[:, 0]] == series[similar[:, 1]]
+
+    def series(row: int) -> tuple[int, str]:
+        return catalog.labels[row], LAST_NUMBER.sub("", catalog.paths[row])
+
+    known = {row: series(row) for row in np.unique(similar).tolist()}
+    is_same = np.array([known[a] == known[b] for a, b in similar.tolist()])
+    if is_same.mean() < SERIES_SHARE:  # before the names of all images, which take a while
+        return None
+    sizes = np.array([*Counter(known.get(row) or series(row) for row in rows.tolist()).values()])
     by_chance = (sizes**2).sum() / (np.bincount(catalog.labels[rows]) ** 2).sum()
-    if is_same.mean() < SERIES_SHARE or by_chance > SERIES_CHANCE * is_same.mean():
+    if by_chance > SERIES_CHANCE * is_same.mean():
         return None
     pairs = [pair for pair in similar[is_same].tolist() if len(set(catalog.splits[pair])) > 1]
     if not pairs:
