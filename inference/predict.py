@@ -264,10 +264,8 @@ class PredictionSummary:
             groups = group_numbers(columns[3])
             accuracy = proportion(int(correct.sum()), len(correct), design_effect(correct, groups))
             counts = np.bincount(labels, minlength=len(self.classes)).tolist()
-            baseline = Baseline.of(
-                dict(zip(self.classes, counts, strict=True))
-            )  # ties go to the first, as in the record
-            metrics = SplitMetrics(accuracy=accuracy, baseline=baseline)
+            by_class = dict(zip(self.classes, counts, strict=True))  # ties go to the first, as in the record
+            metrics = SplitMetrics(accuracy=accuracy, baseline=Baseline.of(by_class))
             lines += [f"{name}: {describe_accuracy(metrics)}", *describe_caveats(metrics)]
             if len(np.unique(labels)) > 1:
                 recall = describe_recall(self._recalls(correct, labels, groups))

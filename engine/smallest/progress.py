@@ -28,8 +28,10 @@ class Progress(common.progress.Progress):
     def open_to_others(self) -> Iterator[None]:
         """Let other rooms show how far they are."""
         self.own = ""
-        yield
-        self.own = OWN
+        try:
+            yield
+        finally:
+            self.own = OWN
 
     @contextlib.contextmanager
     def quiet(self) -> Iterator[None]:

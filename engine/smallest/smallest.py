@@ -306,9 +306,8 @@ class Smallest:
 
         Return the finishers of both races.
         """
-        if self.plan.is_decided("finals") and not self.plan.is_decided(
-            "race below"
-        ):  # by a version without second races
+        # By a version without second races
+        if self.plan.is_decided("finals") and not self.plan.is_decided("race below"):
             return finished
         places = self._decide_race("race below", lambda: self._plan_race_below(finished))
         self._take_known_latencies()
