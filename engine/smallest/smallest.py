@@ -32,6 +32,7 @@ from common.text import duration, is_own_backbone, milliseconds, plural, quote_o
 from datamodules.sources.catalog import Catalog
 from engine.cli import MAY_DIFFER
 from engine.config.validate import validate
+from engine.processes import starts_processes
 from engine.run.job import write_configuration
 from engine.run.stages import build_data
 from engine.search.space import compose_run
@@ -57,7 +58,7 @@ from engine.smallest.selection import (
     rank_of,
 )
 from engine.smallest.settings import WEIGHTED, SmallestSettings, read_settings
-from engine.smallest.workers import has_launcher, prepare_worker, run_workers
+from engine.smallest.workers import prepare_worker, run_workers
 from engine.state import STATE
 from engine.sweep.lost_jobs import wait_for_all
 from evaluation.intervals import ONE_SIDED, guessing_probability, wilson
@@ -112,11 +113,11 @@ class Smallest:
 
     def find(self) -> None:
         """Run all stages."""
-        if has_launcher():
-            wait_for_all(HydraConfig.get().launcher)
+        launcher = HydraConfig.get().launcher
+        wait_for_all(launcher)
         self._prepare()
         with log_to(self.folder / "smallest.log"):
-            if has_launcher() and not self._is_answered:
+            if starts_processes(launcher) and not self._is_answered:
                 self.progress.set(f"{plural(self.settings.workers, 'worker')} at work")
                 run_workers(self.config, self.settings.workers, self.budget.left_s())
                 self.record.seconds = SmallestRecord.read(self.folder).seconds  # counted by the workers
