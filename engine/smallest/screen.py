@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 MOST_TRAIN, MOST_VAL = 3000, 2000  # images of a pass; a part of a larger set, with every class, ranks cuts as well
 SCREEN_SHARE = 0.35  # share of the budget
-MARGIN = 1.2  # factor on a predicted time, where a message asks for a larger budget
+MARGIN = 1.2  # factor on a predicted time in a message that asks for a larger budget, and on the time of the first pass
 BATCH_ON_CPU, BATCH_ON_GPU = 16, 256
 POLL_S = 0.5
 MEASURED_S = 1.0  # of forward passes, after which their rate is reliable
@@ -100,7 +100,15 @@ class PassResult:
 
 
 class DoesNotFit(Exception):  # noqa: N818 a decision, no error
-    """Stop a pass that would take longer than the remaining time; the argument is the seconds of the whole pass."""
+    """Stop a pass that would take longer than the remaining time.
+
+    Args:
+        seconds: of the whole pass.
+        flag: why they are not reliable; None where nothing speaks against them.
+    """
+
+    def __init__(self, seconds: float, flag: str | None = None):
+        self.seconds, self.flag = seconds, flag
 
 
 class Screen:
@@ -183,7 +191,7 @@ class Screen:
             try:
                 self._features(again, f"screen: {first.done.name}, timed on this machine")
             except DoesNotFit as error:
-                again.done.seconds = error.args[0]
+                again.done.seconds = error.seconds
             except _SkippedError as error:
                 log.info("screen: the times of %s stay those of another machine, %s: %s", key[0], machine, error)
                 continue
@@ -254,15 +262,19 @@ class Screen:
             images, features = self._features(result, head)
             result.probes = self._probes(question["cuts"], images, features, head)
         except DoesNotFit as error:
-            seconds = error.args[0]
+            seconds = error.seconds
             if number == 1:
                 spent_s = SCREEN_SHARE * 60 * (self.budget_minutes or 0) - (self.remaining_s() or 0)
                 needed = (spent_s + seconds * MARGIN) / 60 / SCREEN_SHARE
-                again = ", or repeat the command, which finds the images read" if spent_s > seconds else ""
+                busy, again = f" ({error.flag})" if error.flag else "", ""
+                if busy:
+                    again = ", or repeat the command when the machine is idle"
+                elif spent_s > seconds:
+                    again = ", or repeat the command, which finds the images read"
                 raise UserError(
                     f"budget.minutes={self.budget_minutes}: too short for a single pass over the images; the cheapest, "
-                    f"{done.name}, takes about {duration(seconds)}; the screen gets {SCREEN_SHARE:.0%} of the budget, and "
-                    f"starting and reading the images took {duration(spent_s)}; use "
+                    f"{done.name}, takes about {duration(seconds)}{busy}; the screen gets {SCREEN_SHARE:.0%} of the "
+                    f"budget, and starting and reading the images took {duration(spent_s)}; use "
                     f"budget.minutes={np.ceil(needed * 10) / 10:g} or more{again}"
                 ) from None
             result.budget_minutes, result.expected_s = self.budget_minutes, seconds
@@ -376,6 +388,8 @@ class Screen:
             side = images.data.image_size
             network(torch.zeros(min(size, total), 3, side, side, device=device))
             torch.cuda.synchronize(device)
+        threads = torch.get_num_threads() if device.type == "cpu" else 1
+        margin = 1.0 if self.results else MARGIN  # without the first pass, there is no answer
         begun, watch = time.monotonic(), CoreWatch()
         for start in range(0, total, size):
             rows = images.rows[start : start + size]
@@ -388,11 +402,10 @@ class Screen:
             elapsed = time.monotonic() - begun
             whole = elapsed * total / seen
             left = self.remaining_s()
-            if left is not None and seen < total and seconds >= MEASURED_S and whole - elapsed > left:
-                raise DoesNotFit(whole)
+            if left is not None and seen < total and seconds >= MEASURED_S and whole - elapsed > left * margin:
+                raise DoesNotFit(whole, watch.used().describe_shortage(threads, "a pass"))
             rest = whole - elapsed + self._rest_s(key, whole)
             self.progress.set(head, f"{seen:,} of {total:,} images, about {rounded(rest)} left")
-        threads = torch.get_num_threads() if device.type == "cpu" else 1
         return found, seconds, watch.used().describe_shortage(threads, "a pass")
 
     def _rest_s(self, key: tuple[str, int], seconds: float) -> float:
