@@ -33,8 +33,10 @@ from engine.run.stages import ANY, MEMORY, build_data
 from engine.search.space import compose_run
 from engine.smallest.feature_cache import FeatureCache, weights_name
 from engine.smallest.latency import processor_name
+from engine.smallest.plan import RESERVE_S, TrainingTimes
 from engine.smallest.probe import Part, probe
 from engine.smallest.progress import Progress, repeats_hidden
+from engine.smallest.selection import REFERENCE_SHARE
 from lightning_modules.cut_features import CutFeatures, in_order
 from lightning_modules.network_errors import network_errors
 from lightning_modules.networks.registry import build_network, network_arguments
@@ -265,7 +267,11 @@ class Screen:
             seconds = error.seconds
             if number == 1:
                 spent_s = SCREEN_SHARE * 60 * (self.budget_minutes or 0) - (self.remaining_s() or 0)
-                needed = (spent_s + seconds * MARGIN) / 60 / SCREEN_SHARE
+                screened_s = spent_s + seconds * MARGIN
+                # Otherwise the next refusal would ask for the time to train a head; here, on the images of the pass
+                times = TrainingTimes([replace(done, images=1, seconds=seconds)], n_train=1, n_val=0, epochs=1)
+                head_s = min(map(times.of_head, self.groups[key]))
+                needed = max(screened_s / SCREEN_SHARE, screened_s + RESERVE_S + head_s / REFERENCE_SHARE) / 60
                 busy, again = f" ({error.flag})" if error.flag else "", ""
                 if busy:
                     again = ", or repeat the command when the machine is idle"
