@@ -272,16 +272,13 @@ class Screen:
                 times = TrainingTimes([replace(done, images=1, seconds=seconds)], n_train=1, n_val=0, epochs=1)
                 head_s = min(map(times.of_head, self.groups[key]))
                 needed = max(screened_s / SCREEN_SHARE, screened_s + RESERVE_S + head_s / REFERENCE_SHARE) / 60
-                busy, again = f" ({error.flag})" if error.flag else "", ""
-                if busy:
-                    again = ", or repeat the command when the machine is idle"
-                elif spent_s > seconds:
-                    again = ", or repeat the command, which finds the images read"
+                busy = f" ({error.flag})" if error.flag else ""
+                again = " when the machine is idle" * bool(busy) + ", which finds the images read" * (spent_s > seconds)
                 raise UserError(
                     f"budget.minutes={self.budget_minutes}: too short for a single pass over the images; the cheapest, "
                     f"{done.name}, takes about {duration(seconds)}{busy}; the screen gets {SCREEN_SHARE:.0%} of the "
                     f"budget, and starting and reading the images took {duration(spent_s)}; use "
-                    f"budget.minutes={np.ceil(needed * 10) / 10:g} or more{again}"
+                    f"budget.minutes={np.ceil(needed * 10) / 10:g} or more{again and ', or repeat the command' + again}"
                 ) from None
             result.budget_minutes, result.expected_s = self.budget_minutes, seconds
             result.left_s = max(0.0, self.remaining_s() or 0.0)
