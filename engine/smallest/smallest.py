@@ -459,15 +459,10 @@ class Smallest:
         if frozen:
             best = max(frozen, key=lambda each: each.probe.value)
             tuning_s = self.times.of(best)
-            of_race = "The only network" if len(racers) == 1 else f"{len(frozen)} of {len(racers)} networks"
-            are, them, their_heads = (
-                ("is", "it", "its head is") if len(frozen) == 1 else ("are", "them", "their heads are")
-            )
             self.note(
-                f"{of_race} of the race {are} frozen: the budget leaves no time to fine-tune {them}, so only {their_heads} "
-                f"trained. {'It' if len(frozen) == 1 else 'The one with the best probe'} is {best.network} at "
-                f"{best.image_size} px (probe {best.probe.value:.3f}). Fine-tuning it takes about "
-                f"{duration(tuning_s)}: use budget.minutes="
+                f"Only the head is trained in {len(frozen)} of {plural(len(racers), 'network')} of the race, for lack of time: "
+                f"to fine-tune {best.network} at {best.image_size} px, which has the best probe of these "
+                f"({best.probe.value:.3f}), takes about {duration(tuning_s)}; use budget.minutes="
                 f"{self.budget.minutes_for(RESERVE_S + tuning_s / REFERENCE_SHARE)} or more."
             )
         probed = [each for each in self.candidates if each.probe and not each.excluded]
