@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 MOST_TRAIN, MOST_VAL = 3000, 2000  # images of a pass; a part of a larger set, with every class, ranks cuts as well
 SCREEN_SHARE = 0.35  # share of the budget
-MARGIN = 1.2  # factor on a predicted time in a message that asks for a larger budget, and on the time of the first pass
+MARGIN = 1.2  # factor on a predicted time, where a message asks for a larger budget
 BATCH_ON_CPU, BATCH_ON_GPU = 16, 256
 POLL_S = 0.5
 MEASURED_S = 1.0  # of forward passes, after which their rate is reliable
@@ -267,17 +267,17 @@ class Screen:
             seconds = error.seconds
             if number == 1:
                 spent_s = SCREEN_SHARE * 60 * (self.budget_minutes or 0) - (self.remaining_s() or 0)
-                screened_s = spent_s + seconds * MARGIN
                 # Otherwise the next refusal would ask for the time to train a head; here, on the images of the pass
                 times = TrainingTimes([replace(done, images=1, seconds=seconds)], n_train=1, n_val=0, epochs=1)
                 head_s = min(map(times.of_head, self.groups[key]))
-                needed = max(screened_s / SCREEN_SHARE, screened_s + RESERVE_S + head_s / REFERENCE_SHARE) / 60
+                further_s = max(seconds / SCREEN_SHARE, seconds + RESERVE_S + head_s / REFERENCE_SHARE)
+                needed = MARGIN * (spent_s + further_s) / 60
                 busy = f" ({error.flag})" if error.flag else ""
                 again = " when the machine is idle" * bool(busy) + ", which finds the images read" * (spent_s > seconds)
                 raise UserError(
                     f"budget.minutes={self.budget_minutes}: too short for a single pass over the images; the cheapest, "
-                    f"{done.name}, takes about {duration(seconds)}{busy}; the screen gets {SCREEN_SHARE:.0%} of the "
-                    f"budget, and starting and reading the images took {duration(spent_s)}; use "
+                    f"{done.name}, takes about {duration(seconds)}{busy}, and gets {SCREEN_SHARE:.0%} of the budget "
+                    f"left after starting and reading the images, which took {duration(spent_s)}; use "
                     f"budget.minutes={np.ceil(needed * 10) / 10:g} or more{again and ', or repeat the command' + again}"
                 ) from None
             result.budget_minutes, result.expected_s = self.budget_minutes, seconds
@@ -392,7 +392,6 @@ class Screen:
             network(torch.zeros(min(size, total), 3, side, side, device=device))
             torch.cuda.synchronize(device)
         threads = torch.get_num_threads() if device.type == "cpu" else 1
-        margin = 1.0 if self.results else MARGIN  # without the first pass, there is no answer
         begun, watch = time.monotonic(), CoreWatch()
         for start in range(0, total, size):
             rows = images.rows[start : start + size]
@@ -404,12 +403,22 @@ class Screen:
             seen = start + len(rows)
             elapsed = time.monotonic() - begun
             whole = elapsed * total / seen
-            left = self.remaining_s()
-            if left is not None and seen < total and seconds >= MEASURED_S and whole - elapsed > left * margin:
+            left = self._left_s()
+            if left is not None and seen < total and seconds >= MEASURED_S and whole - elapsed > left:
                 raise DoesNotFit(whole, watch.used().describe_shortage(threads, "a pass"))
             rest = whole - elapsed + self._rest_s(key, whole)
             self.progress.set(head, f"{seen:,} of {total:,} images, about {rounded(rest)} left")
         return found, seconds, watch.used().describe_shortage(threads, "a pass")
+
+    def _left_s(self) -> float | None:
+        """Return the seconds left for a pass; for the first one, without which there is no answer, a share of the rest.
+
+        The others get what is left of the screen's share after starting and reading the images, which may be nothing.
+        """
+        left = self.remaining_s()
+        if left is None or self.results:
+            return left
+        return SCREEN_SHARE * (left + (1 - SCREEN_SHARE) * 60 * self.budget_minutes)
 
     def _rest_s(self, key: tuple[str, int], seconds: float) -> float:
         """Return the expected seconds of the remaining passes, given this one's `seconds`, at most the time that is left."""
