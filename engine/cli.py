@@ -47,6 +47,7 @@ from engine.processes import (
     launched_process,
     process_of_run,
     share,
+    starts_processes,
 )
 from engine.run.component_errors import component_error
 from engine.run.job import Job, run_job
@@ -180,7 +181,7 @@ def run_hydra_job(config: DictConfig, run: Callable[[DictConfig, RunRecord], Non
     STATE.process = process_of_run(config.trainer.strategy, in_sweep=in_sweep)
     log_handlers.silence_further_process(STATE.process.rank)
     progress = SweepProgress.of(folder.parent) if in_sweep else None
-    side_by_side = in_sweep and not hydra_config.launcher._target_.endswith(".BasicLauncher")
+    side_by_side = in_sweep and starts_processes(hydra_config.launcher)
     if side_by_side:
         log_handlers.prefix_log_lines(folder.name)
     if progress:
@@ -237,8 +238,9 @@ def complete_overrides(arguments: list[str]) -> list[str]:
     if (CONF / "hydra" / "jobs" / f"{launcher}.yaml").is_file():
         added.append(f"hydra/jobs={launcher}")  # a plugin's file cannot be extended under its own name
     run, network = None, []
-    if isinstance(ckpt_path, str) and script == "train.py" and (run := run_to_resume(Path(ckpt_path))) is None:
-        network = network_of_checkpoint(Path(ckpt_path), values)
+    if script == "train.py" and "ckpt_path" in values:
+        run = run_to_resume(Path(ckpt_path)) if isinstance(ckpt_path, str) else None
+        network = _network_of_checkpoints(values) if run is None else []
     same_in_all_jobs = [*plain, *(setting.partition("=")[0] for setting in network)]
     added.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(same_in_all_jobs)}]")
     if isinstance(run_dir, str) and "ckpt_path" not in values:
@@ -246,6 +248,22 @@ def complete_overrides(arguments: list[str]) -> list[str]:
     if run is not None:
         added = _of_run(run, ckpt_path, values, added, bool(own_folders(arguments)))
     return [*flags, *typed, *network, *added]  # flags first: argparse does not find them between overrides
+
+
+def _network_of_checkpoints(values: dict[str, Override]) -> list[str]:
+    """Return the settings of the network in a checkpoint without its run, or in all of those that `ckpt_path` sweeps over.
+
+    Raises:
+        UserError: one of these does not exist, or they would need different settings.
+    """
+    paths = [Path(path) for path in _values_of(values["ckpt_path"]) if isinstance(path, str)]
+    networks = [[] if run_to_resume(path) else network_of_checkpoint(path, values) for path in paths]
+    if any(network != networks[0] for network in networks):
+        raise UserError(
+            f"{values['ckpt_path'].input_line}: some of these checkpoints have another network or image size than the others, "
+            "and are not in the folders of their runs, which hold such settings; evaluate each by itself, without -m"
+        )
+    return networks[0] if networks else []
 
 
 def _check_overrides(values: dict[str | None, Override], flags: list[str]) -> None:
@@ -355,11 +373,7 @@ def check_choice(key: str, override: Override) -> None:
     folder = CONF / key
     if not re.fullmatch(r"[\w/]+", key) or not folder.is_dir() or override.is_delete():
         return
-    choices = [override.value()]
-    if override.is_sweep_override():
-        listed = override.is_discrete_sweep() and override.value_type != ValueType.GLOB_CHOICE_SWEEP
-        choices = map(override._convert_value, override.sweep_iterator()) if listed else []
-    for choice in choices:
+    for choice in _values_of(override):
         listed = [str(each) for each in choice] if isinstance(choice, list) else []
         if len(set(listed)) < len(listed):
             raise UserError(f"{override.input_line}: names a file twice")
@@ -368,6 +382,14 @@ def check_choice(key: str, override: Override) -> None:
         if not isinstance(choice, (str, list)) or not all(isinstance(each, str) for each in choice):
             names = [path.stem for path in folder.glob("*.yaml")]
             raise UserError(f"{override.input_line}: no such choice; {did_you_mean('none', names)}")
+
+
+def _values_of(override: Override) -> list:
+    """Return the value of an override, or those that it sweeps over, except glob(*) and an interval, which list none."""
+    if not override.is_sweep_override():
+        return [override.value()]
+    listed = override.is_discrete_sweep() and override.value_type != ValueType.GLOB_CHOICE_SWEEP
+    return [*map(override._convert_value, override.sweep_iterator())] if listed else []
 
 
 def sweep_name(arguments: list[str], overrides: list[Override]) -> str:

@@ -4,6 +4,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from engine.hints import CONF
+from engine.processes import starts_processes
 
 
 def idle_in_verb(verb: str, config: DictConfig) -> dict[str, str]:
@@ -24,7 +25,7 @@ def _of_predict(config: DictConfig) -> dict[str, str]:
 
 def _of_smallest(config: DictConfig) -> dict[str, str]:
     idle = {}
-    if HydraConfig.get().launcher._target_.endswith(".BasicLauncher"):
+    if not starts_processes(HydraConfig.get().launcher):
         idle["workers"] = "without hydra/launcher=joblib, ray or submitit_slurm"
     if OmegaConf.select(config, "datamodule.folds") is not None:
         idle |= dict.fromkeys(("finals.folds", "finals.folds_below"), "with datamodule.folds")

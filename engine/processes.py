@@ -132,6 +132,11 @@ def on_nodes() -> str:
     )
 
 
+def starts_processes(launcher: Mapping) -> bool:
+    """Return whether Hydra's configured launcher starts processes for its jobs; the basic one runs them here, in turn."""
+    return not launcher["_target_"].endswith(".BasicLauncher")
+
+
 def trainer_settings(process: Process, trainer: Mapping) -> dict:
     """Return `devices` and `num_nodes` for Lightning where a launcher determines them.
 

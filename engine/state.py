@@ -31,6 +31,11 @@ class CliState:
     failed: list[FailedJob] = field(default_factory=list)
     made_folders: list[Path] = field(default_factory=list)  # folders that this command created, inner ones first
 
+    @property
+    def other_folder(self) -> str:
+        """The setting that moves a search to another folder: name=NAME, which a typed hydra.run.dir leaves without effect."""
+        return "hydra.run.dir=DIR" if any(each.startswith("hydra.run.dir=") for each in self.command) else "name=NAME"
+
 
 STATE = CliState()
 

@@ -34,7 +34,8 @@ def checkpoint_argument(ckpt: str | Path | None, exported: bool = False) -> Path
         raise UserError(f"ckpt={path}: is an exported file already; give the checkpoint it was made from")
     if path.is_dir():
         best = RunFolder(path).best_checkpoint
-        inside = next((file for file in (best, path / best.name) if file.is_file()), EXAMPLE)
+        of_jobs = sorted(path.glob("*/checkpoints/best.ckpt")) + sorted(path.glob("retrained/*/checkpoints/best.ckpt"))
+        inside = next(filter(Path.is_file, (best, path / best.name, *of_jobs)), EXAMPLE)
         raise UserError(f"ckpt={path}: is a folder; give the file, {typed_override('ckpt', inside)}")
     if not path.is_file():
         made = f"make it with python export.py ckpt={EXAMPLE}"

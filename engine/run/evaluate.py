@@ -149,7 +149,7 @@ def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer, loggers:
         log.info("%s", line)
     if measured and not (record.in_sweep or record.run.debug):
         val = find_callback(trainer, PredictionWriter).predictions.get("val")
-        log_next_commands(record, checkpoint, val, trainer.lightning_module.hparams["network"])
+        log_next_commands(record, checkpoint, val)
 
 
 def add_decision(path: Path, content: dict, decision: Decision) -> None:

@@ -12,7 +12,6 @@ from common.untrusted.saved_config import read_saved_overrides, read_typed
 from engine.config.data_overrides import SOURCES
 from evaluation.describe import compare_to_guessing, name_accuracy
 from evaluation.intervals import format_accuracy
-from lightning_modules.networks.registry import head_name
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ def log_verdict(record: RunRecord, name: str) -> None:
     log.info("%s%s", ", ".join(parts), "; the epoch was chosen on these images" if chose else "")
 
 
-def log_next_commands(record: RunRecord, checkpoint: Path, val: Predictions | None, network: dict) -> None:
+def log_next_commands(record: RunRecord, checkpoint: Path, val: Predictions | None = None) -> None:
     """Log complete commands that continue from a run: label images, export, look for a smaller network.
 
     With streamed training images, which smallest.py refuses, the last one is left out.
@@ -41,7 +40,6 @@ def log_next_commands(record: RunRecord, checkpoint: Path, val: Predictions | No
     Args:
         checkpoint: the checkpoint that was evaluated.
         val: predictions of validation images; the command labels one of these, since a test image would be an evaluation.
-        network: the network's name and arguments; the user's own networks, backbones and heads must be registered.
     """
     ckpt = typed_override("ckpt", shown_path(checkpoint))
     image = val and Path(record.data.root, val.paths[0])
@@ -49,8 +47,7 @@ def log_next_commands(record: RunRecord, checkpoint: Path, val: Predictions | No
     streamed = any(finding.kind == "streamed" for finding in record.data.audit or [])
     then = " and export the network" if streamed else ", export the network, find the smallest that is good enough"
     log.info("Next: label images (a file, a folder or a CSV)%s", then)
-    flat = {f"model.{name}": value for name, value in network.items()} | {"model.head.name": head_name(network)}
-    register = register_argument(flat)
+    register = register_argument(record.run.settings)
     predict, export, smallest = (shell_quote(shown_script(f"{verb}.py")) for verb in ("predict", "export", "smallest"))
     log.info("    python %s %s %s%s", predict, ckpt, images, register)
     log.info("    python %s %s%s", export, ckpt, register)

@@ -12,10 +12,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from common.errors import UserError
 from common.flags import own_folders
-from common.run_folder import RunFolder, shown_script
+from common.run_folder import RunFolder, shown_path, shown_script
 from common.search_record import SearchRecord, SearchTrial
 from common.text import join_words, plural, shell_join
 from engine.cli import job_dir_name
+from engine.run.last_lines import log_next_commands
 from engine.search.settings import SearchSettings
 from engine.search.space import as_overrides, run_name
 from engine.search.study import best_trials, effective_trials
@@ -79,7 +80,7 @@ def retrain(
 
 
 def report_search(settings: SearchSettings, study: optuna.Study, folder: Path, *, is_over: bool) -> None:
-    """Write the page of the trials and, once they are over, that of the retrained runs; print its table and commands."""
+    """Write the page of the trials and, once they are over, that of the retrained runs; show its table and commands."""
     trials = effective_trials(study, settings.space).values()
     search_record(settings, study).write(folder)
     states = Counter(trial.state for trial in trials)
@@ -96,13 +97,14 @@ def report_search(settings: SearchSettings, study: optuna.Study, folder: Path, *
     selected = selected_trials(settings, study) if is_over else []
     run_folders = [_run_folder(settings, folder, trial, seed) for trial in selected for seed in settings.seeds]
     started = [each.path for each in run_folders if each.record.is_file()]
+    done = {each: record for each in run_folders if (record := completed_record(each)) is not None}
     if started:
-        n_done = sum(completed_record(each) is not None for each in run_folders)
         retrained = f"retrained with {_seeds(settings)}"
         which = f"{' '.join(as_overrides(settings.space, selected[0].params))}, the best"
         title = f"{settings.name}: {which if selection == 'best' else 'the front'} of {plural(len(trials), 'trial')}"
         page = _write_page(settings, started, folder, f"{title}, {retrained}", show=True)
-        state = retrained if n_done == len(run_folders) else f"{n_done} of {len(run_folders)} retrainings done so far"
+        n_done, n = len(done), len(run_folders)
+        state = retrained if n_done == n else f"{n_done} of {n} retrainings done so far"
         lines = [
             f"Page: {page}",
             *lines,
@@ -121,7 +123,12 @@ def report_search(settings: SearchSettings, study: optuna.Study, folder: Path, *
                 f"    {shell_join(command)}",
                 f"        in the search {_values(settings, trial)}: one run, selected for it",
             ]
+            of_trial = [_run_folder(settings, folder, trial, seed) for seed in settings.seeds]
+            lines += [f"        trained: {shown_path(each.best_checkpoint)}" for each in of_trial if each in done]
     print("\n" + "\n".join(lines))
+    if done:
+        first, record = next(iter(done.items()))
+        log_next_commands(record, first.best_checkpoint)
 
 
 def search_record(settings: SearchSettings, study: optuna.Study) -> SearchRecord:

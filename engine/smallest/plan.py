@@ -15,6 +15,7 @@ from common.run_folder import RunFolder
 from common.run_record import RunRecord, undisturbed
 from common.smallest_record import Candidate
 from common.text import join_words, override_value
+from engine.state import STATE
 
 FILE = "plan.json"
 TRAINING = 5.0  # an image's training step in forward passes: forward, backward, batches of 16 images
@@ -104,7 +105,7 @@ class Plan:
                 ]
                 raise UserError(
                     f"{self.path.parent}: contains an earlier search with {join_words(different)}; use another "
-                    "name=NAME, or delete this folder"
+                    f"{STATE.other_folder}, or delete this folder"
                 )
             write_json(self.path, known)
 

@@ -22,6 +22,7 @@ from engine.search.trial import completed_record, run_trial
 from engine.smallest.plan import Budget
 from engine.smallest.progress import Progress
 from engine.smallest.settings import SmallestSettings
+from engine.state import STATE
 from evaluation.intervals import group_numbers
 
 log = logging.getLogger(__name__)
@@ -219,7 +220,9 @@ def read_outcomes(runs: Runs, keys: Iterable[RunKey], split: str) -> Outcomes | 
         tables, numbers = [sorted(line for table in tables for line in table)], [keys[0].seed]
     images = [line[:3] for line in tables[0]]
     if any([line[:3] for line in table] != images for table in tables):
-        raise UserError(f"{runs.settings.folder}: its runs were evaluated on different images; use another name=NAME")
+        raise UserError(
+            f"{runs.settings.folder}: its runs were evaluated on different images; use another {STATE.other_folder}"
+        )
     paths, labels, groups = map(list, zip(*images, strict=True))
     right = np.array([[line[3] for line in table] for table in tables])
     return Outcomes(numbers, right, np.array(labels), group_numbers(groups), paths)

@@ -33,8 +33,10 @@ from engine.run.stages import ANY, MEMORY, build_data
 from engine.search.space import compose_run
 from engine.smallest.feature_cache import FeatureCache, weights_name
 from engine.smallest.latency import processor_name
+from engine.smallest.plan import RESERVE_S, TrainingTimes
 from engine.smallest.probe import Part, probe
 from engine.smallest.progress import Progress, repeats_hidden
+from engine.smallest.selection import REFERENCE_SHARE
 from lightning_modules.cut_features import CutFeatures, in_order
 from lightning_modules.network_errors import network_errors
 from lightning_modules.networks.registry import build_network, network_arguments
@@ -100,7 +102,15 @@ class PassResult:
 
 
 class DoesNotFit(Exception):  # noqa: N818 a decision, no error
-    """Stop a pass that would take longer than the remaining time; the argument is the seconds of the whole pass."""
+    """Stop a pass that would take longer than the remaining time.
+
+    Args:
+        seconds: of the whole pass.
+        flag: why they are not reliable; None where nothing speaks against them.
+    """
+
+    def __init__(self, seconds: float, flag: str | None = None):
+        self.seconds, self.flag = seconds, flag
 
 
 class Screen:
@@ -183,7 +193,7 @@ class Screen:
             try:
                 self._features(again, f"screen: {first.done.name}, timed on this machine")
             except DoesNotFit as error:
-                again.done.seconds = error.args[0]
+                again.done.seconds = error.seconds
             except _SkippedError as error:
                 log.info("screen: the times of %s stay those of another machine, %s: %s", key[0], machine, error)
                 continue
@@ -254,16 +264,21 @@ class Screen:
             images, features = self._features(result, head)
             result.probes = self._probes(question["cuts"], images, features, head)
         except DoesNotFit as error:
-            seconds = error.args[0]
+            seconds = error.seconds
             if number == 1:
                 spent_s = SCREEN_SHARE * 60 * (self.budget_minutes or 0) - (self.remaining_s() or 0)
-                needed = (spent_s + seconds * MARGIN) / 60 / SCREEN_SHARE
-                again = ", or repeat the command, which finds the images read" if spent_s > seconds else ""
+                # Otherwise the next refusal would ask for the time to train a head; here, on the images of the pass
+                times = TrainingTimes([replace(done, images=1, seconds=seconds)], n_train=1, n_val=0, epochs=1)
+                head_s = min(map(times.of_head, self.groups[key]))
+                further_s = max(seconds / SCREEN_SHARE, seconds + RESERVE_S + head_s / REFERENCE_SHARE)
+                needed = MARGIN * (spent_s + further_s) / 60
+                busy = f" ({error.flag})" if error.flag else ""
+                again = " when the machine is idle" * bool(busy) + ", which finds the images read" * (spent_s > seconds)
                 raise UserError(
                     f"budget.minutes={self.budget_minutes}: too short for a single pass over the images; the cheapest, "
-                    f"{done.name}, takes about {duration(seconds)}; the screen gets {SCREEN_SHARE:.0%} of the budget, and "
-                    f"starting and reading the images took {duration(spent_s)}; use "
-                    f"budget.minutes={np.ceil(needed * 10) / 10:g} or more{again}"
+                    f"{done.name}, takes about {duration(seconds)}{busy}, and gets {SCREEN_SHARE:.0%} of the budget "
+                    f"left after starting and reading the images, which took {duration(spent_s)}; use "
+                    f"budget.minutes={np.ceil(needed * 10) / 10:g} or more{again and ', or repeat the command' + again}"
                 ) from None
             result.budget_minutes, result.expected_s = self.budget_minutes, seconds
             result.left_s = max(0.0, self.remaining_s() or 0.0)
@@ -376,6 +391,7 @@ class Screen:
             side = images.data.image_size
             network(torch.zeros(min(size, total), 3, side, side, device=device))
             torch.cuda.synchronize(device)
+        threads = torch.get_num_threads() if device.type == "cpu" else 1
         begun, watch = time.monotonic(), CoreWatch()
         for start in range(0, total, size):
             rows = images.rows[start : start + size]
@@ -387,13 +403,22 @@ class Screen:
             seen = start + len(rows)
             elapsed = time.monotonic() - begun
             whole = elapsed * total / seen
-            left = self.remaining_s()
+            left = self._left_s()
             if left is not None and seen < total and seconds >= MEASURED_S and whole - elapsed > left:
-                raise DoesNotFit(whole)
+                raise DoesNotFit(whole, watch.used().describe_shortage(threads, "a pass"))
             rest = whole - elapsed + self._rest_s(key, whole)
             self.progress.set(head, f"{seen:,} of {total:,} images, about {rounded(rest)} left")
-        threads = torch.get_num_threads() if device.type == "cpu" else 1
         return found, seconds, watch.used().describe_shortage(threads, "a pass")
+
+    def _left_s(self) -> float | None:
+        """Return the seconds left for a pass; for the first one, without which there is no answer, a share of the rest.
+
+        The others get what is left of the screen's share after starting and reading the images, which may be nothing.
+        """
+        left = self.remaining_s()
+        if left is None or self.results:
+            return left
+        return SCREEN_SHARE * (left + (1 - SCREEN_SHARE) * 60 * self.budget_minutes)
 
     def _rest_s(self, key: tuple[str, int], seconds: float) -> float:
         """Return the expected seconds of the remaining passes, given this one's `seconds`, at most the time that is left."""

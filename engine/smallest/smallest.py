@@ -32,6 +32,7 @@ from common.text import duration, is_own_backbone, milliseconds, plural, quote_o
 from datamodules.sources.catalog import Catalog
 from engine.cli import MAY_DIFFER
 from engine.config.validate import validate
+from engine.processes import starts_processes
 from engine.run.job import write_configuration
 from engine.run.stages import build_data
 from engine.search.space import compose_run
@@ -57,7 +58,7 @@ from engine.smallest.selection import (
     rank_of,
 )
 from engine.smallest.settings import WEIGHTED, SmallestSettings, read_settings
-from engine.smallest.workers import has_launcher, prepare_worker, run_workers
+from engine.smallest.workers import prepare_worker, run_workers
 from engine.state import STATE
 from engine.sweep.lost_jobs import wait_for_all
 from evaluation.intervals import ONE_SIDED, guessing_probability, wilson
@@ -112,11 +113,11 @@ class Smallest:
 
     def find(self) -> None:
         """Run all stages."""
-        if has_launcher():
-            wait_for_all(HydraConfig.get().launcher)
+        launcher = HydraConfig.get().launcher
+        wait_for_all(launcher)
         self._prepare()
         with log_to(self.folder / "smallest.log"):
-            if has_launcher() and not self._is_answered:
+            if starts_processes(launcher) and not self._is_answered:
                 self.progress.set(f"{plural(self.settings.workers, 'worker')} at work")
                 run_workers(self.config, self.settings.workers, self.budget.left_s())
                 self.record.seconds = SmallestRecord.read(self.folder).seconds  # counted by the workers
@@ -458,15 +459,10 @@ class Smallest:
         if frozen:
             best = max(frozen, key=lambda each: each.probe.value)
             tuning_s = self.times.of(best)
-            of_race = "The only network" if len(racers) == 1 else f"{len(frozen)} of {len(racers)} networks"
-            are, them, their_heads = (
-                ("is", "it", "its head is") if len(frozen) == 1 else ("are", "them", "their heads are")
-            )
             self.note(
-                f"{of_race} of the race {are} frozen: the budget leaves no time to fine-tune {them}, so only {their_heads} "
-                f"trained. {'It' if len(frozen) == 1 else 'The one with the best probe'} is {best.network} at "
-                f"{best.image_size} px (probe {best.probe.value:.3f}). Fine-tuning it takes about "
-                f"{duration(tuning_s)}: use budget.minutes="
+                f"Only the head is trained in {len(frozen)} of {plural(len(racers), 'network')} of the race, for lack of time: "
+                f"to fine-tune {best.network} at {best.image_size} px, which has the best probe of these "
+                f"({best.probe.value:.3f}), takes about {duration(tuning_s)}; use budget.minutes="
                 f"{self.budget.minutes_for(RESERVE_S + tuning_s / REFERENCE_SHARE)} or more."
             )
         probed = [each for each in self.candidates if each.probe and not each.excluded]

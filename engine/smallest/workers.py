@@ -18,11 +18,6 @@ from engine.state import STATE
 log = logging.getLogger(__name__)
 
 
-def has_launcher() -> bool:
-    """Return whether the command asks for a launcher that starts processes."""
-    return not HydraConfig.get().launcher._target_.endswith(".BasicLauncher")
-
-
 def run_workers(config: DictConfig, n: int, left_s: float | None) -> None:
     """Start `n` processes that do what is left of screen, race and finals in the time that is left, and wait for them."""
     from engine.smallest.smallest import work  # late: it imports this file

@@ -16,6 +16,7 @@ from common.run_folder import missing_folders
 from common.text import printable
 from engine.config.top_level import check_trainer_group
 from engine.error_messages import user_message
+from engine.processes import starts_processes
 from engine.state import STATE, FailedJob
 from engine.sweep import ray_launcher
 from engine.sweep.latency import deploy_rest, measure_latencies
@@ -64,7 +65,7 @@ class SweepReport(Callback):
             print(about, flush=True)  # Hydra makes the jobs from `config` as it is now
         with contextlib.suppress(OSError):  # Hydra meets the same error in its next step, where it ends the sweep
             self.progress = SweepProgress.begin(config, STATE.command)
-        if self.progress and not config.hydra.launcher._target_.endswith(".BasicLauncher"):
+        if self.progress and starts_processes(config.hydra.launcher):
             self.show_lines()
 
     def show_lines(self) -> None:

@@ -85,6 +85,8 @@ def _check_slurm() -> None:
         return
     except FileNotFoundError:
         reason = "there is no program sinfo"
+    except OSError as error:  # such as a program that this user may not execute
+        reason = f"sinfo: {error.strerror}"
     else:
         if answer.returncode == 0:
             return

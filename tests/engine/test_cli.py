@@ -176,6 +176,15 @@ def test_the_network_of_a_checkpoint_away_from_its_run_is_in_no_folder_name(tmp_
     assert "model=simple_cnn" in task and job_dir_name(["seed=1", *task[1:]], same) == "seed-1"
 
 
+def test_a_sweep_over_checkpoints_away_from_their_runs_is_of_one_network(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    a, b, other = (make_checkpoint(tmp_path / f"{size}.ckpt", image_size=size // 10) for size in (481, 482, 321))
+    assert "model=simple_cnn" in complete_overrides(["-m", f"ckpt_path={a},{b}"])
+    assert f"ckpt_path={a},{other}" in complete_overrides(["-m", f"ckpt_path={a},{other}", "model=simple_cnn"])
+    with pytest.raises(UserError, match=f"^ckpt_path={a},{other}: some of these checkpoints have another network"):
+        complete_overrides(["-m", f"ckpt_path={a},{other}"])
+
+
 def test_a_folder_with_quotes_and_spaces_can_be_parsed(tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "OUTPUTS", tmp_path / 'with "quotes", = and ünïcode')
     assert sweep_of("-m", "seed=1,2").startswith("seed-")

@@ -10,10 +10,11 @@ from inference.arguments import check_export_arguments, check_predict_arguments,
 def run(tmp_path, monkeypatch):
     """A folder with a checkpoint and one without, in the working directory."""
     monkeypatch.chdir(tmp_path)
-    for folder in ("run", "empty", "whole/checkpoints"):
+    for folder in ("run", "empty", "whole/checkpoints", "search/retrained/lr-1_seed-1/checkpoints"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "run" / "best.ckpt").write_text("")
-    (tmp_path / "whole" / "checkpoints" / "best.ckpt").write_text("")
+    for place in ("whole", "search/retrained/lr-1_seed-1"):
+        (tmp_path / place / "checkpoints" / "best.ckpt").write_text("")
     (tmp_path / "file").write_text("")
 
 
@@ -22,6 +23,8 @@ def run(tmp_path, monkeypatch):
     ("", "ckpt is not set"),
     ("run", "ckpt=run: is a folder; give the file, ckpt=run/best.ckpt"),
     ("whole", "is a folder; give the file, ckpt=whole/checkpoints/best.ckpt"),
+    ("search", "is a folder; give the file, ckpt=search/retrained/lr-1_seed-1/checkpoints/best.ckpt"),
+    ("search/retrained", "is a folder; give the file, ckpt=search/retrained/lr-1_seed-1/checkpoints/best.ckpt"),
     ("empty", "is a folder; give the file, ckpt=RUN/checkpoints/best.ckpt"),
     ("nowhere.ckpt", "nowhere.ckpt: no such checkpoint; a run keeps its own in RUN/checkpoints/best.ckpt"),
     ("best.onnx", "is an exported file already; give the checkpoint it was made from"),

@@ -132,8 +132,13 @@ def test_one_objective_finds_the_best_and_retrains_it(search):
     loaded = load_runs(find_records(str(ran.folder)))
     assert len(loaded.runs) == 6 and not loaded.excluded
     assert "one run, selected among" in ran.out and "retrained with seeds 1 and 2" in ran.out
-    command = shlex.split(next(line for line in ran.out.splitlines() if line.startswith("    python train.py")))
-    assert command == ["python", "train.py", f"optimizer.lr={rate}"]
+    commands = [shlex.split(line) for line in ran.out.splitlines() if line.startswith("    python ")]
+    checkpoints = [ran.folder / "retrained" / f"lr-{rate}_seed-{seed}" / "checkpoints" / "best.ckpt" for seed in (1, 2)]
+    assert commands == [
+        ["python", "train.py", f"optimizer.lr={rate}"], ["python", "predict.py", f"ckpt={checkpoints[0]}", "images=DIR"],
+        ["python", "export.py", f"ckpt={checkpoints[0]}"], ["python", "smallest.py"],
+    ]  # fmt: skip
+    assert all(f"        trained: {path}\n" in ran.out for path in checkpoints)
     for page in (ran.folder / "report.html", ran.folder / "trials" / "report.html"):
         assert page.is_file() and f": {page}\n" in ran.out
 

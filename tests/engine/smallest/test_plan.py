@@ -16,6 +16,7 @@ from common.run_record import EpochSpeed, RunRecord, Throughput, write_record
 from common.smallest_record import Candidate, Costs
 from engine.smallest.plan import HEAD, PER_RUN_S, TRAINING, Budget, Plan, TrainingTimes
 from engine.smallest.smallest import DECISIVE, Smallest, search_of
+from engine.state import STATE
 from lightning_modules.pretrained_weights import OF_NETWORK
 
 SETTINGS = SimpleNamespace(overrides=[], folds=None, candidates=SimpleNamespace(weights={}))
@@ -199,7 +200,12 @@ def test_a_disturbed_epoch_or_run_does_not_change_what_the_next_ones_are_expecte
     assert learn((8.0, None)) == pytest.approx(3 * 7.0)  # the median of two
 
 
-def test_a_folder_is_of_one_search(tmp_path):
+@pytest.fixture(autouse=True)
+def no_command(monkeypatch):
+    monkeypatch.setattr(STATE, "command", ["python", "smallest.py"])
+
+
+def test_a_folder_is_of_one_search(tmp_path, monkeypatch):
     search = {"good_enough": 0.02, "trainer.max_epochs": "2", "images": "0a"}
     Plan(tmp_path, Budget(10)).claim(search)
     Plan(tmp_path, Budget(20)).claim(dict(reversed(search.items())))
@@ -219,6 +225,9 @@ def test_a_folder_is_of_one_search(tmp_path):
         Plan(tmp_path, Budget(10)).claim(search | {"files": "0b"})
     with pytest.raises(UserError, match=r"with good_enough=0.02, now 0.05; use another name=NAME"):
         Plan(tmp_path, Budget(10)).claim(search | {"files": "0b", "good_enough": 0.05})
+    monkeypatch.setattr(STATE, "command", ["python", "smallest.py", f"hydra.run.dir={tmp_path}"])
+    with pytest.raises(UserError, match=r"use another hydra.run.dir=DIR, or delete this folder"):
+        Plan(tmp_path, Budget(10)).claim(search | {"good_enough": 0.05})
 
 
 def test_a_network_of_the_users_own_that_has_changed_is_of_another_search(tmp_path, monkeypatch):

@@ -195,6 +195,12 @@ def test_a_best_probe_that_does_not_race_is_not_called_too_slow_by_itself():
     search.record.notes = []
     search._note_frozen([Racer(2, False, 0.76), Racer(1, False, 0.77)])
     assert search.record.notes == []
+    search.budget = Budget(10)  # 1.1 * (30 s + 600 s / 0.35) are 32 min
+    search._note_frozen([Racer(1, True, 0.74), Racer(2, True, 0.73), Racer(0, False, 0.75)])
+    assert search.record.notes == [
+        f"Only the head is trained in 2 of 3 networks of the race, for lack of time: to fine-tune {found[1].network} at 96 px, "
+        "which has the best probe of these (0.740), takes about 10 min 00 s; use budget.minutes=32 or more."
+    ]
 
 
 @pytest.mark.parametrize("n_below", [0, 1, 3, 40])

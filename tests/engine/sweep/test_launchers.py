@@ -162,16 +162,17 @@ def test_without_ray_the_command_names_the_extra_and_leaves_nothing(train, tmp_p
     assert not (tmp_path / "sweep").exists()
 
 
-@pytest.mark.parametrize(("program", "reason"), [
-    ("", "there is no program sinfo"),
-    ("#!/bin/sh\necho one >&2; echo 'fatal: no source' >&2; exit 1\n", "fatal: no source"),
+@pytest.mark.parametrize(("program", "mode", "reason"), [
+    ("", 0o755, "there is no program sinfo"),
+    ("#!/bin/sh\nexit 0\n", 0o644, "sinfo: Permission denied"),
+    ("#!/bin/sh\necho one >&2; echo 'fatal: no source' >&2; exit 1\n", 0o755, "fatal: no source"),
 ])  # fmt: skip
-def test_without_slurm_a_sweep_by_it_is_refused_and_leaves_nothing(train, tmp_path, monkeypatch, program, reason):
+def test_without_slurm_a_sweep_by_it_is_refused_and_leaves_nothing(train, tmp_path, monkeypatch, program, mode, reason):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs the extra slurm")
     (tmp_path / "bin").mkdir()
     if program:
         (tmp_path / "bin" / "sinfo").write_text(program)
-        (tmp_path / "bin" / "sinfo").chmod(0o755)
+        (tmp_path / "bin" / "sinfo").chmod(mode)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     ran = train("-m", "seed=1,2", "hydra/launcher=submitit_slurm", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert ran.status == 1 and ran.err == (
