@@ -28,6 +28,7 @@ SYSTEM_FILES = {
     "@sharebin", "@snapshot", "#recycle", "#snapshot", "$recycle.bin", "recycler", "system volume information", "lost+found",
     "__pycache__",
 }  # fmt: skip
+ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst"}
 NAMED = 5  # folders or files in a message
 
 
@@ -92,7 +93,12 @@ def _split_folders(root: Path) -> dict[str, Path]:
     """Return the folder of each split; for images without splits, `root` itself."""
     if not root.is_dir():
         what = "is a file, not a folder" if root.is_file() else "no such folder"
-        raise UserError(f"datamodule.root={root}: {what}{relative_to(root)}; it should hold {LAYOUTS}")
+        advice = f"it should hold {LAYOUTS}"
+        if root.is_file() and root.suffix.lower() in ARCHIVES:
+            advice = "unpack it, and give the folder that it makes"
+        elif root.is_file() and root.suffix.lower() in (".csv", ".tsv"):
+            advice = f"did you mean {typed_override('datamodule.table', root)}"
+        raise UserError(f"datamodule.root={root}: {what}{relative_to(root)}; {advice}")
     folders = _folders(root)
     split_folders: dict[str, Path] = {}
     for folder in folders:

@@ -115,6 +115,13 @@ def read_source(source: Source) -> Catalog:
         names_to_check.append(
             f"names: the class {name} ({counts[name]:,} images) is named like a missing label; if it is one, remove its images"
         )
+    joined = [name for name in classes if any(p != name and p.strip() in index for p in re.split("[;,|]", name))]
+    if joined:
+        names_to_check.append(
+            f"names: {join_words([f'{clean(name, 60)} ({counts[name]:,} images)' for name in joined])}: an image has one "
+            "label, so each such combination is learned as a class of its own; where images can have several labels, train "
+            "one network for each label, with the classes yes and no"
+        )
     weights = np.frombuffer(columns.weights, np.float32)
     if not weights.any():
         raise UserError(f"{shown}: every weight is 0, so nothing would be learned")

@@ -68,6 +68,18 @@ def test_wrong_folders_are_named(tmp_path, counts, message):
         read_source(ImageFolder(root=make_images(tmp_path, counts)))
 
 
+@pytest.mark.parametrize(("name", "advice"), [
+    ("a.tar.gz", "unpack it, and give the folder that it makes"), ("a.ZIP", "unpack it, and give the folder that it makes"),
+    ("a.csv", "did you mean datamodule.table=FILE"), ("a.jpg", "it should hold DIR/{train,val,test}/CLASS/* or DIR/CLASS/*"),
+])  # fmt: skip
+def test_a_file_in_place_of_the_folder_is_named(tmp_path, name, advice):
+    file = tmp_path / name
+    file.write_bytes(b"x")
+    with pytest.raises(UserError, match="is a file, not a folder; ") as caught:
+        read_source(ImageFolder(root=file))
+    assert str(caught.value).replace(str(file), "FILE").endswith(advice)
+
+
 def test_splits_are_found_by_other_names(tmp_path, caplog):
     folders = ("Training/blue", "Training/red", "dev/blue", "dev/red", "TESTING/blue", "TESTING/red")
     with caplog.at_level("INFO"):
