@@ -242,10 +242,13 @@ def _classes(root: Path, split_folders: dict[str, Path]) -> list[str]:
     classes = next(iter(of_split.values()))
     for split, names in of_split.items():
         if "train" in of_split and set(names) != set(of_split["train"]):
-            only = readable_names(sorted(set(names) ^ set(of_split["train"])))
+            unlike = sorted(set(names) ^ set(of_split["train"]))
+            shown = list(zip(unlike, readable_names(unlike), strict=True))
+            only = {each: [text for name, text in shown if name in of_split[each]] for each in ("train", split)}
+            parts = "; ".join(f"only in {each}: {join_words(texts, 20)}" for each, texts in only.items() if texts)
             raise UserError(
-                f"datamodule.root={root}: classes differ between train and {split}: only in one of them: "
-                f"{join_words(only, 20)}; every split needs the same class folders"
+                f"datamodule.root={root}: classes differ between train and {split}: {parts}; every split needs the same class "
+                "folders"
             )
     if len(classes) < 2:
         raise UserError(

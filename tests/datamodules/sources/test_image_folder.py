@@ -57,7 +57,14 @@ def test_hidden_and_system_files_are_no_images(tmp_path):
     ("counts", "message"),
     [
         ({}, "no class folders"),
-        ({"train/blue": 3, "train/red": 3, "val/blue": 3}, "classes differ between train and val.*red"),
+        (
+            {"train/blue": 3, "train/red": 3, "val/blue": 3},
+            "classes differ between train and val: only in train: red; every",
+        ),
+        (
+            {"train/cats": 1, "train/dogs": 1, "test/Cat": 1, "test/dogs": 1},
+            "between train and test: only in train: cats; only in test: Cat; every split",
+        ),
         ({"val/blue": 3, "val/red": 3}, "no train"),
         ({"blue": 3}, "a single class"),
         ({"train/blue": 3, "train/red": 0}, "red: a class folder without images"),
@@ -143,7 +150,7 @@ def test_what_systems_keep_beside_files_is_neither_class_nor_image(tmp_path):
     ("blue red:", r"red: a class folder without images \(it holds nothing\); add some .* or remove the folder"),
     ("Cat cat", r"the classes Cat \(2 images\) and cat \(2 images\) differ only by case; if they are one class"),
     ("caf\u00e9 cafe\u0301", r"the classes 'cafe\\u0301' .* and 'caf\\xe9' .* differ only by Unicode form or spaces"),
-    ("train/caf\u00e9 train/a test/cafe\u0301 test/a", r"only in one of them: 'cafe\\u0301' and 'caf\\xe9'"),
+    ("train/caf\u00e9 train/a test/cafe\u0301 test/a", r"only in train: 'caf\\xe9'; only in test: 'cafe\\u0301'"),
 ])  # fmt: skip
 def test_folders_that_are_no_classes_are_named(tmp_path, folders, message):
     counts = {folder.rstrip(":"): 0 if folder.endswith(":") else 2 for folder in folders.split()}
