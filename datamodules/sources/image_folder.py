@@ -299,10 +299,10 @@ def _class_folders(root: Path, folder: Path) -> list[str]:
                 _kind(file.name) for file in each.rglob("*") if file.is_file() and not is_ignored(file.name)
             )
             inside = ", ".join(f"{count:,} {kind}" for kind, count in found.most_common(NAMED)) or "nothing"
-            raise UserError(
-                f"{each}: a class folder without images (it holds {inside}); add some ({image_suffixes()}) or remove the "
-                "folder"
-            )
+            advice = f"add some ({image_suffixes()}) or remove the folder"
+            if found[_kind("")]:  # as DICOM files often are
+                advice = "give images a suffix, such as .dcm, or list them in a table, which needs none: datamodule.table=FILE"
+            raise UserError(f"{each}: a class folder without images (it holds {inside}); {advice}")
     if with_folders:
         below = join_words(list(dict.fromkeys(f.name for each in with_folders for f in _folders(each))), NAMED)
         log.warning(

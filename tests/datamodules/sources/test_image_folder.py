@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from common.errors import UserError
 from common.run_folder import PROJECT
+from datamodules.sources.csv_table import CsvTable
 from datamodules.sources.image_folder import ImageFolder, walk_images
 from datamodules.sources.source import read_source
 from engine.error_messages import user_message
@@ -73,6 +74,18 @@ def test_hidden_and_system_files_are_no_images(tmp_path):
 def test_wrong_folders_are_named(tmp_path, counts, message):
     with pytest.raises(UserError, match=message):
         read_source(ImageFolder(root=make_images(tmp_path, counts)))
+
+
+def test_class_folders_of_files_without_a_suffix_say_how_to_use_them(tmp_path):
+    root = make_images(tmp_path, {"ill": 1, "well": 1}, size=8)
+    (root / "ill" / "000.png").rename(root / "ill" / "IM0001")
+    with pytest.raises(
+        UserError, match=r"ill: .* 1 without a suffix.*; give images a suffix, .*datamodule.table=FILE$"
+    ):
+        read_source(ImageFolder(root=root))
+    table = root / "labels.csv"
+    table.write_text("path,label\nill/IM0001,ill\nwell/000.png,well\n")
+    assert read_source(CsvTable(table=table)).classes == ["ill", "well"]
 
 
 @pytest.mark.parametrize(("name", "advice"), [

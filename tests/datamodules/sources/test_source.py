@@ -89,6 +89,7 @@ def test_a_source_without_its_method_is_named():
 
 @pytest.mark.parametrize(("labels", "joined"), [
     (("cat", "dog", "cat;dog", "bird, dog"), "bird, dog (1 images) and cat;dog (1 images)"),
+    (("['cat']", "['cat', 'dog']", "['owl']", "owl/dog"), "['cat', 'dog'] (1 images) and owl/dog (1 images)"),
     (("cat", "Cat, wild", "Smith, John", "Smith, Ann"), None),
 ])  # fmt: skip
 def test_labels_that_combine_others_are_a_finding(labels, joined):
