@@ -97,8 +97,8 @@ def _torn(catalog: Catalog, groups: list[list[int]]) -> Finding:
     return Finding("near duplicate", (
         f"near duplicate: {images:,} images in {plural(len(groups), 'group')}, the largest of {largest:,} ({shown}, ...), are "
         "divided between the splits, because they are too many to be copies: the scene of a fixed camera, a video, or "
-        "most of a class. To keep groups together, give a table with a column group, such as the day, camera or patient "
-        "(datamodule.table=FILE)"
+        "most of a class. Accuracies on val and test are then too high for new scenes; to keep groups together, give a table "
+        "with a column group, such as the day, camera or patient (datamodule.table=FILE)"
     ), groups)  # fmt: skip
 
 

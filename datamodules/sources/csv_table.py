@@ -87,8 +87,9 @@ class CsvTable(Source):
                 meant = split_of(split) or split
                 if meant != split:
                     files.notes[f"split {clean(split, 20)!r} as {meant}"] += 1
-                yield ImageRow(found or row["path"], label, meant, group, _number(weight), further)
-                if found is None:  # after the checks of the row
+                # A missing file is named as such after the checks of the row, also by an absolute path
+                yield ImageRow(found or row["path"].lstrip("/"), label, meant, group, _number(weight), further)
+                if found is None:
                     missing = str(self.root / row["path"])[:300]
                     raise UserError(f"{self.table}: line {line}: no such file: {missing}{files.advise(row['path'])}")
         except UserError as error:

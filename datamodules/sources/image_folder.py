@@ -28,6 +28,7 @@ SYSTEM_FILES = {
     "@sharebin", "@snapshot", "#recycle", "#snapshot", "$recycle.bin", "recycler", "system volume information", "lost+found",
     "__pycache__",
 }  # fmt: skip
+ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst"}
 NAMED = 5  # folders or files in a message
 
 
@@ -92,7 +93,12 @@ def _split_folders(root: Path) -> dict[str, Path]:
     """Return the folder of each split; for images without splits, `root` itself."""
     if not root.is_dir():
         what = "is a file, not a folder" if root.is_file() else "no such folder"
-        raise UserError(f"datamodule.root={root}: {what}{relative_to(root)}; it should hold {LAYOUTS}")
+        advice = f"it should hold {LAYOUTS}"
+        if root.is_file() and root.suffix.lower() in ARCHIVES:
+            advice = "unpack it, and give the folder that it makes"
+        elif root.is_file() and root.suffix.lower() in (".csv", ".tsv"):
+            advice = f"did you mean {typed_override('datamodule.table', root)}"
+        raise UserError(f"datamodule.root={root}: {what}{relative_to(root)}; {advice}")
     folders = _folders(root)
     split_folders: dict[str, Path] = {}
     for folder in folders:
@@ -236,10 +242,13 @@ def _classes(root: Path, split_folders: dict[str, Path]) -> list[str]:
     classes = next(iter(of_split.values()))
     for split, names in of_split.items():
         if "train" in of_split and set(names) != set(of_split["train"]):
-            only = readable_names(sorted(set(names) ^ set(of_split["train"])))
+            unlike = sorted(set(names) ^ set(of_split["train"]))
+            shown = list(zip(unlike, readable_names(unlike), strict=True))
+            only = {each: [text for name, text in shown if name in of_split[each]] for each in ("train", split)}
+            parts = "; ".join(f"only in {each}: {join_words(texts, 20)}" for each, texts in only.items() if texts)
             raise UserError(
-                f"datamodule.root={root}: classes differ between train and {split}: only in one of them: "
-                f"{join_words(only, 20)}; every split needs the same class folders"
+                f"datamodule.root={root}: classes differ between train and {split}: {parts}; every split needs the same class "
+                "folders"
             )
     if len(classes) < 2:
         raise UserError(
@@ -290,10 +299,10 @@ def _class_folders(root: Path, folder: Path) -> list[str]:
                 _kind(file.name) for file in each.rglob("*") if file.is_file() and not is_ignored(file.name)
             )
             inside = ", ".join(f"{count:,} {kind}" for kind, count in found.most_common(NAMED)) or "nothing"
-            raise UserError(
-                f"{each}: a class folder without images (it holds {inside}); add some ({image_suffixes()}) or remove the "
-                "folder"
-            )
+            advice = f"add some ({image_suffixes()}) or remove the folder"
+            if found[_kind("")]:  # as DICOM files often are
+                advice = "give images a suffix, such as .dcm, or list them in a table, which needs none: datamodule.table=FILE"
+            raise UserError(f"{each}: a class folder without images (it holds {inside}); {advice}")
     if with_folders:
         below = join_words(list(dict.fromkeys(f.name for each in with_folders for f in _folders(each))), NAMED)
         log.warning(

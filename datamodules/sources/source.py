@@ -19,6 +19,7 @@ MOST_CLASSES = 100_000
 OTHER_WORDS = [word for word in SPLIT_WORDS if word not in SPLITS]
 NO_LABELS = {"nan", "NaN", "<NA>"}  # missing values of pandas; None and NA may be classes
 _SPLIT_NUMBERS = {split: number for number, split in enumerate((*SPLITS, UNASSIGNED))}
+AROUND = " []'\""  # of the names in a list of labels, such as ['cat', 'dog']
 LARGEST_WEIGHT = 1e6  # keeps the loss finite
 
 
@@ -114,6 +115,16 @@ def read_source(source: Source) -> Catalog:
     for name in sorted(NO_LABELS.intersection(classes)):
         names_to_check.append(
             f"names: the class {name} ({counts[name]:,} images) is named like a missing label; if it is one, remove its images"
+        )
+    single = {name.strip(AROUND) for name in classes}
+    joined = [
+        name for name in classes if any(p != name and p.strip(AROUND) in single for p in re.split("[;,|/+&]", name))
+    ]
+    if joined:
+        names_to_check.append(
+            f"names: {join_words([f'{clean(name, 60)} ({counts[name]:,} images)' for name in joined])}: an image has one "
+            "label, so each such combination is learned as a class of its own; where images can have several labels, train "
+            "one network for each label, with the classes yes and no"
         )
     weights = np.frombuffer(columns.weights, np.float32)
     if not weights.any():

@@ -191,7 +191,7 @@ def test_images_of_a_fixed_camera_are_no_group_and_it_says_what_to_do(tmp_path, 
     catalog, findings = prepared(read_source(ImageFolder(root=root)), tmp_path)
     assert all(len(catalog.rows(split)) >= 4 for split in ("train", "val", "test"))
     torn, leak, *_ = findings
-    assert "60 images in 1 group" in torn.text and "datamodule.table=FILE" in torn.text and not torn.leak
+    assert "60 images in 1 group" in torn.text and "too high for new scenes; to keep" in torn.text and not torn.leak
     assert leak.leak and leak.kind == "near duplicate"  # it is still there
     assert torn.text in caplog.text
 

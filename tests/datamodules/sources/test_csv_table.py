@@ -129,13 +129,18 @@ def test_a_name_with_blanks_is_itself_first(root):
     ("C:\\Users\\me\\images\\000.png", "there is images/000.png in ROOT: write the path like this"),
     ("deep/x.png", "did you mean datamodule.root=ROOT/images"),
     ("NAME/images/000.png", "did you mean datamodule.root=PARENT"),
+    ("ROOT/images/gone.png", "no such file: ROOT/images/gone.png; paths are relative to ROOT, or to another folder with "
+     "datamodule.root=DIR"),
+    ("/mnt/server/images/000.png", "no such file: /mnt/server/images/000.png; there is images/000.png in ROOT: write the path "
+     "like this"),
     ("gone.png", "paths are relative to ROOT, or to another folder with datamodule.root=DIR"),
 ])  # fmt: skip
 def test_a_file_that_lies_elsewhere_is_hinted_at(root, path, advice):
     (root / "images" / "deep").mkdir()
     (root / "images" / "003.png").rename(root / "images" / "deep" / "x.png")
+    path = path.replace("NAME", root.name).replace("ROOT", str(root))
     with pytest.raises(UserError) as caught:
-        read_source(CsvTable(table=write(root, f"path,label\n{path.replace('NAME', root.name)},a\n")))
+        read_source(CsvTable(table=write(root, f"path,label\n{path},a\n")))
     message = str(caught.value).replace(str(root), "ROOT").replace(str(root.parent), "PARENT")
     assert message.endswith(advice), message
 

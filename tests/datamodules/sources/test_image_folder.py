@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from common.errors import UserError
 from common.run_folder import PROJECT
+from datamodules.sources.csv_table import CsvTable
 from datamodules.sources.image_folder import ImageFolder, walk_images
 from datamodules.sources.source import read_source
 from engine.error_messages import user_message
@@ -57,7 +58,14 @@ def test_hidden_and_system_files_are_no_images(tmp_path):
     ("counts", "message"),
     [
         ({}, "no class folders"),
-        ({"train/blue": 3, "train/red": 3, "val/blue": 3}, "classes differ between train and val.*red"),
+        (
+            {"train/blue": 3, "train/red": 3, "val/blue": 3},
+            "classes differ between train and val: only in train: red; every",
+        ),
+        (
+            {"train/cats": 1, "train/dogs": 1, "test/Cat": 1, "test/dogs": 1},
+            "between train and test: only in train: cats; only in test: Cat; every split",
+        ),
         ({"val/blue": 3, "val/red": 3}, "no train"),
         ({"blue": 3}, "a single class"),
         ({"train/blue": 3, "train/red": 0}, "red: a class folder without images"),
@@ -66,6 +74,30 @@ def test_hidden_and_system_files_are_no_images(tmp_path):
 def test_wrong_folders_are_named(tmp_path, counts, message):
     with pytest.raises(UserError, match=message):
         read_source(ImageFolder(root=make_images(tmp_path, counts)))
+
+
+def test_class_folders_of_files_without_a_suffix_say_how_to_use_them(tmp_path):
+    root = make_images(tmp_path, {"ill": 1, "well": 1}, size=8)
+    (root / "ill" / "000.png").rename(root / "ill" / "IM0001")
+    with pytest.raises(
+        UserError, match=r"ill: .* 1 without a suffix.*; give images a suffix, .*datamodule.table=FILE$"
+    ):
+        read_source(ImageFolder(root=root))
+    table = root / "labels.csv"
+    table.write_text("path,label\nill/IM0001,ill\nwell/000.png,well\n")
+    assert read_source(CsvTable(table=table)).classes == ["ill", "well"]
+
+
+@pytest.mark.parametrize(("name", "advice"), [
+    ("a.tar.gz", "unpack it, and give the folder that it makes"), ("a.ZIP", "unpack it, and give the folder that it makes"),
+    ("a.csv", "did you mean datamodule.table=FILE"), ("a.jpg", "it should hold DIR/{train,val,test}/CLASS/* or DIR/CLASS/*"),
+])  # fmt: skip
+def test_a_file_in_place_of_the_folder_is_named(tmp_path, name, advice):
+    file = tmp_path / name
+    file.write_bytes(b"x")
+    with pytest.raises(UserError, match="is a file, not a folder; ") as caught:
+        read_source(ImageFolder(root=file))
+    assert str(caught.value).replace(str(file), "FILE").endswith(advice)
 
 
 def test_splits_are_found_by_other_names(tmp_path, caplog):
@@ -131,7 +163,7 @@ def test_what_systems_keep_beside_files_is_neither_class_nor_image(tmp_path):
     ("blue red:", r"red: a class folder without images \(it holds nothing\); add some .* or remove the folder"),
     ("Cat cat", r"the classes Cat \(2 images\) and cat \(2 images\) differ only by case; if they are one class"),
     ("caf\u00e9 cafe\u0301", r"the classes 'cafe\\u0301' .* and 'caf\\xe9' .* differ only by Unicode form or spaces"),
-    ("train/caf\u00e9 train/a test/cafe\u0301 test/a", r"only in one of them: 'cafe\\u0301' and 'caf\\xe9'"),
+    ("train/caf\u00e9 train/a test/cafe\u0301 test/a", r"only in train: 'caf\\xe9'; only in test: 'cafe\\u0301'"),
 ])  # fmt: skip
 def test_folders_that_are_no_classes_are_named(tmp_path, folders, message):
     counts = {folder.rstrip(":"): 0 if folder.endswith(":") else 2 for folder in folders.split()}

@@ -87,6 +87,16 @@ def test_a_source_without_its_method_is_named():
         read_source(Source())
 
 
+@pytest.mark.parametrize(("labels", "joined"), [
+    (("cat", "dog", "cat;dog", "bird, dog"), "bird, dog (1 images) and cat;dog (1 images)"),
+    (("['cat']", "['cat', 'dog']", "['owl']", "owl/dog"), "['cat', 'dog'] (1 images) and owl/dog (1 images)"),
+    (("cat", "Cat, wild", "Smith, John", "Smith, Ann"), None),
+])  # fmt: skip
+def test_labels_that_combine_others_are_a_finding(labels, joined):
+    found = read_source(Cells(*(ImageRow(str(k), label) for k, label in enumerate(labels)))).similar_names
+    assert [text.partition(": an image has one label")[0] for text in found] == ([f"names: {joined}"] if joined else [])
+
+
 def test_names_that_the_user_did_not_give_are_a_finding():
     rows = [ImageRow(str(k), name) for k, name in enumerate(("Polish", "polish", "x"))]
     assert read_source(Cells(*rows)).similar_names == [
