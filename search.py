@@ -1,14 +1,13 @@
 """Search settings with Optuna, retrain the best with several seeds: python search.py name=NAME n_trials=40"""
 
-import importlib.util
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from common.errors import UserError
 from common.progress import Progress
+from common.targets import check_installed
 from engine import cli
 from train import run
 
@@ -16,8 +15,7 @@ from train import run
 @hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="search")
 def main(config: DictConfig) -> None:
     with cli.keep_error("search", config):
-        if importlib.util.find_spec("optuna") is None:
-            raise UserError('search.py needs Optuna, which is not installed: pip install -e ".[search]"')
+        check_installed("optuna", "search.py", "search")
         with Progress("starting"):
             from engine.search.search import run_search  # late: help and command-line errors need no Optuna
 

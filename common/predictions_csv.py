@@ -16,6 +16,7 @@ from common.atomic_io import atomic_open, write_csv
 from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import SplitMetrics
+from common.targets import import_extra
 from common.text import clean, join_words
 from common.untrusted.tables import LARGEST_TABLE, check_size, iterate_csv
 
@@ -136,10 +137,9 @@ def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> dict[str,
         UserError: pyarrow is not installed, or the file is damaged, too large, or has columns that no run writes.
     """
     check_size(path, LARGEST_TABLE)
-    try:
-        from pyarrow import ArrowException, parquet, types
-    except ImportError as error:
-        raise UserError(f"{path}: pyarrow is not installed; install it with pip install -e '.[parquet]'") from error
+    import_extra("pyarrow", str(path), "parquet")
+    from pyarrow import ArrowException, parquet, types
+
     try:
         with parquet.ParquetFile(path) as file:
             schema, n = file.schema_arrow, file.metadata.num_rows

@@ -1,6 +1,7 @@
 """Import what a user names, a class or function by its full name, or an optional package; find where such code has failed."""
 
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
@@ -9,7 +10,7 @@ from collections.abc import Callable, Set
 from pathlib import Path
 
 from common.errors import UserError
-from common.text import did_you_mean
+from common.text import did_you_mean, shell_quote
 
 
 def resolve_target(name: object, key: str) -> Callable:
@@ -59,13 +60,28 @@ def import_extra(package: str, wanted_by: str, extra: str):
     """Import a package that belongs to an extra of this project; `extra` "": to none.
 
     Raises:
-        UserError: it is not installed; the message names the command that installs it.
+        UserError: as `not_installed`.
     """
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        install = f"-e '.[{extra}]'" if extra else package
-        raise UserError(f"{wanted_by}: {package} is not installed; install it with pip install {install}") from error
+        raise not_installed(package, wanted_by, extra) from error
+
+
+def check_installed(package: str, wanted_by: str, extra: str) -> None:
+    """Check that a package is there without the time that its import takes; arguments and error as of `import_extra`."""
+    try:
+        found = importlib.util.find_spec(package)
+    except ImportError:  # its parent package is not installed
+        found = None
+    if found is None:
+        raise not_installed(package, wanted_by, extra)
+
+
+def not_installed(package: str, wanted_by: str, extra: str) -> UserError:
+    """Return the error that names a missing package and the command that installs it."""
+    install = f"-e {shell_quote(f'.[{extra}]')}" if extra else package
+    return UserError(f"{wanted_by}: {package} is not installed; install it with pip install {install}")
 
 
 def raised_in(error: BaseException, packages: Set[str]) -> tuple[str, str] | None:

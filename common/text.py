@@ -126,6 +126,11 @@ def join_words(parts: list[str], most: int = 5) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else "none"
 
 
+def capped(lines: list[str], most: int, more: str = "and {:,} more") -> list[str]:
+    """Return the first lines and a last one that counts the others, which takes the place of two or more."""
+    return lines if len(lines) <= most + 1 else [*lines[:most], more.format(len(lines) - most)]
+
+
 def plural(n: int, word: str) -> str:
     """Return `1 seed`, `3 seeds`."""
     return f"{n:,} {word}" if n == 1 else f"{n:,} {word}s"

@@ -32,6 +32,7 @@ from omegaconf.errors import (
 
 from common.errors import DISK_ERRORS, ELSEWHERE, UserError
 from common.flags import config_dir
+from common.targets import not_installed
 from common.text import clean, did_you_mean, shell_quote
 from engine.config.instantiate import OF_SEVERAL
 from engine.config.trainer_flags import refusal
@@ -193,7 +194,7 @@ def _value_of(key: str) -> str | None:
 def _no_such_choice(error: MissingConfigException) -> str:
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     if group == "hydra/launcher" and name in LAUNCHERS:
-        return f'{group}={name}: not installed; pip install -e ".[{LAUNCHERS[name]}]"'
+        return str(not_installed("its package", f"{group}={name}", LAUNCHERS[name]))
     typed = next((a for a in _arguments() if a.startswith("datamodule=") and ("/" in a or "\\" in a or "~" in a)), None)
     if typed is not None and group.startswith("datamodule"):
         folder = typed.partition("=")[2]

@@ -33,7 +33,7 @@ from inference.predictor import Prediction, Predictor
 
 log = logging.getLogger(__name__)
 
-FIRST = 5  # rows on the screen
+FIRST = 5  # rows on the screen, if more than one would be left
 MOST_COUNTED = 12  # classes, in the network's order; if it has more, the most frequent ones
 WIDEST = 48  # characters of a path on the screen
 OTHER_TABLES = {*TABLES, ".json", ".txt", ".xlsx"} - {".csv"}  # suffixes that users ask for, but that are not written
@@ -220,7 +220,7 @@ class PredictionSummary:
 
     def add(self, image_input: ImageInput, prediction: Prediction) -> None:
         self.n += 1
-        if len(self.first) < FIRST:
+        if len(self.first) <= FIRST:
             self.first.append(prediction_row(image_input, prediction))
         if prediction.error:
             self.errors += 1
@@ -252,9 +252,10 @@ class PredictionSummary:
         from evaluation.describe import describe_accuracy, describe_caveats, describe_recall  # late: scipy
         from evaluation.intervals import design_effect, format_accuracy, group_numbers, proportion
 
-        lines = [*self._first_rows().as_text(), ""]
-        if self.n > len(self.first):
-            lines[-1:] = [f"... and {self.n - len(self.first):,} more", ""]
+        shown = self.first if self.n == len(self.first) else self.first[:FIRST]
+        lines = [*self._table_of(shown).as_text(), ""]
+        if self.n > len(shown):
+            lines[-1:] = [f"... and {self.n - len(shown):,} more", ""]
         lines += self._counts() if self.n > self.errors else []
         if self.errors:
             lines.append(f"not read: {self.errors:,}")
@@ -329,11 +330,11 @@ class PredictionSummary:
             if len(right)
         ]
 
-    def _first_rows(self) -> Table:
+    def _table_of(self, rows: list[dict]) -> Table:
         titles = ["path", "predicted", "p", *(["decided"] if has_threshold(self.decision) else [])]
         titles += ["abstained"] if self.decision else []
         lines = []
-        for row in self.first:
+        for row in rows:
             path = clean(row["path"])
             path = path if len(path) <= WIDEST else f"…{path[1 - WIDEST :]}"
             p = "" if row["error"] else f"{float(row['p_' + row['predicted']]):.4f}"

@@ -122,6 +122,8 @@ def compare(a: Side, b: Side, good_enough: float = 0.02) -> list[str]:
     groups = groups_of(runs, tables)
     flatters = " (they also chose the epoch, so accuracies are too good)" if split == "val" else ""
     right_a, right_b = correct[: len(a.runs)], correct[len(a.runs) :]
+    of_a, of_b = ([run.folder.path.resolve() for run in side.runs] for side in (a, b))
+    same = f"A and B are the same {'runs' if several else 'run'}, so there is nothing to decide"
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     lines = [
         f"A, {a.name}: {_accuracy(right_a, a.seeds, groups)}",
@@ -129,7 +131,7 @@ def compare(a: Side, b: Side, good_enough: float = 0.02) -> list[str]:
         *_changed(a, b),
         f"{plural(n, f'{SPLIT_NAMES[split]} image')}{of_common}{flatters}{_in_groups(groups)}",
         f"only A is right on {only_a:,}, only B on {only_b:,}{f', summed over {len(right_a)} seeds' if several else ''}",
-        *_verdicts(right_a, right_b, groups, split, good_enough),
+        *([same] if of_a == of_b else _verdicts(right_a, right_b, groups, split, good_enough)),
         *([] if several else caveats_of_one_seed((float(right.mean()), right.size) for right in (right_a, right_b))),
         *(f"excluded: {why}" for side in (a, b) for why in side.excluded),
     ]

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from common.atomic_io import write_text
 from common.html import jinja_environment
+from common.run_folder import RunFolder
 from common.run_record import (
     InputInfo,
     Latency,
@@ -21,7 +22,7 @@ from common.run_record import (
     describe_test_evaluations,
 )
 from common.table import Table, escape_markdown
-from common.text import SPLIT_NAMES, clean, join_words, own_names, plural, register_argument
+from common.text import SPLIT_NAMES, capped, clean, join_words, own_names, plural, register_argument
 from evaluation.describe import (
     describe_accuracy,
     describe_calibration,
@@ -64,16 +65,18 @@ def write_card(record: RunRecord, ckpt_path: str | None) -> None:
     Args:
         ckpt_path: the checkpoint that was measured, if nothing was trained.
     """
-    checkpoint = record.best.checkpoint if record.best else ckpt_path
-    write_text(record.folder.model_card, model_card(record, str(checkpoint)))
+    checkpoint = str(record.best.checkpoint if record.best else ckpt_path)
+    is_lone = not record.best and RunFolder.of_checkpoint(Path(checkpoint)) is None
+    write_text(record.folder.model_card, model_card(record, checkpoint, is_lone=is_lone))
 
 
-def model_card(record: RunRecord, checkpoint: str) -> str:
+def model_card(record: RunRecord, checkpoint: str, *, is_lone: bool = False) -> str:
     """Make the card of a run as Markdown; every value is text on one line.
 
     Args:
         record: of a run that measured something; missing sections are skipped.
         checkpoint: path of the model that the card describes.
+        is_lone: whether the checkpoint is not in the folder of its run, so that the settings are those of its evaluation only.
     """
     environment = jinja_environment(Path(__file__).parent).overlay(finalize=_escaped)
     run, measured = Run(record.folder, record), measured_splits(record)
@@ -91,14 +94,14 @@ def model_card(record: RunRecord, checkpoint: str) -> str:
         own=Markup(f", register={json.dumps(own)}" if own else ""),
         register=Markup(register_argument(record.run.settings)),
         data=_data(run),
-        audit=run.data.audit and _capped([finding.text for finding in run.data.audit], MOST_FINDINGS),
-        training=_training(run),
+        audit=run.data.audit and capped([finding.text for finding in run.data.audit], MOST_FINDINGS),
+        training=_training(run, is_lone),
         command=Markup(clean(record.run.command).replace("`", "'")),  # in a block of code
         tables=[Markup("\n".join(table.as_markdown())) for table in tables],  # their cells are escaped
         test_evaluations=n and describe_test_evaluations(n, run.selected_on_test),
         decisions=_decisions(record, split, metrics) if measured else [],
         cost=_cost(run),
-        warnings=_capped([clean(text, LONGEST_WARNING) for text in record.run.warnings], MOST_WARNINGS),
+        warnings=capped([clean(text, LONGEST_WARNING) for text in record.run.warnings], MOST_WARNINGS),
         limits=_limits(run, split, metrics),
         licenses=_licenses(run),
     )
@@ -113,10 +116,6 @@ def measured_splits(record: RunRecord) -> list[tuple[str, SplitMetrics]]:
 
 def _escaped(value: object) -> Markup:
     return value if isinstance(value, Markup) else Markup(escape_markdown(value))
-
-
-def _capped(lines: list[str], most: int) -> list[str]:
-    return lines if len(lines) <= most else [*lines[:most], f"and {len(lines) - most:,} more"]
 
 
 def _facts(**facts: object) -> list[str]:
@@ -160,7 +159,7 @@ def _data(run: Run) -> list[str]:
     return [*lines, f"excluded: {plural(len(data.excluded), 'image')}, see result.json"] if data.excluded else lines
 
 
-def _training(run: Run) -> list[str]:
+def _training(run: Run, is_lone: bool) -> list[str]:
     about, best = run.record.run, run.record.best
     norms, kept = run.record.batch_norms, None
     if norms and norms.kept:
@@ -170,12 +169,14 @@ def _training(run: Run) -> list[str]:
         on = "test" if run.selected_on_test else "validation"
         value = "" if best.value is None else f" of {best.value:.4f}"
         lines.append(f"chosen on {on} images: epoch {best.epoch}, for its {best.monitor}{value}")
-    for group in GROUPS:
+    if is_lone:
+        lines.append("not known: the checkpoint was evaluated away from the folder of its run")
+    for group in ("model",) if is_lone else GROUPS:
         shown = settings_of(about, group)
         if about.choices.get(group) or shown:
             named = f"{group} {about.choices[group]}" if about.choices.get(group) else group
             lines.append(f"{named}: {shown or 'no settings'}")
-    lines += _facts(seed=about.seed, git_commit=about.git_commit)
+    lines += _facts(seed=None if is_lone else about.seed, git_commit=about.git_commit)
     lines += ["the code had uncommitted changes"] if about.git_dirty else []
     return [*lines, ", ".join(f"{name} {version}" for name, version in about.versions.items())]
 

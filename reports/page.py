@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from common.errors import UserError
 from common.html import jinja_environment
-from common.text import SPLIT_NAMES, clean, compact_count, join_words, plural
+from common.text import SPLIT_NAMES, capped, clean, compact_count, join_words, plural
 from reports import svg
 from reports.columns import EXPORT_NOTE, export_table, failed_exports, grid_table, note, result_table, setting_table
 from reports.cost_figures import LONGEST_LABEL, MOST_NAMED, Levels, Point, accuracy_figure, cost_figure, pareto_front
@@ -80,6 +80,8 @@ def environment_and_script() -> tuple[Environment, dict]:
     environment.filters["breakable"] = lambda text: Markup(
         re.sub(r"([_.-])(?=[^\W\d])", r"\1<wbr>", str(escape(clean(text, LONGEST))))
     )
+    # A long path breaks between its folders, and only else within a name
+    environment.filters["path"] = lambda text: Markup("/<wbr>").join(clean(text, LONGEST).split("/"))
     script = (HERE / "page.js").read_text(encoding="utf-8").strip()
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment, {"script": Markup(script), "script_hash": script_hash}
@@ -166,9 +168,13 @@ def _curves(rows: list[ResultRow]) -> dict:
         color = svg.PAGE_COLORS.get(color, color)
         legend.append({"rank": row.rank, "name": row.name, "color": color, "dash": svg.SVG_DASHES[dash]})
     notes = [text for _, found in read for text in found] if drawings else []
-    if len(notes) > MOST_NOTES:
-        notes = [*notes[:MOST_NOTES], f"and {len(notes) - MOST_NOTES:,} more such tables"]
-    return {"curves": drawings, "legend": legend, "curve_notes": notes}
+    bands = any(len(row.runs) > 1 for row in rows)
+    return {
+        "curves": drawings,
+        "has_bands": bands,
+        "legend": legend,
+        "curve_notes": capped(notes, MOST_NOTES, "and {:,} more such tables"),
+    }
 
 
 def _costs(group: ResultGroup) -> dict:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.text import clean, duration, join_words, plural
+from common.text import capped, clean, duration, join_words, plural
 from reports.load_runs import Run
 from reports.report_data import ReportData, which
 from reports.run_links import link
@@ -17,20 +17,16 @@ def provenance(data: ReportData, folder: Path) -> dict:
     """Return commands, facts (name, value), warnings and the list of the runs, for the page in a folder."""
     runs = data.runs
     commands = Counter(run.record.run.command for run in runs)
-    shown = [command for command, _ in commands.most_common(MOST) if command]
-    if len(commands) > MOST:
-        shown.append(f"# and {len(commands) - MOST:,} more commands")
+    shown = [command for command, _ in commands.most_common() if command]
     warnings = Counter(clean(text) for run in runs for text in run.record.run.warnings if not _is_reason(text, run))
-    listed = [f"{text}{f' (in {n:,} runs)' if n > 1 else ''}" for text, n in warnings.most_common(MOST)]
-    if len(warnings) > MOST:
-        listed.append(f"and {len(warnings) - MOST:,} more warnings")
-    capped = f", the first {MOST_RUNS} of them" if len(runs) > MOST_RUNS else ""
+    listed = [f"{text}{f' (in {n:,} runs)' if n > 1 else ''}" for text, n in warnings.most_common()]
+    first = f", the first {MOST_RUNS} of them" if len(runs) > MOST_RUNS else ""
     return {
-        "commands": shown,
+        "commands": capped(shown, MOST, "# and {:,} more commands"),
         "facts": facts(runs),
-        "warnings": listed,
+        "warnings": capped(listed, MOST, "and {:,} more warnings"),
         "runs": [(link(run.folder.path, folder, run.name), *_line(run)) for run in runs[:MOST_RUNS]],
-        "runs_title": f"{plural(len(runs), 'run')}{capped}",
+        "runs_title": f"{plural(len(runs), 'run')}{first}",
     }
 
 
@@ -75,7 +71,7 @@ def title_of(data: ReportData) -> str:
     has_studies = any(group.study for group in data.groups)
     if len(data.groups) > 1 and (has_studies or not (name or any(len(group.rows) > 1 for group in data.groups))):
         return f"{plural(len(data.runs), 'run')} in {plural(len(data.groups), 'group')}"
-    question = which(data.changed) if data.changed else "How good is it?"
+    question = which(data.changed) if data.changed else "How good is it?" if data.groups else "No finished run"
     return clean(f"{name}: {question[0].lower()}{question[1:]}" if name else question, 120)
 
 

@@ -106,7 +106,7 @@ def as_latex(data: ReportData) -> str:
 def as_csv(data: ReportData) -> str:
     """Format all rows with full digits; unfinished runs come last, without a rank."""
     lines = [_csv_line(row) for group in data.groups for row in group.rows]
-    lines += [{**_csv_line(row), "rank": None, "reason": row.reason} for row in data.unfinished]
+    lines += [{**_csv_line(row), "rank": None, "reason": row.whole_reason} for row in data.unfinished]
     names = list(dict.fromkeys(key for line in lines for key in line))
     return Table.of(names, [[line.get(name) for name in names] for line in lines]).as_csv()
 

@@ -18,7 +18,7 @@ from reports.wording import at_most, verdict
 
 WITHOUT_PAIR = ("the best", "no accuracy", "no better than guessing")  # verdicts on the first row of a table
 NOT_A_NAME = {"none", "null", "true", "false", "auto"}  # values that mean nothing without their key
-LONGEST_REASON = 300  # characters; result.json has all of it, such as the names of 16 images
+LONGEST_REASON = 300  # characters, except in table.csv; it may name 16 images
 SETTING_WORDS = {"lr": "learning rate"}
 
 
@@ -189,10 +189,14 @@ class ResultRow:
 
     @property
     def reason(self) -> str:
-        """Why an unfinished run is not in the table."""
+        """Why an unfinished run is not in the table, for readers."""
+        return clean(self.whole_reason, LONGEST_REASON)
+
+    @property
+    def whole_reason(self) -> str:
         record = self.runs[0].record
         if record.status != "running":
-            return clean(record.reason or "no reason is recorded", LONGEST_REASON)
+            return record.reason or "no reason is recorded"
         return f"started {clean(record.run.started_at, 40)} and did not finish: still running, or killed"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import UserError
+from common.targets import not_installed
 from datamodules.sources.source import ImageRow, Source
 from datamodules.splits import stratified_rows
 
@@ -44,11 +45,8 @@ class Elpv(Source):
         """The package's folder of images; without the package elpv-dataset, a UserError."""
         package = importlib.util.find_spec("elpv_dataset")
         if package is None:
-            raise UserError(
-                "datamodule=elpv: the package elpv-dataset is not installed. Install it with "
-                "pip install -e '.[samples]', or use your own images: "
-                "datamodule.root=DIR"
-            )
+            missing = not_installed("elpv-dataset", "datamodule=elpv", "samples")
+            raise UserError(f"{missing}, or use your own images: datamodule.root=DIR")
         return Path(package.submodule_search_locations[0]) / "data"
 
     def cells(self) -> list[Cell]:

@@ -9,6 +9,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import UserError
+from common.targets import not_installed
 
 # package -> the extra that installs it
 EXTRAS = {"wandb": "wandb", "mlflow": "mlflow", "psutil": "device_stats", "datasets": "hf", "webdataset": "streaming",
@@ -85,7 +86,7 @@ def missing_package(key: str, error: ImportError) -> UserError:
     package = next((name for name in EXTRAS if re.search(rf"\b{name}\b", f"{error.name} {text}")), None)
     if package is None:
         return UserError(f"{key}: {text}")
-    return UserError(f'{key}: needs the package {package}; pip install -e ".[{EXTRAS[package]}]"')
+    return not_installed(package, key, EXTRAS[package])
 
 
 def is_about_settings(error: BaseException) -> bool:

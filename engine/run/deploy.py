@@ -1,6 +1,5 @@
 """Export the best checkpoint in the format of `deploy`, and measure the file's accuracy, latency and size."""
 
-import importlib.util
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from hydra.core.object_type import ObjectType
 from common.errors import UserError
 from common.progress import Progress
 from common.run_record import Deployed, ExportMetrics, RunRecord
+from common.targets import check_installed
 from common.text import clean, did_you_mean
 from engine.config.instantiate import instantiate
 from engine.error_messages import user_message
@@ -43,9 +43,7 @@ def check_deploy(name: object, stages: Sequence[str] = ("fit",)) -> None:
         return
     made = make_format(name)
     for package in made.packages:
-        if not _is_installed(package):
-            install = f'-e ".[{made.extra}]"' if made.extra else package
-            raise UserError(f"deploy={name}: needs {package}, which is not installed: pip install {install}")
+        check_installed(package, f"deploy={name}", made.extra)
     if not set(stages) & {"fit", "test"}:
         raise UserError(
             f"deploy={name}: stages=[{','.join(stages)}] trains and evaluates no network, so there is none to export; "
@@ -67,13 +65,6 @@ def check_calibration(name: str | None, streams: bool) -> None:
             f"deploy={name}: needs training images, and this run streams them; leave it out, and after training run "
             f"python export.py format={name} images=DIR"
         )
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ImportError:  # its parent package is not installed
-        return False
 
 
 def make_format(name: object) -> "FileFormat":

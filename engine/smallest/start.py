@@ -1,11 +1,10 @@
 """Start smallest.py: check packages and show progress before torch is imported, which takes seconds."""
 
-import importlib.util
 from collections.abc import Callable
 
 from omegaconf import DictConfig
 
-from common.errors import UserError
+from common.targets import check_installed
 from engine.smallest.progress import Progress
 
 
@@ -19,10 +18,7 @@ def start(config: DictConfig, run: Callable) -> None:
         UserError: a package is missing, or an error of `run_smallest`.
     """
     for package in ("optuna", "sklearn"):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(
-                f'smallest.py needs {package}, which is not installed: pip install -e ".[smallest]" ("[samples]" includes it)'
-            )
+        check_installed(package, "smallest.py", "smallest")
     with Progress("starting") as progress:
         from engine.smallest.smallest import run_smallest  # late: it imports torch
 

@@ -1,7 +1,6 @@
 """Hydra's launcher for Ray: run the jobs of a sweep, or the workers of smallest.py, on a machine or a cluster."""
 
 import contextlib
-import importlib.util
 import logging
 import os
 import socket
@@ -20,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.errors import StopRequested, UserError
 from common.signals import handle_stops
+from common.targets import check_installed
 from common.text import plural
 from engine.state import STATE, resume_advice
 from engine.sweep.lost_jobs import compose_job, note_lost
@@ -44,8 +44,7 @@ def register() -> None:
     Raises:
         UserError: Ray is not installed.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise UserError('hydra/launcher=ray: not installed; pip install -e ".[ray]"')
+    check_installed("ray", "hydra/launcher=ray", "ray")
     Plugins.instance().class_name_to_class[NAME] = RayLauncher
 
 

@@ -171,12 +171,12 @@ def export(
     more = {"format": format.name, "decoder": DECODER, "version": importlib.metadata.version("justenough")}
     metadata = checkpoint.description.as_metadata() | {name: json.dumps(value) for name, value in more.items()}
     network = plain(checkpoint.network)
-    model = TrainedModel(network, checkpoint.description, preprocessing, metadata, calibration, compared)
+    model = TrainedModel(network, checkpoint.description, preprocessing, metadata, calibration, compared, progress)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, path.name)
         if format.is_folder:
             file.mkdir()
-        progress.set(f"format={format.name}: {'calibrating and ' if format.calibrates else ''}writing")
+        progress.set(f"format={format.name}: writing {path.name}")
         with _format_errors(format, "write"):
             format.write(model, file)
         if file.is_dir() != format.is_folder or not _size(file):

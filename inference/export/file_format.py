@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.progress import Progress
 from datamodules.decode import open_image
 from inference.backends import ModelDescription, softmax
 from inference.export.verify import VerificationImages
@@ -29,6 +30,7 @@ class TrainedModel:
     metadata: dict[str, str]  # description, format, decoder and version, each as JSON
     calibration: list[ImageInput]  # training images; empty unless the format calibrates
     compared: VerificationImages  # export.py compares the file with the checkpoint on these
+    progress: Progress  # its `set` names what takes long, for the screen
 
     def calibration_batches(self) -> Iterator[np.ndarray]:
         """Yield training images as the network takes them, (1, 3, S, S) float32 each."""
@@ -37,7 +39,8 @@ class TrainedModel:
 
     def calibration_images(self) -> Iterator[np.ndarray]:
         """Yield training images, resized, (1, S, S, 3) uint8 each."""
-        for image_input in self.calibration:
+        for done, image_input in enumerate(self.calibration, start=1):
+            self.progress.count(done, len(self.calibration))
             image = open_image(image_input.file, self.description.image_size, self.description.value_range)
             yield self.description.pixels(image)[None]
 

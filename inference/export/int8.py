@@ -35,6 +35,7 @@ class Int8(OnnxFile):
     def make_graph(self, model: TrainedModel):
         """Return the quantized graph of the network."""
         self._floats = super().make_graph(model)
+        model.progress.set(f"format={self.name}: calibrating and quantizing")
         return quantize(self._floats, model.calibration_batches(), self.reduce_range)
 
     def open_unrounded(self, model: TrainedModel) -> Computes | None:

@@ -51,6 +51,7 @@ class LitertFile(FileFormat):
                 f"preprocessing=false: format={self.name} has normalization and softmax in the file; use preprocessing=true, "
                 "or format=onnx for the network only"
             )
+        model.progress.set(f"format={self.name}: converting the network to LiteRT")
         file = path / MODEL
         file.write_bytes(with_metadata(self.convert(model), "image classifier", LABELS))
         labels = "".join(f"{clean(name)}\n" for name in model.description.classes)
@@ -58,6 +59,7 @@ class LitertFile(FileFormat):
         described = {name: json.loads(text) for name, text in model.metadata.items()}
         pack(file, {LABELS: labels, METADATA: json.dumps(described, ensure_ascii=False, indent=1)})
         fast, plain = self.open(path, model), open_litert(file.read_bytes(), plain=True)
+        model.progress.set(f"format={self.name}: computing the test images in {GOLDEN}/")
         made_up = self.golden_images == "synthetic"
         self.golden = write_golden(path / GOLDEN, model, fast, plain, self.exact, made_up)
         self.kib = file.stat().st_size / 1024

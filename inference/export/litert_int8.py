@@ -74,6 +74,7 @@ class LitertInt8(LitertFile):
     def convert(self, model: TrainedModel) -> bytes:
         """Return the content of the file; only the softmax is computed in floats."""
         self._floats = convert(self.name, model, floats_in=True)
+        model.progress.set(f"format={self.name}: calibrating and quantizing")
         return with_bytes_in(quantize(self._floats, model.calibration_images()))
 
     def open_unrounded(self, model: TrainedModel) -> Computes | None:

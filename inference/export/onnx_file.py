@@ -53,6 +53,7 @@ class OnnxFile(FileFormat):
             raise UserError(f"format.resize=native cannot be used for a network with {fit}; use format.resize=pillow")
         graph = self.make_graph(model)
         if model.preprocessing:
+            model.progress.set(f"format={self.name}: converting the preprocessing to ONNX")
             graph = add_preprocessing(graph, model.description, self.native)
         save_onnx(graph, path, model.metadata)
         self.versions = (
@@ -65,6 +66,7 @@ class OnnxFile(FileFormat):
 
     def make_graph(self, model: TrainedModel):
         """Return the graph of the network only."""
+        model.progress.set(f"format={self.name}: converting the network to ONNX")
         return network_graph(model.network, model.description.image_size)
 
     def open(self, path: Path, model: TrainedModel) -> Computes:

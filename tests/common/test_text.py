@@ -5,6 +5,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from common.text import (
+    capped,
     clean,
     compact_count,
     did_you_mean,
@@ -24,6 +25,13 @@ from common.text import (
     short_name,
     typed_override,
 )
+
+
+def test_a_last_line_counts_two_lines_or_more():
+    """It takes a line itself, so one line is shown in its place."""
+    lines = list("abcdefg")
+    assert capped(lines, 7) == capped(lines, 6) == lines
+    assert capped(lines, 5, "# and {:,} more commands") == ["a", "b", "c", "d", "e", "# and 2 more commands"]
 
 
 @pytest.mark.parametrize("value", [

@@ -118,6 +118,14 @@ def test_without_a_readable_image_nothing_is_counted_but_those_that_could_not_be
     assert summary.lines()[-2:] == ["", "not read: 2"]
 
 
+def test_a_single_row_is_not_replaced_by_a_line_that_counts_it():
+    summary = PredictionSummary(CLASSES, None)
+    for n in range(1, 8):
+        summary.add(*predicted(f"{n}.jpg", 0.9))
+        rows = [line for line in summary.lines() if ".jpg" in line or "more" in line]
+        assert len(rows) == min(n, 6) and (rows[-1] == "... and 2 more" if n == 7 else rows[-1].startswith(f"{n}.jpg"))
+
+
 def test_the_summary_is_counted_by_hand():
     summary = PredictionSummary(CLASSES, DECISION)
     predictions = [

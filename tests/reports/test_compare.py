@@ -366,6 +366,19 @@ def test_what_training_writes_can_be_compared(finished_run, compared):
     assert lines[3] == "only A is right on 0, only B on 0"
 
 
+def test_what_is_compared_with_itself_is_not_called_good_enough(run, compared, tmp_path):
+    a, copy = run("a/1", {0, 1}), run("copy/1", {0, 1})
+    beside = compared(a, copy)  # other runs, even if they predict the same
+    assert sum("in place of" in line for line in beside) == 2
+    (tmp_path / "link").symlink_to(a)
+    for same in (a, a / "..", a / ".." / "1", tmp_path / "link"):
+        lines = compared(a, same)
+        assert lines[4] == "A and B are the same run, so there is nothing to decide"
+        assert not any("in place of" in line for line in lines)
+    run("a/2", {3}, seed=2)
+    assert "A and B are the same runs, so there is nothing to decide" in compared(a.parent, a.parent)
+
+
 def test_what_the_two_differ_in_is_named(run, compared):
     a, b = run("a", settings={"model.keep": 4}), run("b", {1}, settings={"model.keep": 12, "optimizer.lr": 0.1})
     assert compared(a, b)[2] == "A has lr=0.001 keep=4, B has lr=0.1 keep=12"

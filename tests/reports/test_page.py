@@ -211,6 +211,7 @@ def test_only_failed_runs_make_a_page(tmp_path):
     names = ", ".join(f"train/cat/{n:08}.png" for n in range(16))
     make_run(tmp_path / "a", status="failed", reason=f"broken; use less. Images: {names}")
     words = Parsed(write_report(str(tmp_path)).page.read_text()).words()
+    assert words.startswith("No finished run") and "How good" not in words
     assert "No run has finished" in words and "broken; use less. Images: train/cat/00000000.png" in words
     assert "00000015.png" not in words  # names of a sweep's failed runs would fill its screen
 
@@ -229,6 +230,10 @@ def test_the_page_in_chromium(sweep):
         assert page.locator("table.main th[aria-sort]").count() == 1
         page.set_viewport_size({"width": 390, "height": 844})
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        hint = page.get_by_text("Hover over a dot")
+        assert hint.is_visible()
+        page.emulate_media(media="print")
+        assert not hint.is_visible() and page.get_by_text("accuracy with its 95% interval").is_visible()
         assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()] and messages == []
 
 

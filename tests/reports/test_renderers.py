@@ -123,9 +123,14 @@ def test_unfinished_runs_are_listed_with_their_reason(tmp_path):
     make_run(tmp_path / "a", choices={"model": "a"})
     for status, why in (("pruned", "behind the median in epoch 3"), ("running", None)):
         make_run(tmp_path / status, status=status, reason=why, choices={"model": status})
-    lines = as_text(judged(tmp_path)).splitlines()
+    long = f"excluded images are test images, of them {'a/file/with/a/name.png, ' * 16}the last one"
+    make_run(tmp_path / "long", status="failed", reason=long, choices={"model": "long"})
+    made = judged(tmp_path)
+    lines = as_text(made).splitlines()
     assert "pruned: pruned: behind the median in epoch 3" in lines
     assert any(line.startswith("running: running: started 2026-01-01") for line in lines)
+    assert f"failed: long: {long[:299]}…" in lines
+    assert {row["runs"]: row["reason"] for row in csv.DictReader(io.StringIO(as_csv(made)))}["long"] == long
 
 
 def test_a_metric_of_one_s_own_is_of_one_split_and_named_by_it(run, tmp_path):

@@ -48,6 +48,7 @@ class WebFolder(OnnxFile):
             raise UserError(
                 "preprocessing=false: the page of format=web needs preprocessing in the file; use preprocessing=true"
             )
+        model.progress.set(f"format={self.name}: reading onnxruntime-web, or fetching it by npm")
         for name, content in find_runtime(self.runtime, self.cache).items():  # first: it may be missing
             (path / name).write_bytes(content)
         for file in PAGE.iterdir():
@@ -71,9 +72,11 @@ class WebFolder(OnnxFile):
     def make_graph(self, model: TrainedModel):
         """Return the graph of the network, which also gives its class maps if they need no gradients."""
         size = model.description.image_size
+        model.progress.set(f"format={self.name}: computing the gradients of the classes, for Grad-CAM")
         self.found = find_class_weights(model.network, size, model.normalized(_pixels(model)))
         if self.found is None:
             return super().make_graph(model)
+        model.progress.set(f"format={self.name}: converting the network to ONNX")
         return onnx_file.network_graph(WithClassMaps(model.network, self.found), size, (CLASS_MAPS,))
 
     def _describe_maps(self) -> dict | None:
@@ -87,6 +90,7 @@ class WebFolder(OnnxFile):
         """Compare the class maps with Grad-CAM on images of the run."""
         if self.found is None:
             return
+        model.progress.set(f"format={self.name}: comparing the maps of Grad-CAM")
         pixels = _pixels(model)
         session = OnnxBackend(path / MODEL, "cpu").session
         written = np.concatenate([session.run([CLASS_MAPS], {IMAGES: image[None]})[0] for image in pixels])

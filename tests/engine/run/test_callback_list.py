@@ -129,7 +129,9 @@ def test_what_lightning_s_callbacks_refuse_later_is_named(train, monkeypatch):
     assert not ran.folder.exists()
     monkeypatch.setattr(lightning_device_stats, "_PSUTIL_AVAILABLE", RequirementCache("psutil>=1000"))
     ran = train(f"+callbacks.device._target_={LIGHTNING}.DeviceStatsMonitor", *SIMPLE_CNN)
-    assert ran.err == 'ERROR: callbacks.device: needs the package psutil; pip install -e ".[device_stats]"\n'
+    assert ran.err == (
+        "ERROR: callbacks.device: psutil is not installed; install it with pip install -e '.[device_stats]'\n"
+    )
 
 
 def test_a_timer_without_time_is_one_line(train):

@@ -1,11 +1,13 @@
 """The lines that smallest.py shows while something takes long."""
 
+import importlib.util
 import logging
 import time
 
 import pytest
 
 from common import progress as of_progress
+from common.errors import UserError
 from engine.smallest import start
 from engine.smallest.progress import Progress
 
@@ -50,7 +52,7 @@ def test_what_takes_no_time_is_not_shown(caplog):
 
 @pytest.mark.parametrize("package", ["optuna", "sklearn"])
 def test_a_missing_package_is_one_line_that_names_the_extra(package, monkeypatch):
-    usual = start.importlib.util.find_spec
-    monkeypatch.setattr(start.importlib.util, "find_spec", lambda name: None if name == package else usual(name))
-    with pytest.raises(start.UserError, match=rf"needs {package}, .*pip install -e \"\.\[smallest\]\""):
+    usual = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else usual(name))
+    with pytest.raises(UserError, match=rf"^smallest\.py: {package} is not installed; .*'\.\[smallest\]'$"):
         start.start(None, None)

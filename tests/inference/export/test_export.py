@@ -12,6 +12,7 @@ from common.progress import Progress
 from inference.backends import CheckpointBackend, ModelDescription
 from inference.export.export import _calibration_images, export
 from inference.export.int8 import Int8
+from inference.export.web import web_folder
 from inference.image_inputs import ImageInputs
 from tests.support.fake_checkpoints import DECISION, make_checkpoint
 from tests.support.fake_format import First, allow_any_agreement
@@ -72,6 +73,57 @@ def test_each_comparison_is_shown_by_what_it_compares(tmp_path, monkeypatch):
         of_pass, begun = shown[begun : begun + n + 1], begun + n + 1
         assert of_pass == [f"format=first: comparing {text}", *(f"{k}/{n}" for k in range(1, n + 1))]
     assert "comparing" not in "".join(shown[begun:])
+
+
+class Calibrated(First):
+    """A file that is calibrated."""
+
+    calibrates = True
+
+    def write(self, model, path):
+        model.progress.set("calibrating")
+        path.write_text(str(len(list(model.calibration_images()))))
+
+
+@pytest.fixture
+def phases(tmp_path, monkeypatch):
+    """Export three images in a format; return what the screen would name and count."""
+    checkpoint, shown, progress = make_checkpoint(tmp_path / "best.ckpt"), [], Progress()
+    for name in "abc":
+        Image.new("RGB", (9, 7)).save(tmp_path / f"{name}.png")
+    monkeypatch.setattr(progress, "set", shown.append)
+    monkeypatch.setattr(progress, "count", lambda done, total: shown.append(f"{done}/{total}"))
+
+    def made(format):
+        export(str(checkpoint), format=format, images=str(tmp_path), progress=progress)
+        return shown
+
+    return made
+
+
+def test_images_to_calibrate_with_are_counted(phases, monkeypatch):
+    allow_any_agreement(monkeypatch)
+    shown = phases(Calibrated())
+    begun = shown.index("format=first: writing best_first.txt")
+    assert shown[begun + 1 : begun + 5] == ["calibrating", "1/3", "2/3", "3/3"]
+
+
+@pytest.mark.thorough
+def test_each_phase_of_writing_a_page_is_shown(phases, monkeypatch, tmp_path):
+    """The screen showed only `writing`, for minutes."""
+    monkeypatch.setattr(web_folder, "find_runtime", lambda given, cache: {})  # and its network has no maps
+    shown = phases(web_folder.WebFolder(str(tmp_path)))
+    assert [text.removeprefix("format=web: ") for text in shown if text.startswith("format=web")] == [
+        "writing best_web",
+        "reading onnxruntime-web, or fetching it by npm",
+        "computing the gradients of the classes, for Grad-CAM",
+        "converting the network to ONNX",
+        "converting the preprocessing to ONNX",
+        "opening the file",
+        "comparing the file with the checkpoint on images",
+        "comparing the file with the checkpoint on images",  # made-up ones, which have color
+        "latency",
+    ]
 
 
 class Described(First):
