@@ -303,13 +303,17 @@ def design_effect(correct: np.ndarray, groups: np.ndarray | None) -> float:
     as an image's group is on average. The mean lies closer to a large group than to a small one, which is corrected by the
     group's share of the images (Bell & McCaffrey 2002, Survey Methodology 28:169-181).
 
+    If sizes are very unequal, this variance is that of the few largest groups; if they are right by chance, images look less
+    alike than they are. So it is at least the one that follows from how little images differ within groups.
+
     Args:
         correct: (n,) or (S, n) bool, for one network or for S.
     """
     if groups is None or len(np.unique(groups)) == len(groups):
         return 1.0
     quantile = float(stdtrit(max(1.0, effective_groups(groups) - 1), 0.975)) / NormalDist().inv_cdf(0.975)
-    return _clustering(np.atleast_2d(correct), groups) * quantile**2
+    outcomes = np.atleast_2d(correct)
+    return max(_clustering(outcomes, groups), _effect_within(outcomes, groups)) * quantile**2
 
 
 def class_effects(correct: np.ndarray, of: np.ndarray, k: int, groups: np.ndarray | None) -> np.ndarray:
@@ -345,6 +349,20 @@ def _clustering(outcomes: np.ndarray, groups: np.ndarray) -> float:
         single = (float(weights @ squares) / n - mean**2) / n
         found.append(between / single)
     return float(np.clip(np.mean(found), 1.0, size))
+
+
+def _effect_within(outcomes: np.ndarray, groups: np.ndarray) -> float:
+    """Return the mean design effect over the lines of outcomes (S, n) by the variance within groups of two or more images.
+
+    Fleiss & Cuzick 1979, Applied Psychological Measurement 3:537-542.
+    """
+    _, groups, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    size, several, alike = float((sizes**2).sum() / sizes.sum()), sizes[groups] > 1, []
+    for line in outcomes:
+        means, variance = np.bincount(groups, weights=line) / sizes, float(line[several].var())
+        within = float(((line - means[groups]) ** 2).sum() / (sizes - 1).sum())  # images by themselves add 0 to both
+        alike.append(1 - within / variance if variance > 0 else 0.0)
+    return 1 + (size - 1) * float(np.mean(alike))
 
 
 def coverage_caveat(found: Proportion) -> str | None:

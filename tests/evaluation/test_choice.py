@@ -108,6 +108,17 @@ def test_bound_and_test_of_a_pair_agree_at_every_level():
             assert tango_score(only_a, only_b, 400, low, 0.5) == pytest.approx(norm.ppf(1 - level), abs=1e-6)
 
 
+def test_a_network_at_the_target_is_rarely_shown_above_it_where_a_few_groups_are_large():
+    """Sizes 100, 50, 33 to 1: if these are right by chance, images look less alike; without regard to that it was 0.14."""
+    generator, n_shown = np.random.default_rng(0), 0
+    groups = np.repeat(np.arange(200), np.maximum(1, 100 // np.arange(1, 201)))
+    for _ in range(400):
+        of_groups = generator.beta(0.9 * 2 / 3, 0.1 * 2 / 3, 200)  # an intraclass correlation of 0.6
+        network = Finalist(1, generator.random((1, len(groups))) < of_groups[groups], [1])
+        n_shown += measure(network, network, Rule(0.02, 0.9), None, groups).shown
+    assert n_shown / 400 <= 0.05 + 2 * sqrt(0.05 * 0.95 / 400)
+
+
 @pytest.mark.parametrize("groups", [None, np.repeat(np.arange(40), [1, 2, 9, 4] * 10)])
 def test_the_bound_of_seeds_above_a_target_is_the_lowest_of_two_on_two_scales(groups):
     """By scipy's t: of seeds and images together and of the means of seeds, as shares and as log odds."""

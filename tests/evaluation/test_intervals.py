@@ -297,11 +297,22 @@ def test_a_few_large_groups_that_are_all_right_do_not_hide_how_alike_they_may_be
 
 
 @pytest.mark.parametrize("low", [0, -1])  # -1: differences of two networks
-@pytest.mark.parametrize("sizes", [[6, 6, 6, 6], [1, 2, 3, 8, 10], [12, 1, 1]])
-def test_the_design_effect_is_that_of_the_bias_reduced_variance(sizes, low):
+@pytest.mark.parametrize(
+    ("sizes", "whole", "by_within"),
+    [
+        ([6] * 4, False, False),
+        ([1, 2, 3, 8, 10], False, False),
+        ([12, 1, 1], False, False),
+        ([20] + [2] * 9, True, True),
+    ],
+)
+def test_the_design_effect_is_that_of_the_bias_reduced_variance_or_of_the_differences_within(
+    sizes, whole, by_within, low
+):
     """Bell & McCaffrey's by matrices: residuals by the inverse root of I - H of their group, which is all ones / n."""
     groups = np.repeat(np.arange(len(sizes)), sizes)
-    correct = np.where(np.random.default_rng(1).random(len(groups)) < 0.6, 1, low)
+    draws = np.random.default_rng(1).random(len(groups))
+    correct = np.where((draws[groups] if whole else draws) < 0.6, 1, low)
     size, n = sum(each**2 for each in sizes) / sum(sizes), sum(sizes) + np.mean(sizes) / 2  # size as an image sees it
     part = 0.25 * np.mean(sizes) / size
     columns = [(1.0, each, correct[groups == g].sum()) for g, each in enumerate(sizes)]
@@ -318,7 +329,11 @@ def test_the_design_effect_is_that_of_the_bias_reduced_variance(sizes, low):
     single = squares - mean**2 * n
     effective = sum(sizes) ** 2 / sum(each**2 for each in sizes)
     quantile = t.ppf(0.975, max(1.0, effective - 1)) / 1.959963984540054
-    expected = np.clip(between / single, 1, sum(each**2 for each in sizes) / sum(sizes)) * quantile**2
+    several = [correct[groups == g] for g, each in enumerate(sizes) if each > 1]
+    within = np.average([each.var(ddof=1) for each in several], weights=[len(each) - 1 for each in several])
+    of_within = 1 + (size - 1) * (1 - within / np.concatenate(several).var())
+    assert by_within == (of_within > max(between / single, 1))
+    expected = np.clip(max(between / single, of_within), 1, size) * quantile**2
     assert design_effect(correct, groups) == pytest.approx(expected, rel=1e-9)
 
 
