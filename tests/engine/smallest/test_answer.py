@@ -188,8 +188,8 @@ def test_a_file_that_was_deleted_or_never_exported_is_exported(answerer, tmp_pat
 def test_where_the_budget_is_used_up_only_the_chosen_network_is_exported_and_all_others_are_named(
     answerer, tmp_path, monkeypatch
 ):
-    made, exported = answerer([50, 52, 90], deploy="onnx"), []
-    made.choose([0, 1, 2])
+    made, exported = answerer([50, None, 52, 90], deploy="onnx"), []
+    made.choose(range(4))
     for index, each in enumerate(made.record.candidates):
         each.keep = f"k{index}"
     made.runs.record = lambda key: SimpleNamespace(deployed=None, folder=RunFolder(tmp_path / str(key.candidate)))
@@ -202,8 +202,8 @@ def test_where_the_budget_is_used_up_only_the_chosen_network_is_exported_and_all
     monkeypatch.setattr(answer, "deploy", deploy)
     monkeypatch.setattr(answer, "write_record", lambda record: None)
     made._deploy()
-    assert exported == ["1"] and [each.deployed is None for each in made.record.candidates] == [True, False, True]
-    others = [made.record.candidates[index].name for index in (0, 2)]
+    assert exported == ["2"] and [bool(each.deployed) for each in made.record.candidates] == [False, False, True, False]
+    others = [made.record.candidates[index].name for index in (0, 3)]
     assert [note.partition(" was not exported as onnx: ")[0] for note in made.record.notes] == others
 
 
