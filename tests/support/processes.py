@@ -35,5 +35,5 @@ def start(*command: str, variables: Mapping[str, str] | None = None, **options) 
 
 def wait(*started: subprocess.Popen) -> list[tuple[int, str, str]]:
     """Return status, output and errors of each."""
-    ended = [process.communicate(timeout=150) for process in started]
+    ended = [process.communicate() for process in started]
     return [(process.returncode, *texts) for process, texts in zip(started, ended, strict=True)]
