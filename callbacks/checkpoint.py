@@ -158,15 +158,14 @@ class LastCheckpoint(SingleFileCheckpoint):
         # Set here, since ModelCheckpoint's constructor accepts only one trigger, and the end of each epoch is one
         self._every_n_train_steps = every_n_train_steps or 0
         self._train_time_interval = None if every_n_minutes is None else timedelta(minutes=every_n_minutes)
-        self.before_save: Callable[[], None] | None = None
+        self.before_save: Callable[[], None] = lambda: None  # set by the engine
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if may_save(trainer, batch_idx):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def _save_checkpoint(self, trainer, filepath: str) -> None:
-        if self.before_save:
-            self.before_save()
+        self.before_save()
         super()._save_checkpoint(trainer, filepath)
 
     def save_now(self, trainer) -> None:

@@ -131,7 +131,7 @@ def from_timm(name: str, download_to: Path) -> Weights:
     """
     timm = import_extra("timm", f"model.name={name}", "timm")
     config = timm.get_pretrained_cfg(name)
-    if config is None or not config.has_weights:
+    if config is None:  # of a network that a user's own code has registered
         raise NoneExistError
     tagged = f"{config.architecture}.{config.tag}" if config.tag else name
     hub = config.hf_hub_id and Repository.of(config.hf_hub_id)
@@ -332,7 +332,8 @@ def _from_url(url: str, download_to: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # the file is cut off, or its content does not match the hash in its name
         path = Path(folder) / Path(url).name
-        raise UserError(f"{path}: damaged ({_brief(error)}); remove it to download it again") from error
+        step = "remove it to" if path.exists() else "run again to"  # torch keeps no damaged download
+        raise UserError(f"{path}: damaged ({_brief(error)}); {step} download it again") from error
 
 
 def _check_name(path: Path) -> None:

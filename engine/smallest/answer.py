@@ -58,8 +58,6 @@ class Answerer:
     def _of_same_images(self, finals: Sequence[int]) -> dict[int, list[RunKey]]:
         """Return the runs that compare the finalists; of folds, only those that all finalists have, since images differ."""
         trained = {index: [key for key in self.keys[index] if self.runs.is_trained(key)] for index in finals}
-        if self.runs.folds is None:
-            return trained
         folds = set.intersection(*({key.fold for key in keys} for keys in trained.values() if keys))
         return {index: [key for key in keys if key.fold in folds] for index, keys in trained.items()}
 

@@ -64,7 +64,7 @@ class Halving(optuna.pruners.BasePruner):
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         epoch, place = trial.last_step, trial.params[PLACE]
-        if epoch is None or place == 0 or not self._is_rung(trial):
+        if place == 0 or not self._is_rung(trial):
             return False
         values = self._values(study, epoch)
         best = max(values.values())

@@ -1,4 +1,3 @@
-import contextlib
 import json
 from types import SimpleNamespace
 
@@ -14,7 +13,7 @@ from callbacks.ema import EMA
 from common.errors import UserError
 from common.untrusted.tensors import read_safetensors
 from lightning_modules.checkpoint import epochs_done
-from tests.support.helpers import SIMPLE_CNN, at_step
+from tests.support.helpers import SIMPLE_CNN, Killed, at_step
 
 FIT = ("stages=[fit]", *SIMPLE_CNN, "logger=none")
 
@@ -297,15 +296,20 @@ def test_the_lowest_loss_of_ties_is_a_better_epoch_than_the_earliest():
     assert np.mean(gains) - 3 * np.std(gains) / np.sqrt(len(gains)) > 0
 
 
-def test_the_last_state_is_kept_after_so_many_minutes_too(train, monkeypatch, tmp_path):
-    def stop():
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(("trigger", "stopped_at", "kept"), [
+    (["every_n_minutes=1e-6"], 2, 1), (["every_n_train_steps=2"], 3, 2), ([], 3, None), ([], 4, 3),
+])  # fmt: skip
+def test_the_last_state_is_kept_within_an_epoch_of_three_steps_where_asked_for(
+    train, monkeypatch, tmp_path, trigger, stopped_at, kept
+):
+    def kill():
+        raise Killed
 
-    at_step(monkeypatch, 2, stop)
-    with contextlib.suppress(KeyboardInterrupt):
-        train("callbacks.last_checkpoint.every_n_minutes=1e-6", "stages=[fit]", *SIMPLE_CNN, "logger=none")
+    at_step(monkeypatch, stopped_at, kill)  # before the checkpoints of that step
+    with pytest.raises(Killed):
+        train(*(f"callbacks.last_checkpoint.{each}" for each in trigger), *FIT)
     last = tmp_path / "run0" / "checkpoints" / "last.ckpt"
-    assert torch.load(last, weights_only=True)["global_step"] == 1  # the first of three steps an epoch
+    assert (torch.load(last, weights_only=True)["global_step"] if last.exists() else None) == kept
 
 
 @pytest.mark.parametrize(

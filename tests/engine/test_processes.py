@@ -11,15 +11,11 @@ from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElastic
 from common.errors import StopRequested, UserError
 from engine import heartbeat, processes
 from engine.processes import FirstProcessFailed, Process, launched_process, process_of_run, trainer_settings
+from tests.support.processes import BATCH
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "none", "RANK": "3", "LOCAL_RANK": "1", "GROUP_RANK": "1", "WORLD_SIZE": "4",
     "LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500",
-}  # fmt: skip
-# As SLURM 22.05 sets them
-BATCH = {
-    "SLURM_JOB_ID": "3", "SLURM_JOB_NAME": "train", "SLURM_NNODES": "1", "SLURM_NTASKS": "2", "SLURM_PROCID": "0",
-    "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_TASKS_PER_NODE": "2", "SLURM_NODELIST": "vm",
 }  # fmt: skip
 SHELL = {"SLURM_JOB_ID": "5", "SLURM_JOB_NAME": "interactive", "SLURM_NTASKS": "2", "SLURM_NNODES": "1"}
 STEP = {**BATCH, "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_TASKS_PER_NODE": "2"}

@@ -341,6 +341,9 @@ def test_a_temperature_that_cannot_be_fitted_is_shown(caplog):
     wrong = rules().fit(1 - labels, right, TWO)
     assert "the temperature is at a bound of its search, 20" in caplog.text
     assert "20.00, a bound of the search" in describe_metrics(measure(labels, right, TWO, wrong), wrong)[2]
+    caplog.clear()
+    rules().fit(np.where(np.arange(40) % 5, 0, 1), right, TWO)  # 8 of 40 are wrong, where 10 are expected
+    assert "temperature" not in caplog.text
 
 
 def test_logits_are_used_where_they_are_known():

@@ -1,5 +1,6 @@
 """Which room may import which: the contracts in pyproject.toml, and what is imported in the end."""
 
+import re
 import subprocess
 import sys
 
@@ -26,3 +27,13 @@ def test_common_evaluation_and_reports_import_no_torch_and_no_hydra():
     )
     done = run(code)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stdout + done.stderr
+
+
+def test_what_tests_share_is_in_support():
+    files = sorted((PROJECT / "tests").rglob("*.py"))
+    assert len(files) > 200
+    imports = {
+        path: re.findall(r"^\s*(?:from|import) tests\.(?!support\b).*", path.read_text(), re.MULTILINE)
+        for path in files
+    }
+    assert {path: lines for path, lines in imports.items() if lines} == {}

@@ -2,15 +2,14 @@
 
 import os
 import signal
-import sys
 
 import numpy as np
 import pytest
 
 import predict
 from common.run_record import RunRecord
-from tests.robustness.test_nodes import start_all, wait
-from tests.support.helpers import NOT_DRAWN, PROJECT, SIMPLE_CNN, at_step, free_port, outcome, read_csv
+from tests.support.helpers import NOT_DRAWN, SIMPLE_CNN, at_step, free_port, outcome, read_csv
+from tests.support.processes import TRAIN, start, wait
 from tests.support.shards import make_folder, write_chunks, write_tar, write_tars
 
 pytest.importorskip("litdata", reason="needs the extra streaming")
@@ -124,11 +123,11 @@ def test_an_image_that_the_second_process_cannot_read_ends_both_with_one_message
     samples = [{"png": b"none", "cls": b"blue"}] * 17
     write_tar(tmp_path / "shards" / "train" / f"{second:03}.tar", samples)
     folder = tmp_path / "outputs" / "run"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}",
-               str(PROJECT / "train.py"), *settings, *SMALL, "trainer=ddp", "trainer.accelerator=cpu", "seed=1", STAGES,
-               "datamodule.source.classes=[blue,green,red]", "datamodule.source.train_images=34", *NOT_DRAWN,
-               f"datamodule.cache={tmp_path / 'cache'}", f"hydra.run.dir={folder}"]  # fmt: skip
-    ((status, _, err),) = wait(start_all([(command, {})]))
+    command = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}", TRAIN, *settings, *SMALL,
+               "trainer=ddp", "trainer.accelerator=cpu", "seed=1", STAGES, "datamodule.source.classes=[blue,green,red]",
+               "datamodule.source.train_images=34", *NOT_DRAWN, f"datamodule.cache={tmp_path / 'cache'}",
+               f"hydra.run.dir={folder}"]  # fmt: skip
+    ((status, _, err),) = wait(start(*command))
     assert status == 1 and err.count("ERROR: ") == 1, err
     assert "ERROR: process 1: " in err and "no image of a whole batch can be read" not in err
     assert not list(folder.glob("**/.result.json*"))
@@ -139,10 +138,10 @@ def test_an_image_that_the_second_process_cannot_read_ends_both_with_one_message
 @pytest.mark.timeout(300)
 def test_two_processes_train_on_every_image_and_end_alike(settings, tmp_path):
     folder = tmp_path / "outputs" / "run"
-    command = [sys.executable, str(PROJECT / "train.py"), *settings, *SMALL, "trainer=ddp", "trainer.accelerator=cpu",
+    command = [TRAIN, *settings, *SMALL, "trainer=ddp", "trainer.accelerator=cpu",
                "trainer.devices=2", "datamodule.batch_size=5", STAGES, *NOT_DRAWN, "trainer.max_epochs=2",
                f"datamodule.cache={tmp_path / 'cache'}", f"hydra.run.dir={folder}"]  # fmt: skip
-    ((status, out, err),) = wait(start_all([(command, {})]))
+    ((status, out, err),) = wait(start(*command))
     assert status == 0, err
     record = RunRecord.read(folder)
     assert record.run.processes == 2 and record.data.n_train == 34 and out.count("epoch 2/2") == 1

@@ -3,12 +3,9 @@
 import hashlib
 import io
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,7 +23,8 @@ from evaluation.intervals import wilson
 from lightning_modules.checkpoint import load_classifier
 from tests.support import commands
 from tests.support.commands import run_script
-from tests.support.helpers import NOT_DRAWN, PROJECT, SHARED, SIMPLE_CNN, make_images, read_csv
+from tests.support.helpers import NOT_DRAWN, SHARED, SIMPLE_CNN, make_images, read_csv
+from tests.support.processes import TRAIN, small_training, start, wait
 
 
 def weights_digest(path) -> str:
@@ -305,23 +303,19 @@ def test_a_job_of_a_sweep_that_fails_is_recorded_and_the_others_run(train, tmp_p
 
 def train_by_ddp(images, place, devices, *more):
     """Train one epoch on the processor in so many processes."""
-    command = [sys.executable, str(PROJECT / "train.py"), "datamodule=image_folder", f"datamodule.root={images}",
-               *SIMPLE_CNN, "trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={devices}", "trainer.max_epochs=1",
-               "model.weights=null", "datamodule.batch_size=4", "callbacks.best_checkpoint.monitor=val/auroc",
-               "stages=[fit,test]", f"datamodule.cache={place}/cache", f"hydra.run.dir={place}/ddp", *NOT_DRAWN,
-               *more]  # fmt: skip
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=180, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
-    )
+    settings = ["trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={devices}", "trainer.max_epochs=1"]
+    settings += ["datamodule.batch_size=4", "callbacks.best_checkpoint.monitor=val/auroc"]
+    settings += [f"hydra.run.dir={place}/ddp", *NOT_DRAWN, *more]
+    return wait(start(TRAIN, *small_training(images, place, *settings)))[0]
 
 
 @pytest.mark.timeout(200)
 @pytest.mark.slow
 def test_two_processes_test_every_image_once(train, tmp_path, two_colors):
     averaged = [f"callbacks.{name}.enabled=true" for name in ("ema", "recalibrate_batch_norm")]
-    ran = train_by_ddp(two_colors, tmp_path, 2, *averaged)
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.count("Test accuracy") == 1 and ran.stdout.count("epoch 1/1") == 1
+    status, out, err = train_by_ddp(two_colors, tmp_path, 2, *averaged)
+    assert status == 0, err
+    assert out.count("Test accuracy") == 1 and out.count("epoch 1/1") == 1
     record = RunRecord.read(tmp_path / "ddp")
     assert record.run.processes == 2 and record.test.accuracy.n == 14
     assert record.best.value == pytest.approx(record.val.auroc, abs=1e-6)
@@ -342,10 +336,10 @@ def test_two_processes_test_every_image_once(train, tmp_path, two_colors):
 
 @pytest.mark.thorough
 def test_ddp_with_one_process_warns_of_nothing_that_its_user_could_change(tmp_path, two_colors):
-    ran = train_by_ddp(two_colors, tmp_path, 1)
-    assert ran.returncode == 0, ran.stderr
-    assert "Test accuracy" in ran.stdout
-    assert "sync_dist" not in ran.stdout + ran.stderr
+    status, out, err = train_by_ddp(two_colors, tmp_path, 1)
+    assert status == 0, err
+    assert "Test accuracy" in out
+    assert "sync_dist" not in out + err
 
 
 @pytest.mark.slow

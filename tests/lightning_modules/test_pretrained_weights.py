@@ -1,15 +1,19 @@
+import contextlib
 import hashlib
 import logging
+import os
 
 import pytest
 import torch
 
 from common.errors import UserError
+from common.locks import locked
 from lightning_modules import weight_sources
 from lightning_modules.network_errors import register_by_name
 from lightning_modules.networks.registry import build_network, torchvision_model
-from lightning_modules.pretrained_weights import load_initial_weights
-from tests.support.helpers import FINAL, SHARED
+from lightning_modules.pretrained_weights import digest_of_file, load_initial_weights
+from tests.support.fake_checkpoints import Payload
+from tests.support.helpers import FINAL, SHARED, served
 
 BACKBONE = "shufflenet_v2_x0_5"
 
@@ -43,25 +47,25 @@ def test_null_keeps_the_random_weights(network, tmp_path):
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 
 
-class OfThree(torch.nn.Module):
-    """A network of the user's own for three classes only, which sets its weights unless they are to be random."""
+class OwnNetwork(torch.nn.Module):
+    """A network of the user's own for so many classes only, which sets its weights unless they are to be random."""
 
-    def __init__(self, *, num_classes: int, random: bool):
+    def __init__(self, *, num_classes: int, only: int, random: bool):
         super().__init__()
-        assert num_classes == 3
+        assert num_classes == only
         self.body, self.fc = torch.nn.Linear(9, 8), torch.nn.Linear(8, num_classes)
         if not random:
             torch.nn.init.eye_(self.body.weight)
 
 
 @pytest.mark.parametrize("random", [True, False])
-@pytest.mark.parametrize("policy", ["auto", None])
-def test_weights_that_a_network_sets_itself_are_not_random(tmp_path, caplog, random, policy):
-    name = f"{__name__}.OfThree"
+@pytest.mark.parametrize(("policy", "classes", "n"), [("auto", ["a", "b", "c"], 3), (None, None, 2)])
+def test_weights_that_a_network_sets_itself_are_not_random(tmp_path, caplog, random, policy, classes, n):
+    name = f"{__name__}.OwnNetwork"
     register_by_name([name], "model.network")
-    arguments = {"network": name, "random": random}
-    network, state = build_network(num_classes=3, **arguments), torch.get_rng_state()
-    found = load_initial_weights(network, policy, arguments=arguments, classes=["a", "b", "c"], download_to=tmp_path)
+    arguments = {"network": name, "random": random, "only": n}
+    network, state = build_network(num_classes=n, **arguments), torch.get_rng_state()
+    found = load_initial_weights(network, policy, arguments=arguments, classes=classes, download_to=tmp_path)
     assert found.startswith("random") == ("RANDOM WEIGHTS" in caplog.text) == random
     assert random or found == "set by the network itself"
     assert torch.equal(state, torch.get_rng_state())
@@ -170,6 +174,51 @@ def test_a_file_in_the_cache_is_used_if_it_is_what_its_name_says(network, tmp_pa
     for policy in ("auto", "imagenet"):
         with pytest.raises(UserError, match=rf"damaged \(ValueError: its sha256 does not begin with {digest}"):
             load(network, policy, tmp_path)
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("weights", None), ("code", r"damaged \(.*\); remove it to download it again"),
+    ("other", r"damaged \(RuntimeError: invalid hash value .*\); run again to download it again"),
+])  # fmt: skip
+def test_a_download_is_checked_executes_nothing_and_is_of_one_process(
+    network, tmp_path, monkeypatch, capfd, content, message
+):
+    state, folder, taken = torchvision_model(name=BACKBONE, num_classes=1000).state_dict(), tmp_path / "own", []
+    (tmp_path / "server").mkdir()
+    saved, made = (
+        Payload(os.system, f"touch {tmp_path / 'owned'}") if content == "code" else state,
+        tmp_path / "server" / "made",
+    )
+    torch.save(saved, made)
+    digest = "0" * 8 if content == "other" else hashlib.sha256(made.read_bytes()).hexdigest()[:8]
+    published = made.rename(made.with_name(f"shufflenet-{digest}.pth"))
+    usual = torch.hub.load_state_dict_from_url
+
+    def download(*arguments, **options):
+        with locked(folder / f"{published.name}.lock") as is_free:
+            taken.append(not is_free)
+        return usual(*arguments, **options)
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", download)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    with served(published.parent) as server, contextlib.ExitStack() as refused:
+        monkeypatch.setattr(weight_sources.TORCHVISION_WEIGHTS[BACKBONE].value, "url", server.url + published.name)
+        if message:
+            refused.enter_context(pytest.raises(UserError, match=rf"^{folder / published.name}: {message}$"))
+        load(network, "imagenet", folder)
+    assert taken == [True] and capfd.readouterr().err == "" and not (tmp_path / "owned").exists()
+    if not message:
+        assert backbone_is(network, state) and [path.name for path in folder.iterdir()] == [published.name]
+
+
+def test_the_digest_of_a_file_of_weights_is_that_of_b2sum(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("best.ckpt", "auto", "imagenet"):
+        (tmp_path / name).write_bytes(b"weights")
+    for policy in ("best.ckpt", "."):
+        assert digest_of_file(policy) == "8eaa55a578eb0f70"  # printf weights | b2sum -l 64
+    for policy in ("auto", "imagenet", None, "timm/resnet18.a1_in1k"):
+        assert digest_of_file(policy) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\3\4" + bytes(99)], ids=len)

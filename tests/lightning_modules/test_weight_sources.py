@@ -18,8 +18,8 @@ from common.errors import UserError
 from lightning_modules import weight_sources
 from lightning_modules.networks.registry import build_network, timm_name
 from lightning_modules.pretrained_weights import check_policy, describe_weights, load_initial_weights
-from lightning_modules.weight_sources import PACKAGES, in_order
-from tests.support.fake_checkpoints import make_checkpoint
+from lightning_modules.weight_sources import PACKAGES, NoneExistError, from_timm, in_order
+from tests.support.fake_checkpoints import Payload, make_checkpoint
 from tests.support.helpers import FINAL, SHARED
 
 timm = pytest.importorskip("timm", reason="timm is not installed: pip install -e '.[timm]'")
@@ -32,16 +32,6 @@ NAME, REPOSITORY, LITE0 = (
 )  # the smallest
 CONFIG = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "input_size": [3, 160, 160], "interpolation": "bicubic"}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-class Payload:
-    """Run a command when it is unpickled."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
 
 
 def build(name: str = NAME, classes: int = 2):
@@ -224,7 +214,7 @@ def as_pickle(content) -> bytes:
 def test_repositories_that_cannot_be_used_get_one_line(server, tmp_path, policy, files, words):
     if files is not None:
         made = {
-            name: as_pickle(Payload(tmp_path / "owned")) if content == "evil" else content
+            name: as_pickle(Payload(os.system, f"touch {tmp_path / 'owned'}")) if content == "evil" else content
             for name, content in files.items()
         }
         server[policy] = made
@@ -389,6 +379,12 @@ def test_random_weights_are_always_a_warning(cache, tmp_path, caplog, arguments,
     if reason:
         with pytest.raises(UserError, match=f"model.weights=imagenet: {reason}"):
             load(network, "imagenet", tmp_path, timm_name=timm_name(arguments))
+
+
+def test_a_network_that_timm_only_builds_has_no_weights(tmp_path):
+    """As one of a user's own that is registered with timm, which has no configuration of it."""
+    with pytest.raises(NoneExistError):
+        from_timm("a_network_of_my_own", tmp_path)
 
 
 packaged = pytest.mark.skipif(

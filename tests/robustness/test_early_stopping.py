@@ -7,12 +7,8 @@ import signal
 import pytest
 
 from engine.run import stages
+from tests.support.commands import STOPPED_EARLY
 from tests.support.helpers import Killed, at_step, outcome, read_csv, scalars
-
-# After the first epoch nothing is better by so much: the third one ends the run
-EARLY = ("+callbacks.early_stopping._target_=lightning.pytorch.callbacks.EarlyStopping",)
-EARLY += ("+callbacks.early_stopping.monitor=val/loss", "+callbacks.early_stopping.patience=2")
-EARLY += ("+callbacks.early_stopping.min_delta=9", "trainer.max_epochs=6")
 
 
 @pytest.mark.parametrize(("fraction", "among"), [
@@ -21,7 +17,7 @@ EARLY += ("+callbacks.early_stopping.min_delta=9", "trainer.max_epochs=6")
                  marks=pytest.mark.thorough),  # 4 to 6
 ])  # fmt: skip
 def test_where_it_ends_before_the_choice_starts_over_the_best_is_of_all_epochs(train, fraction, among):
-    ran = train(*EARLY, f"callbacks.best_checkpoint.select_after_fraction={fraction}")
+    ran = train(*STOPPED_EARLY, f"callbacks.best_checkpoint.select_after_fraction={fraction}")
     assert ran.status == 0 and f"({among})" in ran.out, ran.err
     epochs = [float(row["val/accuracy"]) for row in read_csv(ran.folder / "metrics.csv")]
     assert len(epochs) == 3 and ran.record.best.value == (epochs[2] if fraction == 0.4 else max(epochs))
@@ -29,12 +25,12 @@ def test_where_it_ends_before_the_choice_starts_over_the_best_is_of_all_epochs(t
 
 @pytest.mark.slow
 def test_interrupted_and_resumed_it_ends_in_the_same_epoch(train, monkeypatch):
-    straight = train(*EARLY)
+    straight = train(*STOPPED_EARLY)
     assert straight.status == 0 and len(read_csv(straight.folder / "metrics.csv")) == 3, straight.err
     assert "early stopping: Monitored metric val/loss did not improve in the last 2 records" in straight.out
     at_step(monkeypatch, 7, lambda: os.kill(os.getpid(), signal.SIGTERM))  # in the third epoch
     at_step(monkeypatch, 9, lambda: os.kill(os.getpid(), signal.SIGTERM))  # at its very end
-    stopped = train(*EARLY)
+    stopped = train(*STOPPED_EARLY)
     last = f"ckpt_path={stopped.folder / 'checkpoints' / 'last.ckpt'}"
     once_more = train(last, small=False, to=stopped.folder)
     assert (stopped.status, once_more.status) == (143, 143)
@@ -52,7 +48,7 @@ def test_killed_after_its_end_it_warns_only_where_it_was_to_train_longer(train, 
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(stages, "evaluate_val", kill)
-        train(*EARLY)
+        train(*STOPPED_EARLY)
     found = {}
     for further in ([], ["trainer.max_epochs=8"]):
         folder = shutil.copytree(tmp_path / "run0", tmp_path / f"copy{len(further)}")

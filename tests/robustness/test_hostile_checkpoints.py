@@ -25,19 +25,9 @@ from lightning_modules.checkpoint import (
     read_checkpoint,
 )
 from lightning_modules.pretrained_weights import load_initial_weights
-from tests.support.fake_checkpoints import make_checkpoint
+from tests.support.fake_checkpoints import Payload, make_checkpoint
 
 ANY = {"network": "timm"}  # of which no name is known
-
-
-class Payload:
-    """Run a command when it is unpickled."""
-
-    def __init__(self, function, *arguments):
-        self.function, self.arguments = function, arguments
-
-    def __reduce__(self):
-        return self.function, self.arguments
 
 
 @pytest.fixture(scope="module")

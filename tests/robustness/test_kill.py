@@ -10,24 +10,16 @@ import time
 import pytest
 
 from tests.support.helpers import PROJECT
+from tests.support.processes import TRAIN, small_training, start
 from tests.support.sweep_results import finished, results
 
 KILLS = 6
 
 
-def start(folder, images):
-    command = [
-        sys.executable,
-        str(PROJECT / "train.py"),
-        "-m",
-        "seed=1,2",
-        "optimizer=adam,sgd",
-        "trainer.max_epochs=3",
-    ]
-    command += ["datamodule=image_folder", f"datamodule.root={images}", f"datamodule.cache={folder.parent / 'cache'}"]
-    command += ["model.image_size=32", "datamodule.batch_size=8", "trainer=cpu", "model.weights=null"]
-    command += ["stages=[fit,test]", f"hydra.sweep.dir={folder}"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start_sweep(folder, images):
+    settings = ["seed=1,2", "optimizer=adam,sgd", "trainer.max_epochs=3", "model=shufflenet_mod", "model.image_size=32"]
+    settings += ["datamodule.batch_size=8", f"hydra.sweep.dir={folder}"]
+    return start(TRAIN, "-m", *small_training(images, folder.parent, *settings), stderr=subprocess.STDOUT)
 
 
 @pytest.mark.slow
@@ -36,13 +28,13 @@ def test_a_sweep_killed_again_and_again_ends_as_one_that_was_not(tmp_path, two_c
     seed = int(os.environ.get("KILL_SEED", time.time()))
     print(f"KILL_SEED={seed}")
     moments = random.Random(seed)
-    undisturbed = start(tmp_path / "undisturbed", two_colors)
+    undisturbed = start_sweep(tmp_path / "undisturbed", two_colors)
     started = time.monotonic()
     output, _ = undisturbed.communicate()
     assert undisturbed.returncode == 0, output
     longest = time.monotonic() - started
     for _ in range(KILLS):
-        process = start(tmp_path / "killed", two_colors)
+        process = start_sweep(tmp_path / "killed", two_colors)
         before = finished(tmp_path / "killed")
         moment = moments.uniform(2, 0.7 * longest)
         print(f"killed after {moment:.2f} s")
@@ -53,7 +45,7 @@ def test_a_sweep_killed_again_and_again_ends_as_one_that_was_not(tmp_path, two_c
             process.communicate()
         after = finished(tmp_path / "killed")
         assert all(after[path] == content for path, content in before.items())  # nothing finished runs twice
-    last = start(tmp_path / "killed", two_colors)
+    last = start_sweep(tmp_path / "killed", two_colors)
     output, _ = last.communicate()
     assert last.returncode == 0, output
     assert "Sweep: 4 of 4 done, 0 running, 0 failed" in output

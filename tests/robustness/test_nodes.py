@@ -1,43 +1,23 @@
 """Runs whose processes torchrun or srun has started, as two nodes on this machine."""
 
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 
 from common.run_record import RunRecord
-from tests.engine.test_processes import BATCH
-from tests.support.helpers import NOT_DRAWN, PROJECT, SIMPLE_CNN, free_port, outcome, read_csv
+from tests.support.helpers import NOT_DRAWN, PROJECT, free_port, outcome, read_csv
+from tests.support.processes import BATCH, small_training, start, wait
 
 STOP_AT_STEP = str(PROJECT / "tests" / "support" / "stop_at_step.py")
 
 
 def arguments(images, folder, *more):
     """Six steps an epoch for each of two processes."""
-    return [
-        STOP_AT_STEP, "datamodule=image_folder", f"datamodule.root={images}", *SIMPLE_CNN, "trainer=ddp",
-        "trainer.accelerator=cpu", "datamodule.batch_size=2", "trainer.max_epochs=2", "model.weights=null",
-        "stages=[fit,test]", f"datamodule.cache={folder.parent / 'cache'}", f"hydra.run.dir={folder}", *NOT_DRAWN, *more,
-    ]  # fmt: skip
-
-
-def start_all(commands):
-    """Start a command for each node: [(arguments, environment)]."""
-    usual = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return [
-        subprocess.Popen(command, env=usual | more, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for command, more in commands
-    ]
-
-
-def wait(started):
-    """Return status, output and errors of each."""
-    ended = [process.communicate(timeout=150) for process in started]
-    return [(process.returncode, *texts) for process, texts in zip(started, ended, strict=True)]
+    settings = ["trainer=ddp", "trainer.accelerator=cpu", "datamodule.batch_size=2", "trainer.max_epochs=2"]
+    settings += [f"hydra.run.dir={folder}", *NOT_DRAWN, *more]
+    return [STOP_AT_STEP, *small_training(images, folder.parent, *settings)]
 
 
 def by_srun(*arguments, nodes=2):
@@ -48,21 +28,21 @@ def by_srun(*arguments, nodes=2):
         {"SLURM_PROCID": str(rank), "SLURM_NODEID": str(rank * (nodes - 1)), "SLURM_LOCALID": str(rank * (2 - nodes))}
         for rank in range(2)
     ]
-    return start_all([([sys.executable, *arguments], job | each) for each in ranks])
+    return wait(*(start(*arguments, variables=job | each) for each in ranks))
 
 
-def by_torchrun(*arguments, **environment):
+def by_torchrun(*arguments, **variables):
     """Run torchrun on two nodes, a process each."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
-    launcher += ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
-    return start_all([([*launcher, f"--node-rank={node}", *arguments], environment) for node in range(2)])
+    launcher = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1"]
+    launcher += [f"--master-port={free_port()}"]
+    return wait(*(start(*launcher, f"--node-rank={node}", *arguments, variables=variables) for node in range(2)))
 
 
 @pytest.mark.thorough
 @pytest.mark.timeout(200)
 def test_tasks_of_srun_train_one_network(train, two_colors, tmp_path):
     folder = tmp_path / "outputs" / "run"
-    first, other = wait(by_srun(*arguments(two_colors, folder, "trainer.max_epochs=1")))
+    first, other = by_srun(*arguments(two_colors, folder, "trainer.max_epochs=1"))
     assert first[0] == other[0] == 0, first[2] + other[2]
     assert first[1].count("Test accuracy") == first[1].count("epoch 1/1") == 1 and other[1] == other[2] == ""
     record = RunRecord.read(folder)
@@ -79,10 +59,8 @@ def test_tasks_of_srun_train_one_network(train, two_colors, tmp_path):
 def test_torchrun_srun_and_lightning_train_the_same_network(two_colors, tmp_path):
     folders = [tmp_path / "outputs" / name for name in ("torchrun", "srun", "lightning")]
     given = [arguments(two_colors, folder) for folder in folders]
-    lightning = [([sys.executable, *given[2], "trainer.devices=2"], {})]
-    for start in (lambda: by_torchrun(*given[0]), lambda: by_srun(*given[1], nodes=1), lambda: start_all(lightning)):
-        ended = wait(start())
-        assert {status for status, *_ in ended} == {0}, ended
+    ended = [*by_torchrun(*given[0]), *by_srun(*given[1], nodes=1), *wait(start(*given[2], "trainer.devices=2"))]
+    assert {status for status, *_ in ended} == {0}, ended
     assert outcome(folders[0]) == outcome(folders[1]) == outcome(folders[2])
     runs = [RunRecord.read(folder).run for folder in folders]
     assert [(run.processes, run.nodes) for run in runs] == [(2, 2), (2, 1), (2, 1)]
@@ -93,10 +71,10 @@ def test_torchrun_srun_and_lightning_train_the_same_network(two_colors, tmp_path
 @pytest.mark.parametrize("node", [0, 1])
 def test_a_signal_to_the_process_of_one_node_ends_both_and_the_same_command_resumes(two_colors, tmp_path, node):
     straight, folder = tmp_path / "outputs" / "straight", tmp_path / "outputs" / "run"
-    assert [status for status, *_ in wait(by_torchrun(*arguments(two_colors, straight)))] == [0, 0]
-    first, _ = wait(by_torchrun(*arguments(two_colors, folder), STOP_AT=f"{node}:9:{int(signal.SIGTERM)}"))
+    assert [status for status, *_ in by_torchrun(*arguments(two_colors, straight))] == [0, 0]
+    first, _ = by_torchrun(*arguments(two_colors, folder), STOP_AT=f"{node}:9:{int(signal.SIGTERM)}")
     assert first[0] and first[2].count("stopped by SIGTERM. Resume with: torchrun ... train.py ckpt_path=") == 1
-    first, other = wait(by_torchrun(*arguments(two_colors, folder)))
+    first, other = by_torchrun(*arguments(two_colors, folder))
     assert first[0] == other[0] == 0 and "run: interrupted; resuming from checkpoints/last.ckpt" in first[1]
     assert outcome(folder) == outcome(straight)
 
@@ -106,7 +84,7 @@ def test_a_signal_to_the_process_of_one_node_ends_both_and_the_same_command_resu
 @pytest.mark.parametrize("launch", [by_torchrun, by_srun])
 def test_what_is_refused_is_one_line_of_the_first_process(two_colors, tmp_path, launch):
     folder = tmp_path / "outputs" / "run"
-    first, other = wait(launch(*arguments(two_colors, folder, "datamodule.batch_size=99")))
+    first, other = launch(*arguments(two_colors, folder, "datamodule.batch_size=99"))
     assert first[0] == other[0] == 1 and "ERROR: " not in other[2]
     assert first[2].count("ERROR: datamodule.batch_size=99 is larger than the train split") == 1
     assert not (folder / "checkpoints").exists()
@@ -122,7 +100,7 @@ def test_a_process_that_is_killed_while_it_reads_images_is_named(two_colors, tmp
         "if os.environ['SLURM_PROCID'] == '1': ImageDataModule.setup = lambda *_: os.kill(os.getpid(), 9)\n"
         "cli.run_cli(train.main)"
     )
-    first, other = wait(by_srun("-c", code, *arguments(two_colors, tmp_path / "outputs" / "run")[1:]))
+    first, other = by_srun("-c", code, *arguments(two_colors, tmp_path / "outputs" / "run")[1:])
     assert (first[0], other[0]) == (1, -signal.SIGKILL), first[2]
     assert re.search(r"^ERROR: process 1 on node 1 \(.+\) has given no sign of life", first[2], re.MULTILINE)
 
@@ -131,7 +109,7 @@ def test_a_process_that_is_killed_while_it_reads_images_is_named(two_colors, tmp
 @pytest.mark.timeout(200)
 def test_without_a_folder_all_processes_write_into_the_same_dated_one(two_colors, tmp_path):
     given = [each for each in arguments(two_colors, tmp_path / "run") if not each.startswith("hydra.run.dir=")]
-    first, other = wait(by_torchrun(*given, "trainer.max_epochs=1", "model.name=of_two_nodes"))
+    first, other = by_torchrun(*given, "trainer.max_epochs=1", "model.name=of_two_nodes")
     assert first[0] == other[0] == 0, first[2] + other[2]
     (folder,) = (PROJECT / "outputs" / "of_two_nodes").iterdir()
     try:
@@ -146,14 +124,13 @@ def test_tasks_of_srun_with_one_process_each_are_runs_of_their_own(two_colors, t
     """As `srun -n 2 bash -c 'python train.py seed=$SLURM_PROCID'` starts them; Lightning would write for the first only."""
     first, other = tmp_path / "outputs" / "a", tmp_path / "outputs" / "b"
     job = {**BATCH, "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1"}
-    started = start_all(
-        [
-            ([sys.executable, *arguments(two_colors, folder, "trainer=cpu", "trainer.max_epochs=1")],
-             job | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)})
+    ended = wait(
+        *(
+            start(*arguments(two_colors, folder, "trainer=cpu", "trainer.max_epochs=1"),
+                  variables=job | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)})
             for rank, folder in enumerate((first, other))
-        ]
+        )
     )  # fmt: skip
-    ended = wait(started)
     assert [status for status, *_ in ended] == [0, 0], ended
     for folder, (_, out, _) in zip((first, other), ended, strict=True):
         assert RunRecord.read(folder).run.processes == 1 and "one of 2 srun tasks, each with a run of its own" in out

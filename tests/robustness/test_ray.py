@@ -1,26 +1,16 @@
 """Sweeps on a Ray cluster of two nodes on this machine: a killed process, a lost node, a signal, and the same command again."""
 
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
-from tests.support.helpers import NOT_DRAWN, PROJECT, SIMPLE_CNN, needs_ray, ray_jobs
+from tests.support.helpers import NOT_DRAWN, needs_ray, ray_jobs
+from tests.support.processes import TRAIN, small_training, start
 from tests.support.sweep_results import finished, results
 
 pytestmark = [needs_ray, pytest.mark.slow, pytest.mark.timeout(900)]
-SETTINGS = [
-    "datamodule=image_folder",
-    *SIMPLE_CNN,
-    "trainer=cpu",
-    "model.weights=null",
-    "stages=[fit,test]",
-    *NOT_DRAWN,
-]
 
 
 class Nodes:
@@ -52,15 +42,9 @@ def nodes():
     cluster.shutdown()
 
 
-def start(images, folder, *more, epochs=60):
-    command = [sys.executable, str(PROJECT / "train.py"), "-m", *SETTINGS, f"datamodule.root={images}", *more]
-    command += [
-        f"trainer.max_epochs={epochs}",
-        f"datamodule.cache={folder.parent / 'cache'}",
-        f"hydra.sweep.dir={folder}",
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+def start_sweep(images, folder, *more, epochs=60):
+    settings = [*more, *NOT_DRAWN, f"trainer.max_epochs={epochs}", f"hydra.sweep.dir={folder}"]
+    return start(TRAIN, "-m", *small_training(images, folder.parent, *settings))
 
 
 def wait_for_checkpoints(folder, n, process):
@@ -70,11 +54,11 @@ def wait_for_checkpoints(folder, n, process):
 
 
 def test_killed_processes_and_lost_nodes_change_no_bit(nodes, two_colors, tmp_path):
-    straight = start(two_colors, tmp_path / "straight", "seed=1,2,3")
+    straight = start_sweep(two_colors, tmp_path / "straight", "seed=1,2,3")
     out, err = straight.communicate()
     assert straight.returncode == 0, err
     first, other = nodes.add(), nodes.add()
-    process = start(two_colors, tmp_path / "sweep", "seed=1,2,3", "hydra/launcher=ray", nodes.address)
+    process = start_sweep(two_colors, tmp_path / "sweep", "seed=1,2,3", "hydra/launcher=ray", nodes.address)
     wait_for_checkpoints(tmp_path / "sweep", 2, process)
     nodes.job(first).kill()
     nodes.remove(other)
@@ -88,7 +72,7 @@ def test_killed_processes_and_lost_nodes_change_no_bit(nodes, two_colors, tmp_pa
 
 def test_jobs_that_are_lost_for_good_are_named_and_the_same_command_runs_them_again(nodes, two_colors, tmp_path):
     node, given = nodes.add(), ("seed=1,2,3", "hydra/launcher=ray", nodes.address)
-    process = start(two_colors, tmp_path / "sweep", *given, "hydra.launcher.ray.remote.max_retries=0")
+    process = start_sweep(two_colors, tmp_path / "sweep", *given, "hydra.launcher.ray.remote.max_retries=0")
     for n, number in enumerate((signal.SIGKILL, signal.SIGTERM), 1):
         wait_for_checkpoints(tmp_path / "sweep", n, process)
         nodes.job(node).send_signal(number)
@@ -98,7 +82,7 @@ def test_jobs_that_are_lost_for_good_are_named_and_the_same_command_runs_them_ag
     assert len(re.findall("ERROR: seed-[12]: lost: .+died", out)) == 2
     before = finished(tmp_path / "sweep")
     assert [path.parent.name for path in before] == ["seed-3"]
-    again = start(two_colors, tmp_path / "sweep", *given)
+    again = start_sweep(two_colors, tmp_path / "sweep", *given)
     out, err = again.communicate()
     nodes.remove(node)
     assert again.returncode == 0 and out.count("interrupted; resuming from checkpoints/last.ckpt") == 2, err
@@ -107,14 +91,14 @@ def test_jobs_that_are_lost_for_good_are_named_and_the_same_command_runs_them_ag
 
 def test_a_signal_saves_all_jobs_and_the_same_command_resumes(nodes, two_colors, tmp_path):
     both, given = [nodes.add(), nodes.add()], ("seed=1,2,3", "hydra/launcher=ray", nodes.address)
-    process = start(two_colors, tmp_path / "sweep", *given, epochs=120)
+    process = start_sweep(two_colors, tmp_path / "sweep", *given, epochs=120)
     wait_for_checkpoints(tmp_path / "sweep", 2, process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM and "stopped by SIGTERM. Resume with: python train.py -m " in err
     assert out.count("WARNING: SIGINT: stopping after this step") == 2 and "Traceback" not in out + err
     assert finished(tmp_path / "sweep") == {} and not (tmp_path / "sweep" / "seed-3").exists()
-    again = start(two_colors, tmp_path / "sweep", *given, epochs=120)
+    again = start_sweep(two_colors, tmp_path / "sweep", *given, epochs=120)
     out, err = again.communicate()
     for node in both:
         nodes.remove(node)
@@ -127,7 +111,7 @@ def test_what_ray_refuses_is_one_line(two_colors, tmp_path):
         "hydra.launcher.ray.remote.num_cpus=999": "hydra.launcher.ray.remote: no node has what a job needs (num_cpus=999 ",
         "+hydra.launcher.ray.init.corse=2": "hydra.launcher.ray.init: Unknown keyword argument(s): corse",
     }.items():
-        process = start(two_colors, tmp_path / "sweep", "seed=1,2", "hydra/launcher=ray", given)
+        process = start_sweep(two_colors, tmp_path / "sweep", "seed=1,2", "hydra/launcher=ray", given)
         out, err = process.communicate()
         assert process.returncode == 1 and err.splitlines()[-1].startswith(f"ERROR: {line}"), out + err
         assert "Traceback" not in out + err and not (tmp_path / "sweep").exists()

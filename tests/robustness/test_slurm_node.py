@@ -10,7 +10,8 @@ import time
 import pytest
 
 from common.run_record import RunRecord
-from tests.support.helpers import NOT_DRAWN, PROJECT, SIMPLE_CNN, free_port
+from tests.support.helpers import NOT_DRAWN, free_port
+from tests.support.processes import TRAIN, small_training, start
 from tests.support.sweep_results import finished
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
@@ -98,29 +99,12 @@ def asked(*command, environment):
     return ran.stdout.strip()
 
 
-def arguments(images, folder, *more):
-    return [
-        str(PROJECT / "train.py"), "datamodule=image_folder", f"datamodule.root={images}", *SIMPLE_CNN, "model.weights=null",
-        "stages=[fit,test]", f"datamodule.cache={folder.parent / 'cache'}", *NOT_DRAWN, *more,
-    ]  # fmt: skip
-
-
-def start(command, environment):
-    return subprocess.Popen(
-        [sys.executable, *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=PROJECT,
-        env=environment,
-    )
-
-
 def test_a_canceled_job_is_named_a_requeued_one_resumes_and_the_same_command_completes(slurm, two_colors, tmp_path):
     folder = tmp_path / "sweep"
     launcher = ["hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.gpus_per_node=null"]
-    command = arguments(two_colors, folder, "-m", "seed=1,2", "trainer=cpu", "trainer.max_epochs=100", *launcher)
-    process = start([*command, f"hydra.sweep.dir={folder}"], slurm)
+    settings = ["seed=1,2", "trainer.max_epochs=100", *launcher, f"hydra.sweep.dir={folder}", *NOT_DRAWN]
+    command = [TRAIN, "-m", *small_training(two_colors, tmp_path, *settings)]
+    process = start(*command, env=slurm)
     while len(list(folder.glob("*/checkpoints/last.ckpt"))) < 2:
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
@@ -135,7 +119,7 @@ def test_a_canceled_job_is_named_a_requeued_one_resumes_and_the_same_command_com
     assert "seed-2: interrupted; resuming from checkpoints/last.ckpt" in log.read_text()
     before = finished(folder)
     assert [path.parent.name for path in before] == ["seed-2"]
-    again = start([*command, f"hydra.sweep.dir={folder}"], slurm)
+    again = start(*command, env=slurm)
     out, err = again.communicate()
     assert again.returncode == 0, err
     assert len(after := finished(folder)) == 2 and before.items() <= after.items()
@@ -143,16 +127,10 @@ def test_a_canceled_job_is_named_a_requeued_one_resumes_and_the_same_command_com
 
 def test_two_tasks_of_srun_train_one_network(slurm, two_colors, tmp_path):
     folder = tmp_path / "outputs" / "run"
-    command = arguments(two_colors, folder, "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=1")
-    command += ["datamodule.batch_size=4", f"hydra.run.dir={folder}"]
-    ran = subprocess.run(
-        ["srun", "--ntasks=2", sys.executable, *command],
-        env=slurm,
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    settings = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=1", "datamodule.batch_size=4"]
+    settings += [f"hydra.run.dir={folder}", *NOT_DRAWN]
+    command = ["srun", "--ntasks=2", sys.executable, TRAIN, *small_training(two_colors, folder.parent, *settings)]
+    ran = subprocess.run(command, env=slurm, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     record = RunRecord.read(folder)
     assert (record.run.processes, record.run.nodes, record.test.accuracy.n) == (2, 1, 14)

@@ -9,8 +9,7 @@ import pytest
 
 from common.run_folder import RunFolder
 from common.run_record import RunRecord, increment_test_evaluations
-from tests.robustness.test_early_stopping import EARLY
-from tests.support.commands import kill_before_training
+from tests.support.commands import STOPPED_EARLY, kill_before_training
 from tests.support.helpers import SIMPLE_CNN, at_step, content
 
 OF_NETWORK = ("predictions.csv", "predictions_val.csv", "MODEL_CARD.md", "calibration.png", "overview.png")
@@ -105,7 +104,7 @@ def test_images_that_changed_between_sessions(train, two_colors, tmp_path):
 
 @pytest.mark.thorough
 def test_a_run_that_early_stopping_ended_is_not_resumed_without_a_word(train):
-    first = train(*EARLY, *SIMPLE_CNN, "optimizer.lr=0.003")
+    first = train(*STOPPED_EARLY, *SIMPLE_CNN, "optimizer.lr=0.003")
     assert first.status == 0 and "did not improve" in first.record.run.ended_by, first.err
     before = content(first.folder)
     last = f"ckpt_path={RunFolder(first.folder).last_checkpoint}"

@@ -27,6 +27,14 @@ SMALL_RUN = (
     "optimizer.lr=0.003",
     "model.weights=null",
 )
+# After the first epoch nothing is better by so much: early stopping ends the run after the third of six
+STOPPED_EARLY = (
+    "+callbacks.early_stopping._target_=lightning.pytorch.callbacks.EarlyStopping",
+    "+callbacks.early_stopping.monitor=val/loss",
+    "+callbacks.early_stopping.patience=2",
+    "+callbacks.early_stopping.min_delta=9",
+    "trainer.max_epochs=6",
+)
 
 
 @dataclass

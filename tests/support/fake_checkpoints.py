@@ -17,6 +17,16 @@ DECISION = Decision(
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
+class Payload:
+    """Call a function when it is unpickled."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
 def make_checkpoint(
     path: Path,
     *,

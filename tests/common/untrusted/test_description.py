@@ -1,4 +1,4 @@
-"""The decision of a network inside a checkpoint or an exported file becomes a typed one or an error."""
+"""The description of a network inside a checkpoint or an exported file is checked; its decision becomes a typed one."""
 
 from dataclasses import asdict
 
@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import UserError
 from common.run_record import Decision
-from common.untrusted.description import check_decision, check_schema
+from common.untrusted.description import check_decision, check_description, check_network, check_schema
 
 TWO, THREE = ["cat", "dog"], ["a", "b", "c"]
 DECISION = Decision(
@@ -45,6 +45,56 @@ def test_plain_values_become_the_decision():
 def test_any_other_value_is_named(change, classes, words):
     with pytest.raises(UserError, match=f"^x.ckpt: {words}.* which no run writes"):
         check_decision(asdict(DECISION) | change, classes, "x.ckpt")
+
+
+LONGEST = "n" * 1000
+PREPROCESSING = {"image_size": 4096, "mean": [0.0, -1.0, 9.9e29], "std": [1e-9, 1, 1], "fit": "pad"}
+PREPROCESSING |= {"value_range": (0.0, 0.0, True), "interpolation": "bicubic", "source": "x.ckpt"}
+
+
+@pytest.mark.parametrize(("settings", "named"), [
+    ({"keep": 5, "head": {"hidden_dims": [65_536, -65_536, 0.5], "name": LONGEST}, LONGEST: None, "pretrained": False}, None),
+    ({f"s{number}": [1] * 32 for number in range(31)}, None),
+    ({f"s{number}": 1 for number in range(32)}, "network.network"),
+    ({"dropout": [1] * 33}, "network.dropout"),
+    ({"width": 65_537}, "network.width"),
+    ({"width": float("nan")}, "network.width"),
+    ({"width": {"a": {"b": [1]}}}, "network.width"),
+    ({"width": {"a": {"b": object()}}}, "network.width"),
+    ({"head": {"": 1}}, "network.head"),
+    ({"head": LONGEST + "n"}, "network.head"),
+    ({"head": "\ud800"}, "network.head"),
+    ({"network": 5}, "network"),
+    ({5: 1}, "network.5"),
+])  # fmt: skip
+def test_settings_of_a_network_are_short_texts_and_small_numbers(settings, named):
+    network = {"network": "truncated", **settings}
+    if named is None:
+        check_network(network, "x.ckpt")
+    else:
+        with pytest.raises(UserError, match=f"^x.ckpt: its {named} is "):
+            check_network(network, "x.ckpt")
+    with pytest.raises(UserError, match=r"^x\.ckpt: its network is "):
+        check_network(list(network), "x.ckpt")
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({}, None),
+    ({"classes": ["a"]}, "its classes is"), ({"classes": ["a", ""]}, "its classes is"), ({"classes": "ab"}, "its classes is"),
+    ({"classes": ["a", LONGEST + "n"]}, "its classes is"), ({"classes": ["a", "b", "a"]}, "its classes is .*no name twice"),
+    ({"classes": list(map(str, range(100_001)))}, "has 100,001 classes; at most 100,000"),
+    ({"image_size": 4097}, "its image_size is 4097"), ({"image_size": 0}, "its image_size is 0"),
+    ({"mean": [0.0, 0.0, 1e30]}, "its mean is"), ({"mean": [0.0, 0.0]}, "its mean is"), ({"std": [0, 1, 1]}, "its std is"),
+    ({"fit": "stretch"}, "its fit is"), ({"interpolation": "nearest"}, "its interpolation is"),
+    ({"value_range": (1.0, 0.0, True)}, "its range is"), ({"value_range": (0.0, 1.0, 1)}, "its range is"),
+])  # fmt: skip
+def test_a_description_is_checked_to_its_limits(change, words):
+    given = {"classes": ["a", LONGEST], **PREPROCESSING, **change}
+    if words is None:
+        check_description(**given)
+        return
+    with pytest.raises(UserError, match=f"^x.ckpt: {words}"):
+        check_description(**given)
 
 
 @pytest.mark.parametrize(("schema", "words"), [

@@ -75,6 +75,7 @@ def test_a_flag_that_is_refused_says_why_with_a_plus_sign_and_without(flag):
     ("model_registry", "name", r"hydra\.run\.dir"),
     ("max_epochs", -1, "the learning-rate schedule needs an end"),
     ("max_epochs", True, "use a whole number of 1 or more"),
+    ("max_epochs", None, "use a whole number of 1 or more"),
     ("max_steps", 0, "use a whole number of 1 or more"),
     ("max_steps", 1.5, "use a whole number of 1 or more"),
     ("min_epochs", 13, r"use up to trainer\.max_epochs=12"),
@@ -89,6 +90,8 @@ def test_a_flag_that_is_refused_says_why_with_a_plus_sign_and_without(flag):
     ("strategy", "fsdp", r"use auto \(one process\) or ddp"),
     ("precision", "16-true", "use 16-mixed, bf16-mixed or bf16-true"),
     ("devices", 0, "use 1 or more, or -1"),
+    ("devices", -2, "use 1 or more, or -1"),
+    ("devices", 1025, "use up to 1024"),
     ("fast_dev_run", -1, "use true, a number of batches, or false"),
     ("fast_dev_run", "yes", "use true, a number of batches, or false"),
     ("limit_train_batches", 2.5, r"a number of batches \(2\), a share of them \(above 0, up to 1\.0\), or null$"),
@@ -134,6 +137,13 @@ def test_the_values_that_change_nothing_are_accepted_and_not_passed_on():
     assert checked(**neutral) == {"max_epochs": 12}
     quiet = {"fast_dev_run": False, "overfit_batches": 0.0, "limit_train_batches": 1.0, "limit_val_batches": None}
     assert debug_reason(checked(**quiet), None) is None and batch_limits(checked(**quiet)) == {}
+
+
+def test_the_values_at_the_limits_are_accepted():
+    most = {"min_epochs": 12, "check_val_every_n_epoch": 12, "max_steps": 8, "min_steps": 8, "devices": 1024}
+    least = {"max_time": "00:00:00:01", "gradient_clip_val": 1e-9, "limit_val_batches": 1}
+    given = {"max_epochs": 12, "accelerator": "cpu", "strategy": "ddp", **most, **least}
+    assert checked(**given) == given
 
 
 @pytest.mark.parametrize(("flags", "reason", "limits"), [

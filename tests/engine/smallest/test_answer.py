@@ -113,6 +113,31 @@ def test_what_the_test_images_show(answerer, wrong, test, n_seeds, given, verdic
     assert pair.difference == pytest.approx((errors[0] - errors[chosen]) / N)
 
 
+@pytest.mark.parametrize(("folds", "worse", "verdict", "n"), [
+    (False, 1, "shown", 3), (False, 2, "shown_as_trained", 1),  # seeds 1 to 4, of which 1 raced
+    (True, 0, "shown", 3), (True, 1, "shown_as_trained", 1),  # folds 0 to 3 of seed 1, of which 0 raced
+])  # fmt: skip
+def test_the_network_of_the_race_does_not_count_on_test(answerer, monkeypatch, folds, worse, verdict, n):
+    """One of the four networks of the chosen candidate gets 300 more of the 1,000 images wrong there."""
+    found = answerer([50, 52], n_seeds=4)
+    if folds:
+        found.keys.update({index: [RunKey(index, 1, fold) for fold in range(4)] for index in range(2)})
+    inner = answer.read_outcomes
+
+    def outcomes(runs, keys, split):
+        given = inner(runs, keys, split)
+        networks = [key.fold if folds else key.seed for key in keys]
+        if split == "test" and keys[0].candidate == 1:
+            given.right[networks.index(worse), 500:800] = False
+        return given._replace(seeds=networks)
+
+    monkeypatch.setattr(answer, "read_outcomes", outcomes)
+    found.choose([0, 1])
+    found.prove()
+    pair = found.record.answer.test
+    assert (found.record.answer.verdict, pair.n_seeds, pair.difference) == (verdict, n, pytest.approx(-0.002))
+
+
 def test_without_test_images_nothing_is_opened_and_nothing_is_proved(answerer):
     found = answerer([50, 52], has_test=False)
     found.choose([0, 1])
@@ -158,6 +183,28 @@ def test_a_file_that_was_deleted_or_never_exported_is_exported(answerer, tmp_pat
     trained.deployed = None  # never exported
     made._deploy()
     assert exported == ["onnx_int8"] * 2
+
+
+def test_where_the_budget_is_used_up_only_the_chosen_network_is_exported_and_all_others_are_named(
+    answerer, tmp_path, monkeypatch
+):
+    made, exported = answerer([50, None, 52, 90], deploy="onnx"), []
+    made.choose(range(4))
+    for index, each in enumerate(made.record.candidates):
+        each.keep = f"k{index}"
+    made.runs.record = lambda key: SimpleNamespace(deployed=None, folder=RunFolder(tmp_path / str(key.candidate)))
+    made.runs.progress, made.runs.budget = Progress(), SimpleNamespace(is_over=True)
+
+    def deploy(record, name, checkpoint) -> None:
+        exported.append(checkpoint.parent.parent.name)
+        record.deployed = Deployed(format=name, file="best.onnx")
+
+    monkeypatch.setattr(answer, "deploy", deploy)
+    monkeypatch.setattr(answer, "write_record", lambda record: None)
+    made._deploy()
+    assert exported == ["2"] and [bool(each.deployed) for each in made.record.candidates] == [False, False, True, False]
+    others = [made.record.candidates[index].name for index in (0, 3)]
+    assert [note.partition(" was not exported as onnx: ")[0] for note in made.record.notes] == others
 
 
 def test_the_front_of_two_costs_is_that_of_brute_force(answerer):

@@ -52,6 +52,28 @@ def test_a_decision_is_taken_once_and_again_for_another_budget(tmp_path):
     assert Plan(tmp_path, Budget(20)).decide("race", decide) == [4]
 
 
+@pytest.mark.parametrize(("name", "good", "damaged"), [
+    ("race", {"places": [0], "frozen": [2]}, [{"places": [], "frozen": []}, {"places": [3], "frozen": []}, [0]]),
+    ("race below", {"places": [], "frozen": []}, [{"places": [], "frozen": [-1]}]),
+    ("raced", [2, 0], [[3], [-1], [True], [0.0], [], {"places": [0]}]),
+    ("finals", [1], [None]),
+    ("repeats", 1, [0, True, 2.0, [1]]),
+])  # fmt: skip
+def test_a_decision_on_three_candidates_has_the_form_of_its_name(tmp_path, name, good, damaged):
+    plan = Plan(tmp_path, Budget(10))
+    plan.check(name, {"decision": good, "notes": ["slow"]}, 3)
+    found = [{"decision": each, "notes": []} for each in damaged]
+    for each in (
+        *found,
+        {"decision": good, "notes": [1]},
+        {"decision": good, "notes": "slow"},
+        {"decision": good},
+        good,
+    ):
+        with pytest.raises(UserError, match=f"the decision '{name}' is damaged; delete this file"):
+            plan.check(name, each, 3)
+
+
 def test_a_decision_waits_for_another_process_that_decides(tmp_path):
     made = []
     thread = threading.Thread(target=lambda: made.append(Plan(tmp_path, Budget(10)).decide("race", lambda: [1])))
@@ -138,7 +160,8 @@ def test_seeds_are_left_out_only_where_the_budget_is_too_small(seeds, trained, l
 
 def test_a_training_is_predicted_from_the_pass_of_its_backbone_by_macs():
     """100 images of 4M MACs in 2 s: 20 ms each, of which a fifth is the stem's; 1M take 4 + 4 ms."""
-    times = TrainingTimes([Pass("a", 64, 100, 2.0, 4e6), Pass("b", 64, 100, 0.0, 4e6, "skipped")], 50, 10, epochs=3)
+    untimed = [Pass("b", 64, 100, 0.0, 4e6, "skipped"), Pass("c", 64, 100, 0.0, 4e6)]
+    times = TrainingTimes([Pass("a", 64, 100, 2.0, 4e6), *untimed], 50, 10, epochs=3)
     assert times.of(candidate("a", 10**6)) == pytest.approx(PER_RUN_S + 3 * (TRAINING * 50 + 10) * 8e-3)
     assert times.of(candidate("a", 4 * 10**6)) == pytest.approx(PER_RUN_S + 3 * (TRAINING * 50 + 10) * 20e-3)
     # Of no pass: the usual rate, 200M MACs a second

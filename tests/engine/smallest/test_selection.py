@@ -6,7 +6,7 @@ from collections import namedtuple
 import pytest
 
 from common.smallest_record import Candidate, Costs, Measured
-from engine.smallest.selection import Racer, pick_finalists, pick_race, pick_reference, rank_of, utility
+from engine.smallest.selection import Racer, cost_of, pick_finalists, pick_race, pick_reference, rank_of, utility
 
 Times = namedtuple("Times", ["of", "of_head"])  # as TrainingTimes has
 
@@ -221,5 +221,8 @@ def test_of_equal_costs_fewer_macs_are_smaller():
     assert best.index == 2
     raced = pick_race(listed, range(3), best, "parameters", 0.88, 8, Times(seconds, never), None)
     assert [each.index for each in raced] == [1, 0]  # 0 lacks most
+    listed[0].costs.parameters = 60
+    assert [cost_of(listed[0], key) for key in ("parameters", "macs", "latency_ms")] == [60, 1000, 1000]  # not measured
+    listed[0].costs.parameters = 50
     ranks = {i: rank_of(each, "parameters") for i, each in enumerate(listed)}
     assert pick_finalists({0: 0.8, 1: 0.9, 2: 0.91}, ranks, 0.89, 2, reference=2) == [1]

@@ -17,37 +17,31 @@ from hydra.errors import MissingConfigException
 from common.errors import StopRequested
 from engine import cli, error_messages
 from engine.cli import threads_of_job
-from tests.support.helpers import NOT_DRAWN, PROJECT, SIMPLE_CNN, needs_ray
+from tests.support.commands import Ran
+from tests.support.helpers import NOT_DRAWN, needs_ray
+from tests.support.processes import TRAIN, small_training, start, wait
 
 BATCH_SIZES = (8, 12, 99)  # the last one is larger than the training split
 
 
 def sweep(folder, images, *arguments):
-    command = [
-        sys.executable,
-        str(PROJECT / "train.py"),
-        "-m",
-        f"datamodule.batch_size={','.join(map(str, BATCH_SIZES))}",
-    ]
-    command += ["datamodule=image_folder", f"datamodule.root={images}", f"datamodule.cache={folder / 'cache'}"]
-    command += [*SIMPLE_CNN, "trainer=cpu", "trainer.max_epochs=1", "model.weights=null", "stages=[fit,test]"]
-    command += [f"hydra.sweep.dir={folder / 'sweep'}", *NOT_DRAWN, *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
-    )
+    settings = ["trainer.max_epochs=1", f"hydra.sweep.dir={folder / 'sweep'}", *NOT_DRAWN, *arguments]
+    sizes = f"datamodule.batch_size={','.join(map(str, BATCH_SIZES))}"
+    ((status, out, err),) = wait(start(TRAIN, "-m", sizes, *small_training(images, folder, *settings)))
+    return Ran(status, out, err, folder / "sweep")
 
 
-def check(ran, folder):
+def check(ran):
     """Check that two jobs finished, and that the command knows of the third one, which failed in its own process."""
-    jobs = {path.parent.name: json.loads(path.read_text()) for path in (folder / "sweep").glob("*/result.json")}
+    jobs = {path.parent.name: json.loads(path.read_text()) for path in ran.folder.glob("*/result.json")}
     states = {name: job["status"] for name, job in jobs.items()}
-    assert states == {"batch_size-8": "finished", "batch_size-12": "finished", "batch_size-99": "failed"}, ran.stderr
-    assert ran.returncode == 1 and "ERROR: 1 job failed: batch_size-99" in ran.stderr
-    assert "Traceback" not in ran.stdout + ran.stderr
+    assert states == {"batch_size-8": "finished", "batch_size-12": "finished", "batch_size-99": "failed"}, ran.err
+    assert ran.status == 1 and "ERROR: 1 job failed: batch_size-99" in ran.err
+    assert "Traceback" not in ran.out + ran.err
     logs = "".join(
-        path.read_text() for path in (folder / "sweep" / ".submitit").rglob("*.out")
+        path.read_text() for path in (ran.folder / ".submitit").rglob("*.out")
     )  # submitit's jobs write there
-    assert "Sweep: 2 of 3 done, 0 running, 1 failed" in ran.stdout + logs and "Page: " in ran.stdout
+    assert "Sweep: 2 of 3 done, 0 running, 1 failed" in ran.out + logs and "Page: " in ran.out
     commands = {job["run"]["command"] for job in jobs.values()}
     assert len(commands) == 1 and "train.py -m datamodule.batch_size=8,12,99" in commands.pop()
     return jobs
@@ -64,8 +58,8 @@ def needs(plugin):
 def test_joblib_runs_jobs_side_by_side_each_with_its_share_of_the_cores(tmp_path, two_colors):
     parallel = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     ran = sweep(tmp_path, two_colors, *parallel, "stages=[cost,fit,test]")
-    jobs = check(ran, tmp_path)
-    trained, _, measured = ran.stdout.partition("Latency of 2 runs, measured in turn")
+    jobs = check(ran)
+    trained, _, measured = ran.out.partition("Latency of 2 runs, measured in turn")
     assert "latency p50" not in trained and measured.count(": latency p50 ") == 2
     assert all(job["model"]["latency"] for job in jobs.values() if job["status"] == "finished")
     threads = {job["run"]["threads"] for job in jobs.values() if job["status"] == "finished"}
@@ -74,17 +68,10 @@ def test_joblib_runs_jobs_side_by_side_each_with_its_share_of_the_cores(tmp_path
 
 def start_joblib(tmp_path, images, out=subprocess.PIPE):
     """Start a sweep of long jobs in a process group of its own; return once two of them have a checkpoint."""
-    command = [sys.executable, str(PROJECT / "train.py"), "-m", "seed=1,2,3,4", *SIMPLE_CNN, *NOT_DRAWN]
-    command += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    command += [f"datamodule.root={images}", f"datamodule.cache={tmp_path / 'cache'}"]
-    command += [
-        "trainer=cpu",
-        "trainer.max_epochs=100000",
-        "model.weights=null",
-        f"hydra.sweep.dir={tmp_path / 'sweep'}",
-    ]
-    process = subprocess.Popen(
-        command, stdout=out, stderr=out, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    settings = ["seed=1,2,3,4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "trainer.max_epochs=100000"]
+    settings += [f"hydra.sweep.dir={tmp_path / 'sweep'}", *NOT_DRAWN]
+    process = start(
+        TRAIN, "-m", *small_training(images, tmp_path, *settings), stdout=out, stderr=out,
         start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     while len(list((tmp_path / "sweep").glob("*/checkpoints/last.ckpt"))) < 2:
@@ -135,16 +122,16 @@ def test_where_the_command_of_joblib_is_killed_its_jobs_save_and_end(tmp_path, t
 @pytest.mark.slow
 @needs("hydra_submitit_launcher")
 def test_submitit_runs_jobs_here(tmp_path, two_colors):
-    check(sweep(tmp_path, two_colors, "hydra/launcher=submitit_local"), tmp_path)
+    check(sweep(tmp_path, two_colors, "hydra/launcher=submitit_local"))
 
 
 @pytest.mark.slow
 @needs_ray
 def test_ray_runs_jobs_here_and_reuses_their_processes(tmp_path, two_colors):
     ran = sweep(tmp_path, two_colors, "hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=1")
-    check(ran, tmp_path)
-    assert len(set(re.findall(r"job pid=(\d+)", ran.stdout))) == 1
-    assert "Token authentication" not in ran.stdout + ran.stderr  # Ray's own warning, of what it does by default
+    check(ran)
+    assert len(set(re.findall(r"job pid=(\d+)", ran.out))) == 1
+    assert "Token authentication" not in ran.out + ran.err  # Ray's own warning, of what it does by default
 
 
 @pytest.mark.parametrize(("launcher", "extra"), [("joblib", "joblib"), ("submitit_slurm", "slurm")])
