@@ -128,7 +128,8 @@ class Pair:
     at_least: float
     """One-sided lower bound of the difference with confidence 1 - `level`; with a target, of the value itself."""
     level: float = 0.05
-    """For settings, 0.05 divided by the number of candidates that could have been chosen."""
+    """For settings, 0.05 divided by the number of candidates that could have been chosen, or by two if there was only one and
+    its trained network is not shown to be good enough."""
     p_value: float
     """One-sided, for a difference of -margin or less, or a value of the target or less."""
     n: int

@@ -397,10 +397,13 @@ def _trained_note(record: SmallestRecord) -> str:
         texts.append("A probe is a logistic regression on the features of the backbone without fine-tuning.")
     texts.append("Costs are for one image.")
     if proof and proof.level < 0.05:
-        texts.append(
-            f"The bound on settings holds at {100 * (1 - proof.level):.4g}%: 5% is divided by the number of candidates that "
-            "could have been chosen, because seeds that are lucky on validation are as lucky on test."
+        why = (
+            "divided by the number of candidates that could have been chosen, because seeds that are lucky on validation are "
+            "as lucky on test"
         )
+        if answer.n_finalists == 1 and record.question.target is None:
+            why = "halved, because not this test but that of the trained networks could have given the answer"
+        texts.append(f"The bound on settings holds at {100 * (1 - proof.level):.4g}%: 5% is {why}.")
     return " ".join(texts)
 
 

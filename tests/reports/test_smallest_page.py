@@ -125,6 +125,18 @@ def test_groups_of_images_are_named_since_they_widen_the_intervals():
     assert "445 test images; 37 groups of images, which intervals take into account" in words
 
 
+@pytest.mark.parametrize(("n_finalists", "target", "why"), [
+    (2, None, "divided by the number of candidates"), (1, 0.9, "divided by the number of candidates"),
+    (1, None, "halved, because not this test but that of the trained networks could have given the answer"),
+])  # fmt: skip
+def test_the_page_says_why_a_bound_on_settings_holds_at_more_than_95_percent(n_finalists, target, why):
+    record = smallest_record(target=target)
+    record.answer.n_finalists = n_finalists
+    assert f"The bound on settings holds at 97.5%: 5% is {why}" in Parsed(make_page(record)).words()
+    record.answer.test.level = 0.05
+    assert "The bound on settings holds" not in Parsed(make_page(record)).words()
+
+
 def test_seconds_of_earlier_commands_are_not_charged_to_the_budget_of_the_last_one():
     record = smallest_record()
     assert "choice and proof 41.0 s (budget 30 min)" in Parsed(make_page(record)).words()
