@@ -116,7 +116,7 @@ def read_source(source: Source) -> Catalog:
         names_to_check.append(
             f"names: the class {name} ({counts[name]:,} images) is named like a missing label; if it is one, remove its images"
         )
-    single = {name.strip(AROUND) for name in classes}
+    single = {name.strip(AROUND) for name in classes} - {""}  # such as a class of brackets
     joined = [
         name for name in classes if any(p != name and p.strip(AROUND) in single for p in re.split("[;,|/+&]", name))
     ]

@@ -64,7 +64,8 @@ class Halving(optuna.pruners.BasePruner):
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         epoch, place = trial.last_step, trial.params[PLACE]
-        if place == 0 or not self._is_rung(trial):
+        # Nothing was reported where heartbeats had stopped before the first epoch, as those of a computer that slept
+        if epoch is None or place == 0 or not self._is_rung(trial):
             return False
         values = self._values(study, epoch)
         best = max(values.values())

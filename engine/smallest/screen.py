@@ -96,7 +96,7 @@ class PassResult:
     expected_s: float | None = None
     """Seconds that the skipped pass would have taken."""
     left_s: float = 0.0
-    """Seconds that the screen had left for it."""
+    """Seconds that the screen had left for it; below 0 after a slow start, which counts in `enough_minutes`."""
     probes: dict[str, Measured] = field(default_factory=dict)
     """By cut."""
 
@@ -281,10 +281,10 @@ class Screen:
                     f"budget.minutes={np.ceil(needed * 10) / 10:g} or more{again and ', or repeat the command' + again}"
                 ) from None
             result.budget_minutes, result.expected_s = self.budget_minutes, seconds
-            result.left_s = max(0.0, self.remaining_s() or 0.0)
+            result.left_s = self.remaining_s() or 0.0
             done.skipped = (
-                f"it would take about {duration(seconds)}, but the screen has only {duration(result.left_s)} left of "
-                f"budget.minutes={self.budget_minutes}"
+                f"it would take about {duration(seconds)}, but the screen has only {duration(max(0.0, result.left_s))} left "
+                f"of budget.minutes={self.budget_minutes}"
             )
         except _SkippedError as error:
             done.skipped = str(error)

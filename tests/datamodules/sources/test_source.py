@@ -91,6 +91,7 @@ def test_a_source_without_its_method_is_named():
     (("cat", "dog", "cat;dog", "bird, dog"), "bird, dog (1 images) and cat;dog (1 images)"),
     (("['cat']", "['cat', 'dog']", "['owl']", "owl/dog"), "['cat', 'dog'] (1 images) and owl/dog (1 images)"),
     (("cat", "Cat, wild", "Smith, John", "Smith, Ann"), None),
+    (("[", "]", "+", ",", "'"), None),
 ])  # fmt: skip
 def test_labels_that_combine_others_are_a_finding(labels, joined):
     found = read_source(Cells(*(ImageRow(str(k), label) for k, label in enumerate(labels)))).similar_names

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import optuna
 import pytest
 from optuna.distributions import IntDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from common.locks import locked
@@ -198,6 +199,16 @@ def test_a_rung_between_two_validations_counts_at_the_next_one_and_only_once():
     assert halved(places, near, every=3) == [None, None, 3]  # rungs 2, 4, 8: epochs 3, 6, 9
     places[2] = [0.95, 0.95, 0.95, 0.1]
     assert halved(places, near, every=3) == [None, None, None]  # epoch 12 is no rung: 9 was that of 8
+
+
+def test_a_trial_that_counted_as_failed_before_its_first_epoch_is_not_ended():
+    study = optuna.create_study(pruner=Halving(near, {0: {2: 0.9}}, 2, 2))
+    study.enqueue_trial({PLACE: 1})
+    trial = study.ask({PLACE: IntDistribution(0, 1)})
+    study.tell(trial, state=TrialState.FAIL)  # by another process, after its heartbeats had stopped
+    with pytest.raises(UpdateFinishedTrialError):
+        trial.report(0.1, step=2)
+    assert not trial.should_prune()
 
 
 def test_beside_better_runs_of_before_the_more_accurate_one_stays_and_not_the_cheaper_one():

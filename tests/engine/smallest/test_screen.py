@@ -265,11 +265,14 @@ def test_the_minutes_that_are_named_are_more_than_those_that_were_too_few(screen
         screened(left=lambda: next(left, -0.65 * 108 - 10), minutes=1.8)
 
 
-def test_the_first_pass_pays_for_no_slow_start(screened, monkeypatch):
+def test_the_first_pass_pays_for_no_slow_start_but_the_minutes_for_all_passes_do(screened, monkeypatch):
     """Of ten minutes, starting took four, more than the share of the screen; of the other six, the pass may take 35%."""
     monkeypatch.setattr(screen, "MEASURED_S", 0.0)
+    named, usual = [], screen.Screen.run
+    monkeypatch.setattr(screen.Screen, "run", lambda self: (usual(self), named.append(self.enough_minutes()))[0])
     _, passes = screened(left=(0.35 * 10 - 4) * 60, minutes=10)
     assert passes[0].skipped is None and "has only 0.0 s left of budget.minutes=10" in passes[1].skipped
+    assert named[0] > 4 / 0.35
 
 
 def test_a_pass_is_expected_to_take_what_its_macs_took_in_calm_passes_of_its_backbone(tmp_path):
