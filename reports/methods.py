@@ -28,7 +28,10 @@ OPTIONAL = (  # callbacks, with the setting that switches them on, its value if 
 )  # fmt: skip
 WILSON = "Wilson's score interval (Wilson 1927, J. Am. Stat. Assoc. 22:209-212)"
 EFFECT = "the design effect of their groups (Kish 1965, Survey Sampling, ch. 5)"
-KISH = f"the number of images divided by {EFFECT}, by t quantiles (Dean and Pagano 2015, J. Surv. Stat. Methodol. 3:484-503)"
+KISH = (
+    f"the number of images divided by {EFFECT}, or if larger by that of the differences within groups (Fleiss and Cuzick 1979, "
+    "Appl. Psychol. Meas. 3:537-542), by t quantiles (Dean and Pagano 2015, J. Surv. Stat. Methodol. 3:484-503)"
+)
 OF_MEANS = "Student's t interval of the seeds' means"
 SEEDS = (
     "an interval over seeds and images, both as random effects (Searle, Casella and McCulloch 1992, Variance Components, "

@@ -15,7 +15,7 @@ from reports.wording import LEVEL, always_predicting, evidence, evidence_of_targ
 RESAMPLES = 1000
 MOST_ON_TEST = 4  # rows that are named because only test images measured them
 FAR = 0.05  # accuracy by which a seed is below all others of its row, and 3 times as far as they are apart
-FAR_SD = 4.5  # and so many times as far as seeds of the other rows typically differ (SD)
+FAR_SD = 4.5  # and so many times as far as seeds of rows without such a seed typically differ (SD)
 MONITORS = ("balanced_accuracy", "f1", "auroc")  # metrics that can choose epochs in place of accuracy
 MUCH = 0.25  # share of the error rate: seeds with at least this standard deviation have skewed accuracies
 DRAWS = 4_000_000_000  # resamples x images x rows, about a second
@@ -274,24 +274,25 @@ def _of_networks(group: ResultGroup) -> list[str]:
 def _far_below(group: ResultGroup) -> list[str]:
     """Say which rows have one seed far below all others: its training may have failed, which few seeds seldom show.
 
-    Seeds of one row may by chance be close to each other, so those of the other rows count as well. If seeds are normally
-    distributed (SD of 0.015), any of 12 rows with 3 seeds is named in at most 0.06 of cases; without the other rows in 0.23.
+    Seeds of one row may by chance be close to each other, so how much those of the other rows differ counts as well, unless one
+    of these is far below, too. If seeds are normally distributed (SD of 0.015), any of 12 rows with 3 seeds is named in at most
+    0.06 of cases; without the other rows in 0.23.
     """
-    tables = [
-        (row.name, right)
-        for row in group.rows
-        if isinstance(right := row.outcomes[group.split], CorrectnessMatrix) and len(right.seeds) >= FEWEST_SEEDS
-    ]
-    deviations = [right.correct.mean(axis=1).std(ddof=1) for _, right in tables]
-    found = []
-    for index, (name, right) in enumerate(tables):
-        lowest, next_one, *_, highest = np.argsort(right.correct.mean(axis=1))
-        low, next_low, high = right.correct[[lowest, next_one, highest]].mean(axis=1)
-        others = deviations[:index] + deviations[index + 1 :]
-        least = max(FAR, 3 * (high - next_low), FAR_SD * np.median(others) if others else 0.0)
+    found, deviations = [], []
+    for row in group.rows:
+        right = row.outcomes[group.split]
+        if not isinstance(right, CorrectnessMatrix) or len(right.seeds) < FEWEST_SEEDS:
+            continue
+        accuracies = right.correct.mean(axis=1)
+        lowest, next_one, *_, highest = np.argsort(accuracies)
+        low, next_low, high = accuracies[[lowest, next_one, highest]]
         only = [int((right.correct[a] & ~right.correct[b]).sum()) for a, b in ((next_one, lowest), (lowest, next_one))]
-        if next_low - low >= least and mcnemar(*only) < 0.01:
-            found.append((name, right.seeds[lowest], next_low - low, len(right.seeds)))
+        if next_low - low >= max(FAR, 3 * (high - next_low)) and mcnemar(*only) < 0.01:
+            found.append((row.name, right.seeds[lowest], next_low - low, len(right.seeds)))
+        else:
+            deviations.append(accuracies.std(ddof=1))
+    least = FAR_SD * np.median(deviations) if deviations else 0.0
+    found = [each for each in found if each[2] >= least]
     if not found:
         return []
     name, seed, below, n_seeds = found[0]

@@ -402,7 +402,7 @@ def _trained_note(record: SmallestRecord) -> str:
             "as lucky on test"
         )
         if answer.n_finalists == 1 and record.question.target is None:
-            why = "halved, because not this test but that of the trained networks could have given the answer"
+            why = "halved, because the trained networks, which are tested as well, could have given the answer"
         texts.append(f"The bound on settings holds at {100 * (1 - proof.level):.4g}%: 5% is {why}.")
     return " ".join(texts)
 

@@ -69,7 +69,7 @@ def answer_sentences(record: SmallestRecord) -> list[str]:
         better,
         failed,
         guessing,
-        _kind_of_proof(record, answer),
+        _kind_of_proof(record, chosen, answer),
         _what_is_shown(record, answer),
         _not_in_finals(record, chosen),
         _front(record),
@@ -328,7 +328,7 @@ def _of_reference(record: SmallestRecord) -> str:
     return f"the whole {clean(reference.network)}" if reference.whole else at_size(reference)
 
 
-def _kind_of_proof(record: SmallestRecord, answer: Answer) -> str | None:
+def _kind_of_proof(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str | None:
     """Say what the proof does not cover: other seeds, or images that played no part in the choice."""
     if answer.verdict == "chosen_not_proved":
         if record.data.get("n_test"):
@@ -337,9 +337,12 @@ def _kind_of_proof(record: SmallestRecord, answer: Answer) -> str | None:
     if answer.verdict != "shown_as_trained" or not answer.test:
         return None
     repeats = "folds" if record.data.get("folds") else "seeds"
+    only = "this holds for these trained networks only"
+    if min(each.trained.test.n_seeds for each in (chosen, _reference(record))) > FEWEST_SEEDS:
+        return f"{only}: over the other {repeats}, the same settings are not shown to be good enough"
     return (
-        "this holds for these trained networks only: others with the same settings may be worse; comparing settings "
-        f"takes at least {FEWEST_SEEDS} {repeats} besides that of the race, and the budget for them"
+        f"{only}: others with the same settings may be worse; comparing settings takes at least {FEWEST_SEEDS} {repeats} "
+        "besides that of the race, and the budget for them"
     )
 
 

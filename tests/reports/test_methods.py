@@ -150,7 +150,7 @@ def test_folds_groups_and_repeated_or_missing_evaluations(tmp_path):
     (folder / "splits.csv").write_text("\n".join(["path,label,split,group", *lines]))
     change_record(folder, test={"test_evaluations": 3})
     text = written(folder)
-    assert "The test images form 20 groups." in text and "Kish 1965" in text
+    assert "The test images form 20 groups." in text and "Kish 1965" in text and "Fleiss" in text
     assert "evaluated up to 3 times for each trained network" in text
 
 

@@ -410,11 +410,18 @@ def test_a_smaller_network_of_the_race_that_was_in_no_final_is_named(target, val
     assert [line for line in answer_sentences(record) if "finals" in line] == [named] * is_named
 
 
-def test_an_answer_from_folds_asks_for_folds():
-    record = fake_smallest.smallest_record(seeds=1)
-    assert "takes at least 3 seeds besides that of the race" in " ".join(answer_sentences(record))
-    record.data["folds"] = 4
-    assert "takes at least 3 folds besides that of the race" in " ".join(answer_sentences(record))
+@pytest.mark.parametrize(("folds", "repeats"), [(None, "seeds"), (4, "folds")])
+def test_an_answer_about_trained_networks_asks_for_seeds_or_folds_or_says_that_those_do_not_show_it(folds, repeats):
+    record = ALL["mean_of_seeds"]()
+    record.data["folds"] = folds
+    asked = f"takes at least 3 {repeats} besides that of the race"
+    shown = f"over the other {repeats}, the same settings are not shown to be good enough"
+    for candidate in (record.answer.chosen, record.answer.reference):
+        text = " ".join(answer_sentences(record))
+        assert asked in text and shown not in text  # both need four
+        record.candidates[candidate].trained.test.n_seeds = 4
+    text = " ".join(answer_sentences(record))
+    assert shown in text and asked not in text
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
