@@ -35,8 +35,12 @@ def aggregate(loaded: LoadedRuns, good_enough: float = 0.02, target_accuracy: fl
     of_others = _only_digests(finished)
     for run in finished:
         key = _settings_and_images(run)
-        same = repetitions[*key, *(own or of_others[key, number] for number, own in enumerate(_digests(run)))]
-        earlier = same.get((run.seed, run.fold))
+        key = *key, *(own or of_others[key, number] for number, own in enumerate(_digests(run)))
+        earlier = repetitions[key].get((run.seed, run.fold))
+        if earlier and _evaluated_file(earlier) != _evaluated_file(run):
+            key = *key, _evaluated_file(run)
+            earlier = repetitions[key].get((run.seed, run.fold))
+        same = repetitions[key]
         if earlier:
             here, later = str(earlier.folder.path), run.folder.path
             excluded.append((here, f"{here}: the same settings, seed and fold as the later run {later}"))
@@ -202,11 +206,20 @@ def _measured(run: Run) -> tuple:
 
 def _evaluated(run: Run) -> str:
     """Return the folder of the run whose checkpoint this run was given; "" if it was given none."""
+    path = _ckpt_path(run)
+    return os.path.abspath(Path(path).parent.parent) if path else ""  # noqa: PTH100 the record is not to be trusted
+
+
+def _evaluated_file(run: Run) -> str:
+    """Return the checkpoint that a run was given and only evaluated; "" if it trained a network."""
+    return "" if run.record.best else _ckpt_path(run)
+
+
+def _ckpt_path(run: Run) -> str:
     typed = {
         key.lstrip("+"): value.strip("'\"") for key, _, value in (o.partition("=") for o in run.record.run.overrides)
     }
-    path = typed.get("ckpt_path")
-    return os.path.abspath(Path(path).parent.parent) if path else ""  # noqa: PTH100 the record is not to be trusted
+    return typed.get("ckpt_path", "")
 
 
 def _measured_on(runs: list[Run]) -> list[str]:

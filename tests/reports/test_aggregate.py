@@ -357,6 +357,16 @@ def test_of_two_equal_runs_the_later_counts(run, summary, tmp_path):
     assert made.excluded == [(str(tmp_path / "z_early"), why)]
 
 
+def test_checkpoints_that_a_sweep_evaluates_away_from_their_runs_are_rows(run, summary, tmp_path):
+    """They have the same settings, but are networks of their own; the same one again is a repetition."""
+    for name, path, accuracy in (("0", "x/a.ckpt", 0.7), ("1", "x/b.ckpt", 0.6), ("2", "x/b.ckpt", 0.6)):
+        started = {"started_at": f"2026-01-0{int(name) + 1}"}
+        run(name, overrides=(f"ckpt_path={path}",), accuracy=accuracy, run=started)
+    made = summary()
+    assert {row.name for row in made.groups[0].rows} == {"resnet18 (0)", "resnet18 (2)"}
+    assert [folder for folder, _ in made.excluded] == [str(tmp_path / "1")]
+
+
 def test_a_network_that_is_evaluated_again_is_no_further_row(run, summary, tmp_path):
     """Its row was that of one lucky seed, first of all, with the name of the row of all seeds and without a cost."""
     for seed in (1, 2, 3):
