@@ -9,10 +9,10 @@ from itertools import product
 import numpy as np
 
 from common.text import clean, join_words, plural
-from datamodules.cached_pixels import PixelCache
 from datamodules.decode import FIRST_OF_SEVERAL
 from datamodules.image_stats import ImageStats
 from datamodules.near_duplicates import NearDuplicates, connected, find_pairs
+from datamodules.pixel_cache import PixelCache
 from datamodules.sources.catalog import SPLITS, Catalog, repeated_rows
 
 IMBALANCE = 10  # ratio of the largest class to the smallest from which on a finding is reported

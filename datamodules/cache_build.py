@@ -26,8 +26,8 @@ from common.atomic_io import atomic_open
 from common.errors import DISK_ERRORS
 from common.processor_time import own_cores
 from common.progress import Progress
-from datamodules.cached_pixels import JPEGS, PIXELS, PLACES, STATS, THUMBNAILS, VERSIONS, Look, open_place, write_sample
 from datamodules.image_stats import THUMBNAIL, ImageStats, scan_image
+from datamodules.pixel_cache import JPEGS, PIXELS, PLACES, STATS, THUMBNAILS, VERSIONS, Look, open_place, write_sample
 
 log = logging.getLogger(__name__)
 

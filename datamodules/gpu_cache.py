@@ -5,7 +5,7 @@ import logging
 import torch
 from torch import Tensor
 
-from datamodules.cached_pixels import PixelCache
+from datamodules.pixel_cache import PixelCache
 
 log = logging.getLogger(__name__)
 

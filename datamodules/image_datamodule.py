@@ -23,13 +23,13 @@ from common.untrusted.description import IMAGENET_MEAN, IMAGENET_STD, Fit, Inter
 from datamodules import gpu_cache, near_duplicates
 from datamodules.audit import Finding
 from datamodules.batch_transform import BatchTransform, check_batch_transform, mix_batch
-from datamodules.cached_pixels import JpegPixels, Look, PixelCache
+from datamodules.cache_folder import open_pixel_caches, versions_of
 from datamodules.deep_pixels import ValueRange, parse_range
 from datamodules.earlier_splits import read_splits
 from datamodules.loader import EpochSampler, ImageDataset, StatefulDataLoader, keep_batch, workers_that_fit
 from datamodules.memory import Memory
 from datamodules.normalize import channel_statistics, normalize, without_flat_channels
-from datamodules.pixel_cache import open_pixel_caches, versions_of
+from datamodules.pixel_cache import JpegPixels, Look, PixelCache
 from datamodules.prepare import prepare_catalog
 from datamodules.sources.catalog import SPLITS, Catalog
 from datamodules.sources.csv_table import CsvTable

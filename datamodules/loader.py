@@ -15,8 +15,8 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, get_worker_info
 
 from common.errors import UserError
-from datamodules.cached_pixels import PixelCache
 from datamodules.normalize import as_batch
+from datamodules.pixel_cache import PixelCache
 from datamodules.sources.catalog import Catalog
 from datamodules.transform_list import SEEDS, TransformList
 from datamodules.transforms import Augmentation

@@ -28,9 +28,9 @@ from common.atomic_io import write_bytes
 from common.locks import one_at_a_time
 from common.processor_time import own_cores
 from common.progress import Progress
-from datamodules.cached_pixels import Look, PixelCache
 from datamodules.deep_pixels import ValueRange
 from datamodules.nearest import SAMPLED, find_nearest
+from datamodules.pixel_cache import Look, PixelCache
 
 log = logging.getLogger(__name__)
 

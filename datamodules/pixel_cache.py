@@ -1,254 +1,242 @@
-"""Pixel cache: decode and resize every image once, and keep the result.
-
-All loader workers, processes and runs of a sweep share its pages. The name of a cache is a hash of what it was made from.
-"""
+"""The images of a run as pixels of one size: from a memory-mapped file, from JPEGs in few files, or decoded each time."""
 
 import contextlib
-import errno
 import hashlib
-import logging
-import os
-import re
-import shutil
-import time
+import io
+import math
+import mmap
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from common.errors import DISK_ERRORS
-from common.locks import one_at_a_time
-from common.progress import Progress
-from datamodules.cache_build import build, encode, find_earlier, read_statistics
-from datamodules.cached_pixels import Look, PixelCache, UncachedPixels, open_place
-from datamodules.decode import UnreadableImageError, open_image, read_image
+from common.errors import UserError
+from common.untrusted.description import Interpolation
+from datamodules.decode import DECODER, DRAFT_SIZE, open_image, resize
+from datamodules.deep_pixels import ValueRange
+from datamodules.formats import OPTIONAL_READERS
 from datamodules.image_stats import ImageStats
 
-log = logging.getLogger(__name__)
-
-ABANDONED_S = 24 * 3600  # seconds; an unfinished cache older than this is removed
-OWN_NAMES = r"([0-9a-f]{12}-)?[0-9a-f]{24}(\.building-.*)?"  # names of caches; those of 0.2.0 have no look
-VERSION_BYTES = 16  # bytes that identify a file and its content
-OF_SYSTEM = tuple(f"({os.strerror(code)})" for code in errno.errorcode)  # network drives, permissions, open files
-SAMPLE = 64  # images from which the size of a cache of JPEGs is estimated
-ESTIMATE = 1.1  # factor on the estimate, to be safe
+VERSION = 10  # of how files become pixels and statistics; part of a cache's key
+MAPPED_AROUND = 64 * 2**10  # bytes that the system maps around a page that is read
+PIXELS, THUMBNAILS, STATS, VERSIONS = "pixels.npy", "thumbnails.npy", "stats.npz", "versions.npy"
+JPEGS, PLACES = "jpeg-{:04d}.bin", "places.npy"
+SAMPLE = "sample.txt"  # digest of SAMPLED images, compared when a cache is opened
+SAMPLED = 64  # of a large cache, damage to a twentieth of the images is found with a probability of 0.96
 
 
-def open_pixel_caches(
-    files: Sequence[str | Path],
-    looks: Sequence[Look],
-    folder: Path,
-    limit_gib: float = 50.0,
-    beside: PixelCache | None = None,
-) -> list[PixelCache]:
-    """Open the caches of these files, one per look; build missing ones, reading each file once for all looks if possible.
+class Look(NamedTuple):
+    """Describe how files become pixels; one cache holds images of one look."""
 
-    Images that an earlier cache of the same look holds are reused, so only new and changed files are decoded. Unreadable files
-    raise no error: their rows are black, and `stats.errors` holds the reason.
+    image_size: int  # pixels per side
+    fit: str = "squash"  # see `decode.resize`
+    value_range: ValueRange | Literal["own"] | None = None  # see `image_stats.scan_image`
+    interpolation: Interpolation = "bilinear"  # see `decode.resize`
+    # Pixels per side of an intermediate image that is averaged to a gray one of image_size; with thumbnails
+    gray_from: int | None = None
+    jpeg_quality: int | None = None  # of images that are cached as JPEGs; None: as uint8
 
-    Args:
-        looks: looks that a run needs together; earlier ones get space first.
-        limit_gib: limit for all caches together; the least recently used are removed when a new one is built. If these files
-            do not fit, or the limit is 0, images are decoded every time they are used.
-        beside: another cache of these files that the run needs, which is not removed to make room.
-    """
-    files = [str(file) for file in files] if isinstance(files, list) else files
-    versions = versions_of(files)
-    digest = hashlib.blake2b(versions.tobytes(), digest_size=12).hexdigest()
-    places = {look: folder / f"{look.name()}-{digest}" for look in looks}
-    shared: dict[tuple, ImageStats] = {}  # reading -> its statistics, which all of its looks share
-    caches, limit, wanted = {}, int(limit_gib * 2**30), {}
-    warned = beside and beside.not_kept  # the same folder may fail for the same reason
-    try:
-        for look, place in places.items():
-            if cache := _open(place, look, files, shared, known=True):
-                caches[look] = cache
-    except PermissionError as error:  # made by another user
-        if error.strerror != warned:
-            log.warning("pixel cache: could not use %s (%s); decoding images in every epoch", folder, error.strerror)
-        limit, warned = 0, error.strerror
-    used = sum(_size_of(cache.path.parent) for cache in [beside, *caches.values()] if cache and cache.path)
-    for look in looks:
-        if look not in caches:
-            needed = _needed(files, look) if limit else 0
-            if limit and used + needed <= limit:
-                wanted[look] = needed
-                used += needed
-            elif limit and look.gray_from is None:
-                log.warning(
-                    "datamodule.cache_max_gib=%g: %s images take %.1f GiB; decoding images in every epoch, which is slow",
-                    limit_gib, f"{len(files):,}", (used + needed) / 2**30,
-                )  # fmt: skip
-    keep = [beside and beside.path and beside.path.parent, *places.values()]
-    for reading in dict.fromkeys(look.reading for look in wanted):
-        together = {look: needed for look, needed in wanted.items() if look.reading == reading}
-        reason = _build(files, versions, {look: places[look] for look in together}, sum(together.values()), limit, keep)
-        if reason and reason != warned:
-            log.warning("pixel cache: could not write %s (%s); decoding images in every epoch", folder, reason)
-            warned = reason
-    for look in looks:
-        if look not in caches:
-            opened = _open(places[look], look, files, shared) if look in wanted else None
-            if opened is None:
-                stats = _known(look, shared) or read_statistics(files, look)
-                shared.setdefault(look.reading, stats)
-                opened = UncachedPixels(files, look, stats)
-                opened.not_kept, opened.versions = warned, versions
-            caches[look] = opened
-    return [caches[look] for look in looks]
+    @property
+    def channels(self) -> int:
+        return 1 if self.gray_from else 3
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of an image as uint8."""
+        return self.image_size**2 * self.channels
+
+    @property
+    def reading(self) -> tuple:
+        """What the first decoding of a file depends on; looks with the same value are made from one reading."""
+        return max(DRAFT_SIZE, 2 * self.image_size), self.value_range
+
+    @property
+    def between(self) -> "Look":
+        """The look of the intermediate image."""
+        return self._replace(image_size=self.gray_from, gray_from=None)
+
+    def resize(self, image: Image.Image) -> Image.Image:
+        """Return an RGB image resized to this look, as RGB or gray."""
+        if self.gray_from is None:
+            return resize(image, self.image_size, self.fit, self.interpolation)
+        gray = resize(image, self.gray_from, self.fit, self.interpolation).convert("L")
+        return gray.resize((self.image_size, self.image_size), Image.Resampling.BOX)
+
+    def name(self) -> str:
+        """Return 12 hex digits that identify the look and the decoder."""
+        readers = [name for name in OPTIONAL_READERS if find_spec(name)]  # a file may be readable once one is installed
+        how = f"{DECODER}, {self.interpolation}, {VERSION}"
+        described = f"{how} {readers} {self.image_size} {self.fit} {tuple(self.value_range or ())}"
+        described += f" gray from {self.gray_from}" if self.gray_from else ""
+        described += f" jpeg {self.jpeg_quality}" if self.jpeg_quality else ""
+        return hashlib.blake2b(described.encode(), digest_size=6).hexdigest()
 
 
-def _known(look: Look, shared: dict[tuple, ImageStats]) -> ImageStats | None:
-    stats = shared.get(look.reading)
-    return stats if stats and (len(stats.thumbnails) or not look.gray_from) else None
+class PixelCache:
+    """Provide `cache[row]`, a copied (H, W, 3) uint8 array (gray: (H, W, 1)), and `stats`, the statistics of all images.
 
-
-def _newly_readable(files: Sequence[str], look: Look, errors: Sequence[str]) -> bool:
-    """Return whether a file that the system kept from being read, and not its content, can be read now."""
-    for file, error in zip(files, errors, strict=True):
-        if error and (error.endswith(OF_SYSTEM) or "MemoryError" in error):
-            with contextlib.suppress(UnreadableImageError):
-                read_image(Path(file), look.image_size)
-                return True
-    return False
-
-
-def _open(
-    place: Path, look: Look, files: Sequence[str], shared: dict[tuple, ImageStats], known: bool = False
-) -> PixelCache | None:
-    """Open a cache and mark it as used; None if it does not exist or is damaged, in which case it is removed.
-
-    Args:
-        known: whether the cache is from an earlier command. If files have become readable since then, it is renamed, so the
-            new cache can reuse it as an earlier one.
+    A row's pages are released after the copy. They stay in the system's cache, once for all processes, so the memory of the
+    process does not grow with the number of images.
 
     Raises:
-        PermissionError: the cache may not be read, or not be renamed.
+        ValueError: the file is damaged.
     """
-    if not place.is_dir():
-        return None
-    damage = None
+
+    kept_as = "uint8"
+    not_kept: str | None = None  # why the disk could not hold the cache; None if it did
+    versions: np.ndarray | None = None  # from `versions_of`, if the files are decoded again and again
+
+    def __init__(self, path: Path, stats: ImageStats):
+        self.path = path
+        self.stats = stats
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            shape, _, _ = np.lib.format.read_array_header_1_0(file)
+            self._begin = file.tell()
+            whole = len(shape) == 4 and shape[:3] == (len(self), shape[1], shape[1])
+            if not whole or path.stat().st_size != self._begin + math.prod(shape):
+                raise ValueError(f"{path}: damaged (its header has the shape {shape})")
+            self._shape = shape[1:]
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def __len__(self) -> int:
+        return len(self.stats.errors)
+
+    @property
+    def image_size(self) -> int:
+        return self._shape[0]
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        length = math.prod(self._shape)
+        return np.frombuffer(_read(self._map, self._begin + row * length, length), np.uint8).reshape(self._shape)
+
+    def __reduce__(self):
+        return PixelCache, (self.path, self.stats)  # a loader process that is spawned opens the file itself
+
+
+def _read(mapped: mmap.mmap, begin: int, length: int) -> bytearray:
+    """Return a copy of a part of a mapped file; release its pages."""
+    content = bytearray(memoryview(mapped)[begin : begin + length])
+    if hasattr(mmap, "MADV_DONTNEED"):
+        start = begin - begin % MAPPED_AROUND
+        end = min(-(-(begin + length) // MAPPED_AROUND) * MAPPED_AROUND, len(mapped))
+        mapped.madvise(mmap.MADV_DONTNEED, start, end - start)
+    return content
+
+
+class JpegPixels(PixelCache):
+    """Provide the same from JPEGs, which take a fifth of the bytes and change the last bits of pixels.
+
+    `places.npy` has, for each row, the number of its file, and offset and length of its JPEG in that file; length 0 means a
+    black image. Files are never changed: a cache with more images links to those of the earlier cache and adds new ones.
+    """
+
+    kept_as = "JPEG"
+
+    def __init__(self, path: Path, stats: ImageStats, image_size: int):
+        self.path = path
+        self.stats = stats
+        self._shape = (image_size, image_size, 3)
+        self.places = np.load(path, mmap_mode="r", allow_pickle=False)
+        if self.places.shape != (len(self), 3) or self.places.dtype != np.uint32:
+            raise ValueError(f"{path}: damaged (its header has the shape {self.places.shape})")
+        self._maps = {}
+        for number in np.unique(self.places[:, 0]).tolist() if self.places[:, 2].any() else []:
+            rows = self.places[self.places[:, 0] == number]
+            file = path.with_name(JPEGS.format(number))
+            if file.stat().st_size < (rows[:, 1].astype(np.int64) + rows[:, 2]).max():
+                raise ValueError(f"{file}: damaged (it is too short)")
+            with file.open("rb") as opened:
+                self._maps[number] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def jpeg(self, row: int) -> bytes:
+        """Return the JPEG of a row."""
+        number, begin, length = self.places[row].tolist()
+        return bytes(_read(self._maps[number], begin, length)) if length else b""
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        content = self.jpeg(row)
+        if not content:
+            return np.zeros(self._shape, np.uint8)
+        pixels = None
+        with contextlib.suppress(Exception), Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+            pixels = np.array(image)  # for a damaged file, Pillow raises errors of any type
+        if pixels is None or pixels.shape != self._shape:
+            place = self.path.parent
+            raise UserError(
+                f"{place}: damaged (the JPEG of image {row} cannot be read); remove all of {place.parent}, since caches "
+                "share files; the images are then decoded again"
+            )
+        return pixels
+
+    def __reduce__(self):
+        return JpegPixels, (self.path, self.stats, self.image_size)
+
+
+class UncachedPixels(PixelCache):
+    """Provide the same without a cache file: decode an image every time it is read."""
+
+    path = None
+    kept_as = "files, decoded in every epoch"
+
+    def __init__(self, files: Sequence[str], look: Look, stats: ImageStats):
+        self.files = files
+        self.look = look
+        self.stats = stats
+
+    @property
+    def image_size(self) -> int:
+        return self.look.image_size
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        own = self.look.value_range == "own"
+        value_range = ValueRange(*self.stats.spreads[row].tolist()) if own else self.look.value_range
+        image = open_image(Path(self.files[row]), self.image_size, value_range)
+        pixels = np.asarray(self.look.resize(image))
+        return pixels.reshape(*pixels.shape[:2], self.look.channels)
+
+    def __reduce__(self):
+        return UncachedPixels, (self.files, self.look, self.stats)
+
+
+def open_place(place: Path, look: Look, rows: int, stats: ImageStats | None = None) -> PixelCache:
+    """Open a cache of `rows` images; `stats` are their statistics if these are in memory already.
+
+    Raises:
+        ValueError, OSError: a file of it is damaged or missing.
+    """
     try:
-        cache = open_place(place, look, len(files), _known(look, shared))
-        if known and _newly_readable(files, look, cache.stats.errors):
-            del cache  # Windows neither renames nor removes a folder with open files
-            digest = hashlib.blake2b(place.name.encode(), digest_size=12).hexdigest()
-            place.replace(place.with_name(f"{look.name()}-{digest}"))
-            return None
-    except PermissionError:
+        return _open_files(place, look, rows, stats)
+    except (ValueError, OSError, MemoryError):
         raise
-    except (ValueError, OSError) as error:
-        damage = str(error)
-    if damage is not None:  # here the error no longer holds the open files
-        log.warning("pixel cache: %s; building it again", damage)
-        shutil.rmtree(place, ignore_errors=True)
-        return None
-    shared.setdefault(look.reading, cache.stats)
-    try:
-        os.utime(place)
-    except OSError as error:
-        log.warning("pixel cache: could not mark %s as used (%s)", place, error.strerror)
+    except Exception as error:  # for a damaged header, NumPy raises errors of any type, such as tokenize.TokenError
+        raise ValueError(f"{place}: damaged ({error})") from error
+
+
+def _open_files(place: Path, look: Look, rows: int, stats: ImageStats | None) -> PixelCache:
+    if stats is None:
+        thumbnails = np.load(place / THUMBNAILS, mmap_mode="r", allow_pickle=False) if look.gray_from else None
+        stats = ImageStats.load(place / STATS, rows, thumbnails)
+        for name in ("spreads", "stated"):
+            if np.isnan(getattr(stats, name)).all():  # all images have 8 bits; a million would take 16 MB for each
+                setattr(stats, name, np.broadcast_to(np.nan, (rows, 2)))
+    if look.jpeg_quality:
+        return JpegPixels(place / PLACES, stats, look.image_size)
+    cache = PixelCache(place / PIXELS, stats)
+    if _sample_digest(cache) != (place / SAMPLE).read_text():
+        raise ValueError(f"{cache.path}: damaged (its images are not those that were written)")
     return cache
 
 
-def _build(
-    files: Sequence[str],
-    versions: np.ndarray,
-    places: dict[Look, Path],
-    needed: int,
-    limit: int,
-    keep: Sequence[Path | None],
-) -> str | None:
-    """Build caches of one reading, one process at a time; return the reason if the disk cannot hold them, else None."""
-    first = next(iter(places.values()))
-    try:
-        first.parent.mkdir(parents=True, exist_ok=True)
-        with one_at_a_time(first.with_name(f"{first.name}.lock"), "reading images"):
-            if not all(place.is_dir() for place in places.values()):
-                earlier = {look: find_earlier(place, look, versions) for look, place in places.items()}
-                _make_room(first, needed, limit, [*(found and found.place for found in earlier.values()), *keep])
-                earlier = {look: found if found and found.place.is_dir() else None for look, found in earlier.items()}
-                build(files, versions, places, earlier)
-    except OSError as error:
-        # EEXIST: a file where the folder should be; ENOENT: the folder was removed while it was written
-        if error.errno not in (*DISK_ERRORS, errno.EEXIST, errno.ENOENT):
-            raise
-        return error.strerror
-    return None
+def write_sample(place: Path, stats: ImageStats) -> None:
+    """Write the digest that `open_place` compares."""
+    (place / SAMPLE).write_text(_sample_digest(PixelCache(place / PIXELS, stats)))
 
 
-def _needed(files: Sequence[str], look: Look) -> int:
-    """Return the size of a cache in bytes; for JPEGs it is estimated from a sample of the files."""
-    if not look.jpeg_quality:
-        return len(files) * look.image_bytes
-    sizes = []
-    with Progress("looking at a sample of the images", log):
-        for row in np.linspace(0, len(files) - 1, min(SAMPLE, len(files))).astype(int).tolist():
-            with contextlib.suppress(Exception):  # the reading that follows reports the reason
-                image = open_image(
-                    Path(files[row]), look.image_size, None if look.value_range == "own" else look.value_range
-                )
-                sizes.append(len(encode(look, image)))
-    mean = sum(sizes) / len(sizes) if sizes else look.image_bytes
-    return int(ESTIMATE * mean * len(files))
-
-
-def versions_of(files: Sequence[str]) -> np.ndarray:
-    """Return (files, 2) uint64 that identify each file and its content by path, inode, size and times of change.
-
-    The inode and its change time (ctime), which no program sets, tell apart copies of a folder with the same names, sizes and
-    modification times.
-    """
-    digests, here, stat = bytearray(), Path.cwd(), os.stat
-    for file in files:
-        path = file if file[:1] == "/" else os.path.abspath(here / file)  # noqa: PTH100 links are followed by stat
-        try:
-            status = stat(path)
-            version = f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
-        except OSError as error:  # a dangling link, or a file removed since it was listed: its row will hold the reason
-            version = error.strerror
-        text = f"{path}\0{version}".encode(errors="surrogateescape")
-        digests += hashlib.blake2b(text, digest_size=VERSION_BYTES).digest()
-    return np.frombuffer(digests, np.uint64).reshape(-1, 2)
-
-
-def _size_of(cache: Path) -> int:
-    """Return the size of a cache in bytes; files that it shares with other caches count by their share."""
-    size = 0
-    with contextlib.suppress(FileNotFoundError):  # another process is removing it
-        for file in cache.iterdir():
-            status = file.stat()
-            size += status.st_size // status.st_nlink
-    return size
-
-
-def _make_room(place: Path, needed: int, limit: int, keep: Sequence[Path | None]) -> None:
-    """Remove abandoned caches, and the least recently used ones while all together would exceed the limit.
-
-    Args:
-        place: of the cache to build, which may have been begun.
-        keep: caches to remove after all others, in this order.
-
-    Raises:
-        OSError: the disk has no space for the new cache.
-    """
-    caches, folder = [], place.parent
-    for cache in folder.iterdir():
-        if not re.fullmatch(OWN_NAMES, cache.name) or not cache.is_dir() or cache.is_symlink():
-            continue  # only what this module has made may be removed
-        with contextlib.suppress(FileNotFoundError):  # another process has finished or removed it meanwhile
-            used = cache.stat().st_mtime
-            if ".building-" in cache.name:
-                if time.time() - used > ABANDONED_S and not cache.name.startswith(place.name):
-                    shutil.rmtree(cache, ignore_errors=True)
-                continue
-            caches.append((used, cache, _size_of(cache)))
-    total = needed + sum(size for _, _, size in caches)
-    for _, cache, size in sorted(caches, key=lambda entry: (keep.index(entry[1]) if entry[1] in keep else -1, entry)):
-        if total <= limit:
-            break
-        log.info("pixel cache: removed %s (%d MiB), the least recently used", cache.name, size // 2**20)
-        shutil.rmtree(cache, ignore_errors=True)
-        total -= size
-    if shutil.disk_usage(folder).free < needed + 2**20:
-        raise OSError(errno.ENOSPC, f"no space for {needed / 2**20:,.0f} MiB")
+def _sample_digest(cache: PixelCache) -> str:
+    """Return 32 hex digits that identify some of the images, evenly spaced."""
+    rows = np.linspace(0, len(cache) - 1, min(SAMPLED, len(cache))).astype(int).tolist()
+    return hashlib.blake2b(b"".join(cache[row].tobytes() for row in rows), digest_size=16).hexdigest()

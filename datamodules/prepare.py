@@ -8,10 +8,10 @@ from common.errors import UserError
 from common.progress import Progress
 from common.text import plural
 from datamodules.audit import IMBALANCED, NAMED, Finding, audit, leaking_train_rows
-from datamodules.cached_pixels import PixelCache
 from datamodules.earlier_splits import EarlierSplits, take_over_splits
 from datamodules.image_stats import ImageStats
 from datamodules.near_duplicates import connected, find_pairs
+from datamodules.pixel_cache import PixelCache
 from datamodules.sources.catalog import Catalog
 from datamodules.splits import (
     DROPPED,

@@ -22,10 +22,10 @@ from torch.utils.data import Sampler
 from common.errors import UserError
 from common.text import join_words, plural
 from datamodules.audit import Finding
-from datamodules.cached_pixels import Look
 from datamodules.decode import UnreadableImageError, read_content
 from datamodules.deep_pixels import DeepPixels
 from datamodules.loader import EpochSampler, ImageDataset
+from datamodules.pixel_cache import Look
 from datamodules.transform_list import TransformList
 from datamodules.transforms import Augmentation
 

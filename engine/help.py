@@ -45,13 +45,13 @@ def help_settings(conf: Path, verb: str) -> str:
 
 
 def _own_lines(text: str) -> Iterator[str]:
-    """Yield the lines of a primary configuration file between its defaults list and its hydra section."""
+    """Yield the settings that a user may type: the lines between a file's defaults list and its hydra section."""
     inside = False
     for line in text.splitlines():
         if line.startswith("hydra:"):
             return
         inside = inside or not line.strip()
-        if inside and line.strip():
+        if inside and line.strip() and not line.endswith("# set by the launcher"):
             yield line
 
 

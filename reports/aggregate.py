@@ -53,7 +53,7 @@ def aggregate(loaded: LoadedRuns, good_enough: float = 0.02, target_accuracy: fl
     for study in _by_date(rows):
         of_study, pending = ([row for row in part if row.study == study] for part in (rows, unfinished))
         for group in _groups(of_study):
-            _name(group, of_study, pending)
+            _name(group, pending)
             _rank(group)
             compare_to_best(group, good_enough)
             group.target, group.n_unfinished = target_accuracy, len(pending)
@@ -151,9 +151,12 @@ def _unfinished_row(run: Run) -> ResultRow:
     return ResultRow([run], dict.fromkeys(SPLIT_NAMES), outcomes, losses)
 
 
-def _name(group: ResultGroup, of_study: list[ResultRow], unfinished: list[ResultRow]) -> None:
-    """Set the rows' changed settings and names, `keep=4 lr=0.001`: what differs in the group, for a single row in its study."""
-    rows = group.rows if len(group.rows) > 1 else [*of_study, *unfinished]
+def _name(group: ResultGroup, unfinished: list[ResultRow]) -> None:
+    """Set the rows' changed settings and names, `keep=4 lr=0.001`: what differs in the group.
+
+    A single row has the name of its network, unless unfinished rows differ from it.
+    """
+    rows = group.rows if len(group.rows) > 1 else [*group.rows, *unfinished]
     pruned = [row for row in unfinished if row.status == "pruned"]
     keys = changed_settings([run for row in (*rows, *pruned) for run in row.runs])
     group.changed = list(keys.values())

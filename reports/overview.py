@@ -230,10 +230,10 @@ def _draw_losses(figure: Figure, found: TopLosses, short: dict[str, str]) -> Non
     on = f"on {SPLIT_NAMES[found.split]}"
     if n_wrong:
         which = f"The {n} worst errors {on}, highest loss first" if n > 1 else f"The only error {on}"
-        title = f"{which}: label and predicted class"
+        title = f"{which}: label, predicted class and its probability (p)"
     else:
         which = f"the {n} least confident images" if n > 1 else "the only image"
-        title = f"No error {on}; {which}: label and its probability"
+        title = f"No error {on}; {which}: label and its probability (p)"
     hidden = {loss.reason for loss in found.losses if loss.reason}
     note = f" ({clean('; '.join(sorted(hidden)), 120)})" if hidden else ""
     figure.text(0.02, 0.285, title + note, fontsize=12, parse_math=False)

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from common.errors import DISK_ERRORS, UserError
 from common.text import clean, did_you_mean, override_value, plural
-from datamodules.pixel_cache import versions_of
+from datamodules.cache_folder import versions_of
 from datamodules.sources.unpacked import Record, UnpackedSource
 
 log = logging.getLogger(__name__)

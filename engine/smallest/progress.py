@@ -10,7 +10,7 @@ from engine.log_handlers import ScreenFormatter
 log = logging.getLogger(__name__)
 
 SHOWN: set[str] = set()  # lines on images and weights that are on the screen already
-READING = ("datamodules.cache_build", "datamodules.pixel_cache", "datamodules.prepare")  # loggers of how far that is
+READING = ("datamodules.cache_build", "datamodules.cache_folder", "datamodules.prepare")  # loggers of how far that is
 OWN = "engine.smallest"  # loggers whose lines are shown while a run trains
 
 

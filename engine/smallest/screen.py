@@ -22,10 +22,9 @@ from common.run_record import InputInfo
 from common.smallest_record import Candidate, Measured, Metric
 from common.text import duration, is_own_backbone, override_value, plural, rounded_down, rounded_up
 from common.untrusted.json_files import read_json, to_type
-from datamodules.cached_pixels import JpegPixels
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.normalize import as_batch, normalize
-from datamodules.pixel_cache import Look
+from datamodules.pixel_cache import JpegPixels, Look
 from datamodules.splits import join_groups, spread_rows
 from engine.config.validate import validate
 from engine.run.cost import on_gpu

@@ -12,7 +12,6 @@ import tifffile
 from PIL import Image
 
 from common.errors import UserError
-from datamodules.cached_pixels import Look
 from datamodules.decode import (
     FIRST_OF_SEVERAL,
     UnreadableImageError,
@@ -25,6 +24,7 @@ from datamodules.decode import (
 )
 from datamodules.deep_pixels import DeepPixels, ValueRange
 from datamodules.formats import read_tiff
+from datamodules.pixel_cache import Look
 from tests.support.helpers import open_pixel_cache
 
 VALUES = np.random.default_rng(0).integers(0, 4096, (20, 30, 3)).astype(np.uint16)
@@ -224,7 +224,7 @@ def test_a_window_of_dicom_that_is_not_finite_is_none(tmp_path, window, function
 def test_a_cache_of_version_0_4_does_not_keep_such_a_window(tmp_path, monkeypatch):
     path = dicom(tmp_path / "a", VALUES[..., 0], BitsStored=12, WindowCenter="nan", WindowWidth=9)
     with monkeypatch.context() as of_0_4:
-        of_0_4.setattr("datamodules.cached_pixels.VERSION", 9)
+        of_0_4.setattr("datamodules.pixel_cache.VERSION", 9)
         of_0_4.setattr("datamodules.formats._window", lambda _: (np.nan, np.nan))
         assert not open_pixel_cache([path], Look(8), tmp_path / "cache")[0].any()
     assert open_pixel_cache([path], Look(8), tmp_path / "cache")[0].any()

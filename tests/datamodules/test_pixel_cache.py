@@ -15,12 +15,12 @@ from PIL import Image
 
 from common.errors import UserError
 from datamodules import cache_build, decode
-from datamodules import pixel_cache as module
-from datamodules.cached_pixels import PIXELS, THUMBNAILS, VERSIONS, Look, UncachedPixels
+from datamodules import cache_folder as module
+from datamodules.cache_folder import open_pixel_caches
 from datamodules.decode import open_image, resize
 from datamodules.deep_pixels import ValueRange
 from datamodules.near_duplicates import compared_look
-from datamodules.pixel_cache import open_pixel_caches
+from datamodules.pixel_cache import PIXELS, THUMBNAILS, VERSIONS, Look, UncachedPixels
 from tests.support.helpers import PROJECT, make_images, open_pixel_cache
 from tests.support.windows import keep_open_files
 
@@ -211,7 +211,7 @@ def test_what_a_killed_builder_has_read_and_saved_is_not_read_again(
 ):
     looks = [compared_look(None), Look(32, jpeg_quality=quality)]
     script = (
-        "import sys, time; from pathlib import Path; from datamodules import cache_build, pixel_cache\n"
+        "import sys, time; from pathlib import Path; from datamodules import cache_build, cache_folder\n"
         "from datamodules.near_duplicates import compared_look\n"
         f"cache_build.CHUNK, cache_build.SAVED_S, usual = 2, {-1 if saves else 60}, cache_build.scan_image\n"
         "def scan(path, row, *rest):\n"
@@ -219,7 +219,7 @@ def test_what_a_killed_builder_has_read_and_saved_is_not_read_again(
         "    return usual(path, row, *rest)\n"
         "cache_build.scan_image = scan\n"
         f"looks = [compared_look(None), cache_build.Look(32, jpeg_quality={quality})]\n"
-        "pixel_cache.open_pixel_caches(sys.argv[2:], looks, Path(sys.argv[1]))"
+        "cache_folder.open_pixel_caches(sys.argv[2:], looks, Path(sys.argv[1]))"
     )
     files[0].write_bytes(b"no image")
     command = [sys.executable, "-c", script, str(tmp_path / "cache"), *map(str, files)]

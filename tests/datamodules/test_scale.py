@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
-from datamodules.cached_pixels import PIXELS, SAMPLE, STATS, Look, open_place
 from datamodules.image_stats import Fingerprints, ImageStats
 from datamodules.loader import EpochSampler
+from datamodules.pixel_cache import PIXELS, SAMPLE, STATS, Look, open_place
 from datamodules.sources.source import ImageRow, Source, read_source
 from tests.support.configs import data_module
 

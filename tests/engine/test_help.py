@@ -93,7 +93,9 @@ def test_a_new_file_and_a_new_group_are_listed(tmp_path):
     )
     before, after = help.help_groups(CONF, "train"), help.help_groups(conf, "train")
     assert "zeroth" not in before and "sgd_momentum, zeroth\n" in after and re.search("verdict +harsh\n", after)
-    (conf / "report.yaml").write_text("defaults:\n  - _self_\n\nprice: 3  # in $\n\nhydra:\n  job: {}\n")
+    (conf / "report.yaml").write_text(
+        "defaults:\n  - _self_\n\nprice: 3  # in $\nworker: null   # set by the launcher\n\nhydra:\n  job: {}\n"
+    )
     assert help.help_settings(conf, "report") == "  price: 3  # in $$"  # as string.Template takes it
 
 

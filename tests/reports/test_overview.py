@@ -108,7 +108,7 @@ def test_without_errors_the_least_confident_images_are_shown(tmp_path):
     record = evaluated(tmp_path, [0] * 14, [(p, 1 - p) for p in right], ("cat", "dog"), data={"root": str(tmp_path)})
     figure = draw_overview(record)
     found = texts(figure)
-    assert "No error on test; the 12 least confident images: label and its probability" in found
+    assert "No error on test; the 12 least confident images: label and its probability (p)" in found
     start = found.index("p = 0.55") - 1
     assert found[start : start + 6] == ["cat", "p = 0.55", "003.png", "cat", "p = 0.60", "001.png"]
     assert found.count("p = 0.98") == 9 and "p = 0.99" not in found and not any("→" in text for text in found)

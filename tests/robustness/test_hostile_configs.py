@@ -26,7 +26,7 @@ NOT_LISTED = (
     "engine.config.instantiate.inspect.os.system", "engine.config.instantiate.importlib.import_module",
     "engine.run.job.os.system", "engine.run.job.run_job", "engine.cli.new_run_dir", "inference.export.export.export",
     "engine.log_handlers.sys.exit", "engine.config.instantiate.DictConfig", "callbacks.prediction_writer.L.Trainer",
-    "common.atomic_io.write_text", "evaluation.decision.np.save", "datamodules.pixel_cache.shutil.rmtree",
+    "common.atomic_io.write_text", "evaluation.decision.np.save", "datamodules.cache_folder.shutil.rmtree",
     "lightning_modules.weight_sources.urllib.request.urlopen", "lightning.pytorch.callbacks.callback.pl.Trainer",
     "lightning.Trainer.fit", "lightning.pytorch.loggers.os.system", "torch.optim.lr_scheduler.partial",
     "torch.nn.Module", "torch.nn.modules.loss.F.cross_entropy", "callbacks", "", "a..b",

@@ -6,9 +6,9 @@ import os
 import pytest
 
 from common.errors import UserError
-from datamodules.cached_pixels import Look
 from datamodules.decode import UnreadableImageError, open_image
 from datamodules.near_duplicates import compared_look
+from datamodules.pixel_cache import Look
 from datamodules.prepare import prepare_catalog
 from datamodules.sources.image_folder import ImageFolder, walk_images
 from datamodules.sources.source import read_source

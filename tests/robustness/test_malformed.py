@@ -12,9 +12,9 @@ from omegaconf import open_dict
 
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
-from datamodules.cached_pixels import Look
 from datamodules.decode import UnreadableImageError, open_image
 from datamodules.image_stats import ImageStats
+from datamodules.pixel_cache import Look
 from datamodules.sources.csv_table import CsvTable
 from datamodules.sources.image_folder import ImageFolder
 from datamodules.sources.source import read_source

@@ -18,8 +18,8 @@ from PIL import Image
 from common.run_folder import PROJECT, RunFolder
 from common.run_record import RunRecord
 from common.untrusted.tables import iterate_csv
-from datamodules.cached_pixels import Look, PixelCache
-from datamodules.pixel_cache import open_pixel_caches
+from datamodules.cache_folder import open_pixel_caches
+from datamodules.pixel_cache import Look, PixelCache
 
 SHARED = PROJECT.parent / "shared"  # real images and weights, where they are available; tests that need them are marked
 # What takes longer than a small training
