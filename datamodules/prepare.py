@@ -103,7 +103,7 @@ def _torn(catalog: Catalog, groups: list[list[int]]) -> Finding:
         "divided between the splits, because they are too many to be copies: the scene of a fixed camera, a video, or "
         "most of a class. Accuracies on val and test are then too high for new scenes; to keep groups together, give a table "
         "with a column group, such as the day, camera or patient (datamodule.table=FILE)"
-    ), groups, caveat=f"may be too high for new scenes: {divided}")  # fmt: skip
+    ), groups, caveat=f"may be too high for new scenes, and intervals too narrow: {divided}")  # fmt: skip
 
 
 def _handle_unreadable(catalog: Catalog, stats: ImageStats, on_unreadable: str) -> None:

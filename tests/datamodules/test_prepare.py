@@ -195,7 +195,7 @@ def test_images_of_a_fixed_camera_are_no_group_and_it_says_what_to_do(tmp_path, 
     assert "60 images in 1 group" in torn.text and "too high for new scenes; to keep" in torn.text and not torn.leak
     assert leak.leak and leak.kind == "near duplicate"  # it is still there
     assert [finding.caveat for finding in findings if finding.caveat] == [
-        "may be too high for new scenes: 1 group of near duplicates divided between the splits"
+        "may be too high for new scenes, and intervals too narrow: 1 group of near duplicates divided between the splits"
     ]
     assert torn.text in caplog.text
 

@@ -11,7 +11,9 @@ from reports.overview import draw_overview
 from reports.smallest_words import answer_sentences
 from tests.support.fake_smallest import ALL
 
-CAVEAT = "may be too high for new scenes: 16 groups of near duplicates divided between the splits"
+CAVEAT = (
+    "may be too high for new scenes, and intervals too narrow: 16 groups of near duplicates divided between the splits"
+)
 
 
 def test_every_accuracy_of_a_run_has_the_caveats_of_its_audit_beside_it(run, summary, caplog):
