@@ -3,6 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
+from common.progress import Progress
 from common.signals import stop_immediately
 from engine import cli
 
@@ -10,8 +11,9 @@ from engine import cli
 @hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="export")
 def main(config: DictConfig) -> None:
     with cli.keep_error("export", config), stop_immediately():
-        from engine.config.instantiate import instantiate
-        from inference.export.export import run  # late: help and command-line errors need no torch
+        with Progress("starting"):
+            from engine.config.instantiate import instantiate
+            from inference.export.export import run  # late: help and command-line errors need no torch
 
         run(config, lambda: instantiate(config, "format"))
 

@@ -113,6 +113,8 @@ class AuditFinding:
     """Whether training images are also in val or test."""
     text: str
     """One sentence with counts and examples."""
+    caveat: str = ""
+    """Why accuracies may be too high, a clause of results: `may be too high: ...`; empty if they are not."""
 
 
 @dataclass(kw_only=True)
@@ -181,6 +183,11 @@ class DataInfo:
     """License of the images, if the source states one."""
     citation: str | None = None
     """What to cite for the images, if the source states it."""
+
+    @property
+    def caveats(self) -> list[str]:
+        """Return the clauses that belong beside every accuracy on these images."""
+        return [finding.caveat for finding in self.audit or [] if finding.caveat]
 
 
 @dataclass(kw_only=True)

@@ -195,7 +195,7 @@ class SmallestRecord:
     data: dict[str, Any] = field(default_factory=dict)
     """name, classes, n_train, n_val, n_test, n_groups (named groups of images), majority_val and majority_test (share of the
     largest class among the images that are predicted), rarest_val and rarest_test (number of images of the rarest class among
-    them), folds (null: one validation split)."""
+    them), folds (null: one validation split), caveats (why accuracies may be too high)."""
     machine: dict[str, Any] = field(default_factory=dict)
     """processor, cores, load_1min."""
     seconds: dict[str, float] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from datamodules.pixel_cache import PixelCache
 from datamodules.sources.catalog import SPLITS, Catalog, repeated_rows
 
 IMBALANCE = 10  # ratio of the largest class to the smallest from which on a finding is reported
-IMBALANCED = "imbalance"  # kind of that finding
+IMBALANCED, NEAR_DUPLICATE = "imbalance", "near duplicate"  # kinds of findings
 NAMED = 3  # files named on the screen for a finding
 SERIES_PAIRS = 20  # similar pairs from which on names are compared
 SERIES_SHARE = 0.5  # share of them within one series of names from which on a finding is reported
@@ -33,6 +33,7 @@ class Finding:
     groups: list[list[int]]  # the rows concerned; rows that belong together are in one list
     leak: bool = False  # whether images of val or test are also in train
     pairs: list[tuple[int, int]] | None = None  # which of the rows are the same; None: all rows of a group
+    caveat: str = ""  # on accuracies: `may be too high: ...`
 
 
 def audit(catalog: Catalog, pixels: PixelCache, near: NearDuplicates | None = None) -> list[Finding]:
@@ -82,7 +83,9 @@ def _named_groups(catalog: Catalog, rows: np.ndarray) -> list[Finding]:
         if across:
             names = join_words([clean(name, 40) for name in across], NAMED + 1)
             text = f"group: {plural(len(across), 'named group')} across {where}: {names}"
-            findings.append(Finding("group", text, _differing_first(across.values(), catalog.splits), leak))
+            finding = Finding("group", text, _differing_first(across.values(), catalog.splits), leak)
+            finding.caveat = f"may be too high: {plural(len(across), 'named group')} across {where}" * leak
+            findings.append(finding)
     return findings
 
 
@@ -99,7 +102,7 @@ def _near_duplicates(
     catalog: Catalog, pixels: PixelCache, rows: np.ndarray, near: NearDuplicates
 ) -> list[Finding | None]:
     """Find the near duplicates that are not exact ones; report what was not compared."""
-    kind, numbers = "near duplicate", pixels.stats.fingerprints.numbers
+    kind, numbers = NEAR_DUPLICATE, pixels.stats.fingerprints.numbers
     copies = _rows_of(pixels.stats, rows, np.flatnonzero(np.isin(numbers[rows], numbers[np.unique(near.pairs)])))
     of_pairs = ([copies.get(int(numbers[row]), []) for row in each] for each in near.pairs.tolist())
     pairs = [pair for each in of_pairs for pair in _spread(catalog, *each)]
@@ -139,7 +142,8 @@ def _series(catalog: Catalog, rows: np.ndarray, similar: np.ndarray) -> Finding 
         f"number: {' and '.join(catalog.paths[row] for row in pairs[0])}; if they show the same object, as frames of a video "
         "do, accuracies are too high: give a table with a column group, such as the video (datamodule.table=FILE)"
     )
-    return Finding("series", text, _differing_first(connected(pairs), catalog.splits))
+    caveat = f"may be too high: {plural(len(pairs), 'pair')} of similar images across splits may show the same object"
+    return Finding("series", text, _differing_first(connected(pairs), catalog.splits), caveat=caveat)
 
 
 def _spread(catalog: Catalog, one: list[int], other: list[int]) -> list[tuple[int, int]]:
@@ -159,6 +163,7 @@ def _by_split(
     leak = _finding(kind, "group", "across train and val or test", catalog, across)
     if leak is not None:
         leak.leak, leak.pairs = True, pairs
+        leak.caveat = f"may be too high: {plural(len(across), 'group')} of {kind}s across train and val or test"
     # No training image is in them, but val chooses what test measures
     chosen_by = _finding(kind, "group", "across val and test", catalog, between)
     is_measured = any(catalog.splits[group[0]] in ("val", "test") and not _is_named(catalog, group) for group in within)

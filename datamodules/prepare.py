@@ -7,7 +7,7 @@ import numpy as np
 from common.errors import UserError
 from common.progress import Progress
 from common.text import plural
-from datamodules.audit import IMBALANCED, NAMED, Finding, audit, leaking_train_rows
+from datamodules.audit import IMBALANCED, NAMED, NEAR_DUPLICATE, Finding, audit, leaking_train_rows
 from datamodules.earlier_splits import EarlierSplits, take_over_splits
 from datamodules.image_stats import ImageStats
 from datamodules.near_duplicates import connected, find_pairs
@@ -81,6 +81,9 @@ def prepare_catalog(
     with Progress("auditing the images", log):
         findings = audit(catalog, pixels, near)
     if torn and was_drawn:
+        for finding in findings:
+            if finding.kind == NEAR_DUPLICATE:  # its images are those that are divided
+                finding.caveat = ""
         findings.insert(0, _torn(catalog, torn))
     _handle_leaks(catalog, findings, on_leak, against_imbalance)
     if train_fraction < 1:
@@ -94,12 +97,13 @@ def _torn(catalog: Catalog, groups: list[list[int]]) -> Finding:
     """Describe the near duplicates that no split could keep together, and what to do about them."""
     images, largest = sum(map(len, groups)), max(map(len, groups))
     shown = ", ".join(catalog.paths[row] for row in max(groups, key=len)[:NAMED])
-    return Finding("near duplicate", (
+    divided = f"{plural(len(groups), 'group')} of near duplicates divided between the splits"
+    return Finding(NEAR_DUPLICATE, (
         f"near duplicate: {images:,} images in {plural(len(groups), 'group')}, the largest of {largest:,} ({shown}, ...), are "
         "divided between the splits, because they are too many to be copies: the scene of a fixed camera, a video, or "
         "most of a class. Accuracies on val and test are then too high for new scenes; to keep groups together, give a table "
         "with a column group, such as the day, camera or patient (datamodule.table=FILE)"
-    ), groups)  # fmt: skip
+    ), groups, caveat=f"may be too high for new scenes, and intervals too narrow: {divided}")  # fmt: skip
 
 
 def _handle_unreadable(catalog: Catalog, stats: ImageStats, on_unreadable: str) -> None:
@@ -137,3 +141,5 @@ def _handle_leaks(catalog: Catalog, findings: list[Finding], on_leak: str, again
         rows = leaking_train_rows(catalog, findings)
         catalog.exclude(rows, DROPPED)
         log.warning("datamodule.on_leak=drop: %s excluded from train", plural(len(rows), "image"))
+        for finding in leaks:
+            finding.caveat = ""

@@ -17,7 +17,7 @@ from common.text import plural
 from common.untrusted.tables import OwnTable, describe_notes
 from datamodules.sources.catalog import split_of
 from datamodules.sources.csv_table import FileFinder, check_label
-from datamodules.sources.image_folder import NAMED, image_suffixes, is_ignored, walk_images
+from datamodules.sources.image_folder import ARCHIVES, NAMED, image_suffixes, is_ignored, walk_images
 from datamodules.sources.source import relative_to
 
 EXAMPLE = "give an image, a folder, a pattern with *, a table with a column path (.csv), or [A,B] of these"
@@ -303,6 +303,8 @@ def _open_place(place: str, root: str | None) -> Callable[[bool], Iterable[Image
     path = Path(place)
     if path.is_dir():
         return lambda warn: _open_folder(path, warn)
+    if path.is_file() and path.suffix.lower() in ARCHIVES:
+        raise UserError(f"images={place}: is an archive; unpack it, and give the folder that it makes: images=DIR")
     if path.is_file():
         return ImageTable(path, root) if path.suffix.lower() in TABLES else lambda _: [ImageInput(place, path)]
     if path.exists():

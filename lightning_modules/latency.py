@@ -34,7 +34,7 @@ def time_passes(one_pass: Callable[[], object], threads: int | None) -> dict:
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     user = os.getuid() if hasattr(os, "getuid") else ""
     lock = Path(tempfile.gettempdir(), f"justenough-latency-{user}.lock")
-    with locked(lock, LONGEST_WAIT_S) as is_single:
+    with locked(lock, LONGEST_WAIT_S, what="measuring latency") as is_single:
         started = time.perf_counter()
         found = _time_once(one_pass, threads)
         if found["flag"] and time.perf_counter() - started < LONGEST_REPEATED_S:

@@ -236,6 +236,7 @@ def note(group: ResultGroup, *, for_paper: bool = False) -> str:
                 f" Test images are not compared, because the predictions of {len(reasons):,} of {len(group.rows):,} rows "
                 f"cannot be used: {clean(reasons[0])}."
             )
+    text += "".join(f" Accuracies {clean(caveat)}." for caveat in group.rows[0].data.caveats)
     if group.selected_on_test:
         text += " The test images chose the epoch, so these accuracies are too good."
     counts = [run.record.test.test_evaluations or 1 for row in group.rows for run in row.runs if run.record.test]

@@ -87,7 +87,7 @@ def model_card(record: RunRecord, checkpoint: str, *, is_lone: bool = False) -> 
     text = environment.get_template("model_card.md.jinja").render(
         name=run.name,
         classes=_classes(run),
-        accuracy=measured and _accuracy(split, metrics),
+        accuracy=measured and _accuracy(run, split, metrics),
         debug=record.run.debug,
         biased=split == "val" or run.selected_on_test,
         checkpoint=Markup(json.dumps(clean(PurePath(checkpoint)), ensure_ascii=False)),  # in a block of code
@@ -195,13 +195,14 @@ def _name(split: str, metrics: SplitMetrics) -> str:
     return f"on {metrics.part} only" if metrics.part else SPLIT_NAMES[split]
 
 
-def _accuracy(split: str, metrics: SplitMetrics) -> dict[str, object]:
-    """Return the accuracy for the card's first lines, with its baseline, a verdict and the caveats on its interval."""
+def _accuracy(run: Run, split: str, metrics: SplitMetrics) -> dict[str, object]:
+    """Return the accuracy for the card's first lines, with its baseline, a verdict and its caveats."""
+    caveats = [*describe_caveats(metrics), *(f"accuracies {caveat}" for caveat in run.data.caveats)]
     return {
         "split": _name(split, metrics),
         "text": describe_accuracy(metrics),
         "guessing": describe_guessing(metrics),
-        "caveats": [f"{text[0].upper()}{text[1:]}." for text in describe_caveats(metrics)],
+        "caveats": [f"{text[0].upper()}{text[1:]}." for text in caveats],
     }
 
 
@@ -298,10 +299,6 @@ def _limits(run: Run, split: str | None, metrics: SplitMetrics | None) -> list[s
         lines.append("The test images chose the epoch (datamodule.select_on=test): all results here are too good.")
     elif split == "val":
         lines.append("There is no test result: validation chose the epoch, so its results are too good.")
-    if leaks := sum(finding.leak for finding in run.data.audit or []):
-        lines.append(
-            f"{plural(leaks, 'finding')} of the audit: training images are also in val or test, which flatters."
-        )
     by_count = sorted((metrics and metrics.per_class) or [], key=lambda each: each.n)  # if many, the rarest are named
     if rare := [f"{e.name} ({e.n})" for e in by_count if e.n < FEW_IMAGES]:
         lines.append(f"Few {SPLIT_NAMES[split]} images, so little is known: {join_words(rare, MOST_CLASSES)}.")

@@ -105,7 +105,9 @@ def _write_title(figure: Figure, record: RunRecord, metrics: SplitMetrics, split
         limits.append("the test images chose the epoch, so this is too good")
     elif split == "val":
         limits.append("no test images were evaluated, and the validation images chose the epoch, so this is too good")
-    figure.text(0.02, 0.871, "; ".join(limits), fontsize=11, color=RED, va="center", parse_math=False)
+    line = clean("; ".join([*limits, *record.data.caveats]))
+    size = 11 * min(1, 150 / max(len(line), 1))
+    figure.text(0.02, 0.871, line, fontsize=size, color=RED, va="center", parse_math=False)
 
 
 def _cost(model: ModelInfo) -> list[str]:

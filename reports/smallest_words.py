@@ -69,6 +69,7 @@ def answer_sentences(record: SmallestRecord) -> list[str]:
         better,
         failed,
         guessing,
+        *(f"accuracies {clean(caveat)}" for caveat in record.data.get("caveats", [])),
         _kind_of_proof(record, chosen, answer),
         _what_is_shown(record, answer),
         _not_in_finals(record, chosen),

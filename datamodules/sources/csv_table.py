@@ -87,6 +87,11 @@ class CsvTable(Source):
                 meant = split_of(split) or split
                 if meant != split:
                     files.notes[f"split {clean(split, 20)!r} as {meant}"] += 1
+                if found and PurePath(found).is_absolute() and (folder := self._common_folder()):
+                    raise UserError(
+                        f"{self.table}: line {line}: path={row['path'][:200]!r} is not below {self.root}; all paths of the "
+                        f"table are below {clean(folder)}: add {typed_override('datamodule.root', folder)}"
+                    )
                 # A missing file is named as such after the checks of the row, also by an absolute path
                 yield ImageRow(found or row["path"].lstrip("/"), label, meant, group, _number(weight), further)
                 if found is None:
@@ -106,6 +111,15 @@ class CsvTable(Source):
             )  # fmt: skip
         if notes := describe_notes(rows.notes + files.notes):
             log.info("%s=%s: interpreted: %s", self.key, self.table, notes)
+
+    def _common_folder(self) -> Path | None:
+        """Return the folder that all paths of the table are below; None if it is no folder or not all are absolute."""
+        paths = (PurePath(row["path"].strip().replace("\\", "/")) for _, row in OwnTable(self.table, NEEDED, OPTIONAL))
+        try:
+            folder = Path(os.path.commonpath({path.parent for path in paths}))
+        except ValueError:  # some are relative, or on another drive
+            return None
+        return folder if folder.is_absolute() and folder.parent != folder and folder.is_dir() else None
 
     def __str__(self) -> str:
         return str(self.table)

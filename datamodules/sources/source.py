@@ -16,6 +16,7 @@ from common.text import clean, join_words
 from datamodules.sources.catalog import SPLIT_WORDS, SPLITS, UNASSIGNED, Catalog, Texts, repeated_rows
 
 MOST_CLASSES = 100_000
+FEW_VALUES = 20  # classes that may be numbers, however few images they have
 OTHER_WORDS = [word for word in SPLIT_WORDS if word not in SPLITS]
 NO_LABELS = {"nan", "NaN", "<NA>"}  # missing values of pandas; None and NA may be classes
 _SPLIT_NUMBERS = {split: number for number, split in enumerate((*SPLITS, UNASSIGNED))}
@@ -112,6 +113,12 @@ def read_source(source: Source) -> Catalog:
     labels = np.array([index[name] for name in columns.names])[np.frombuffer(columns.labels, np.int32)]
     counts = Counter(dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True)))
     names_to_check = _similar_names(classes, counts, source)
+    if source.names_are_own and len(classes) > max(FEW_VALUES, len(labels) / 2) and all(map(_is_number, classes)):
+        raise UserError(
+            f"{shown}: the labels are {len(classes):,} different numbers for {len(labels):,} images, such as {classes[0]}: "
+            "they look like measured values or numbers of the images, and a label is the name of a class; replace values by "
+            "the names of a few ranges, since regression is not supported"
+        )
     for name in sorted(NO_LABELS.intersection(classes)):
         names_to_check.append(
             f"names: the class {name} ({counts[name]:,} images) is named like a missing label; if it is one, remove its images"
@@ -175,17 +182,25 @@ class _Columns:
                 values.append(row.subsets.get(column, ""))
 
     def refuse_repeated(self) -> None:
-        """Raise UserError if a path is in two rows; name the first row that repeats one."""
+        """Raise UserError if a path is in two rows; name the first rows that repeat one, and count them."""
         seen: dict[str, int] = {}
-        for row in repeated_rows(np.frombuffer(self._hashes, np.int64)).tolist():
-            path = self.paths[row]
-            if (earlier := seen.setdefault(path, row)) != row:
-                problem = f"{path[:200]} is already in {self.source.place(earlier).rpartition(': ')[2]}"
-                names = list(self.names)
-                there, here = (names[self.labels[each]][:60] for each in (earlier, row))
-                if there != here:
-                    problem += f", where it is labeled {there!r}, here {here!r}"
-                raise UserError(f"{self.source.key}={self.source.place(row)}: {problem}; keep one of the two lines")
+        rows = repeated_rows(np.frombuffer(self._hashes, np.int64)).tolist()
+        repeats = [(earlier, row) for row in rows if (earlier := seen.setdefault(self.paths[row], row)) != row]
+        if not repeats:
+            return
+        earlier, row = repeats[0]
+        problem = f"{self.paths[row][:200]} is already in {self._line(earlier)}"
+        names = list(self.names)
+        there, here = (names[self.labels[each]][:60] for each in (earlier, row))
+        if there != here:
+            problem += f", where it is labeled {there!r}, here {here!r}"
+        advice = "keep one of the two lines"
+        if further := [self._line(row) for _, row in repeats[1:]]:
+            advice = f"{len(further):,} more repeat an earlier one: {join_words(further)}; keep one line for each image"
+        raise UserError(f"{self.source.key}={self.source.place(row)}: {problem}; {advice}")
+
+    def _line(self, row: int) -> str:
+        return self.source.place(row).rpartition(": ")[2]
 
 
 def _similar_names(classes: Sequence[str], counts: Counter, source: Source) -> list[str]:
@@ -233,6 +248,13 @@ def _number_of(name: str) -> str:
     whole, _, part = name.lstrip("+-").partition(".")
     number = f"{whole.lstrip('0') or '0'}.{part.rstrip('0')}".rstrip(".")
     return f"-{number}" if name.startswith("-") and number != "0" else number
+
+
+def _is_number(name: str) -> bool:
+    try:
+        return bool(float(name) or True)
+    except ValueError:
+        return False
 
 
 def readable_names(names: Sequence[str]) -> list[str]:

@@ -29,7 +29,8 @@ def log_verdict(record: RunRecord, name: str) -> None:
     chose = record.test is None or record.data.select_on == "test"
     named = name_accuracy(metrics, SPLIT_NAMES.get(name, name))
     parts = [f"{named} {format_accuracy(metrics.accuracy, digits=3)}", *([against] if against else [])]
-    log.info("%s%s", ", ".join(parts), "; the epoch was chosen on these images" if chose else "")
+    caveats = [*(["the epoch was chosen on these images"] if chose else []), *record.data.caveats]
+    log.info("%s", "; ".join([", ".join(parts), *caveats]))
 
 
 def log_next_commands(record: RunRecord, checkpoint: Path, val: Predictions | None = None) -> None:

@@ -310,7 +310,7 @@ def describe_data(data: L.LightningDataModule, source: str | None = None) -> Dat
     info.fingerprint_val_test = data.fingerprint("val", "test")
     info.fingerprint_folds = None if info.folds is None else data.fingerprint(thinned=False, of_all_folds=True)
     info.excluded = [Excluded(path=catalog.paths[row], reason=reason) for row, reason in catalog.excluded.items()]
-    info.audit = [AuditFinding(kind=f.kind, leak=f.leak, text=f.text) for f in data.findings]
+    info.audit = [AuditFinding(kind=f.kind, leak=f.leak, text=f.text, caveat=f.caveat) for f in data.findings]
     return info
 
 

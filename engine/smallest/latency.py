@@ -70,7 +70,7 @@ def measure_latencies(candidates: Sequence[Candidate], num_classes: int, folder:
     except UserError as error:
         log.info("left out: %s", error)
         return
-    with locked(folder / "latency.lock", timeout_s=-1):
+    with locked(folder / "latency.lock", timeout_s=-1, what="measuring latency"):
         known = _Known(folder / FILE, num_classes)
         new = [
             [each for each in group if not known.take(each) or (each.costs.latency and each.costs.latency.flag)]

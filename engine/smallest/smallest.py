@@ -214,7 +214,7 @@ class Smallest:
                 **{f"n_{split}": n for split, n in counts.items()}, "n_groups": catalog.n_groups,
                 **{f"majority_{split}": max(found.values()) / found.total() for split, found in labels.items()},
                 **{f"rarest_{split}": min(found.values()) for split, found in labels.items()},
-                "folds": self.folds,
+                "folds": self.folds, "caveats": [each.caveat for each in data.findings if each.caveat],
             },
             machine={
                 "processor": processor_name(), "cores": os.cpu_count(),

@@ -90,6 +90,7 @@ def test_an_exact_copy_across_splits_is_a_leak_whatever_its_name_and_format(root
     copy(root, "train/blue/000.png", "val/blue/other name.bmp")
     catalog, findings = prepared(read_source(ImageFolder(root=root)), tmp_path)
     assert kinds(findings) == [("exact duplicate", True)]
+    assert findings[0].caveat == "may be too high: 1 group of exact duplicates across train and val or test"
     assert "train/blue/000.png = val/blue/other name.bmp" in caplog.text and "datamodule.on_leak=drop" in caplog.text
     assert len(catalog.rows("train")) == 12  # a warning changes nothing
 
@@ -193,6 +194,9 @@ def test_images_of_a_fixed_camera_are_no_group_and_it_says_what_to_do(tmp_path, 
     torn, leak, *_ = findings
     assert "60 images in 1 group" in torn.text and "too high for new scenes; to keep" in torn.text and not torn.leak
     assert leak.leak and leak.kind == "near duplicate"  # it is still there
+    assert [finding.caveat for finding in findings if finding.caveat] == [
+        "may be too high for new scenes, and intervals too narrow: 1 group of near duplicates divided between the splits"
+    ]
     assert torn.text in caplog.text
 
 
@@ -306,10 +310,12 @@ def test_a_group_across_given_splits_is_a_leak_that_can_be_dropped(root, tmp_pat
 
     catalog, findings = prepared(table(), tmp_path)
     assert kinds(findings) == [("group", True)] and len(catalog.rows("train")) == 12
+    assert findings[0].caveat == "may be too high: 1 named group across train and val or test"
     assert "group: 1 named group across train and val or test: patient 7; see datamodule.on_leak" in caplog.text
     with pytest.raises(UserError, match=r"on_leak=error.*\n.*patient 7"):
         prepared(table(), tmp_path, on_leak="error")
-    catalog, _ = prepared(table(), tmp_path, on_leak="drop")
+    catalog, findings = prepared(table(), tmp_path, on_leak="drop")
+    assert kinds(findings) == [("group", True)] and findings[0].caveat == ""
     assert [catalog.paths[row] for row in catalog.excluded] == ["train/blue/001.png"]
 
 

@@ -1,13 +1,16 @@
+import importlib
 import logging
 import re
 import signal
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from common.errors import StopRequested, UserError
+from common.progress import Progress
 from common.run_folder import PROJECT
 from engine import cli, log_handlers
 from engine.cli import complete_overrides, job_dir_name, new_run_dir, safe_name
@@ -39,6 +42,23 @@ def test_a_warning_says_what_to_set_where_python_reads_file_names_as_ascii(monke
         with cli.keep_error("report", OmegaConf.create()):
             assert ("file names are read as ascii" in caplog.text) == (encoding == "ascii")
     assert "set PYTHONUTF8=1" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "verb, module",
+    [("export", "inference.export.export"), ("demo", "inference.demo.app"), ("report", "reports.report")],
+)
+def test_a_command_that_imports_for_long_shows_that_it_is_starting(in_process, monkeypatch, verb, module):
+    shown = []
+
+    class Slow(ModuleType):
+        def __getattr__(self, name):  # of `from module import run`, and what the import asks for
+            shown.append(Progress._innermost._text)
+            return lambda *_: shown.append(Progress._innermost)
+
+    monkeypatch.setitem(sys.modules, module, Slow(module))
+    assert in_process(importlib.import_module(verb)) == (0, "", "")
+    assert {*shown[:-1]} == {"starting"} and shown[-1] is None
 
 
 @pytest.mark.parametrize("name", ["first", "team/first", "team/../../first"])

@@ -129,6 +129,7 @@ def test_a_relative_path_may_not_leave_its_folder(root, tmp_path, path):
 def test_wrong_inputs_are_found_before_anything_is_read(root, tmp_path):
     (tmp_path / "empty").mkdir()
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "all.ZIP").touch()
     (tmp_path / "other.csv").write_text("file\na.png\n")
     (tmp_path / "short.csv").write_text("path,label\na.png\n")
     for images, options, words in (
@@ -140,6 +141,7 @@ def test_wrong_inputs_are_found_before_anything_is_read(root, tmp_path):
         ([str(root / "red"), ""], {}, "one of them is empty"),
         ([str(root / "red"), None], {}, "one of them is empty"),
         (str(tmp_path / "pipe"), {}, "/pipe: not a file but a pipe or device"),
+        (str(tmp_path / "all.ZIP"), {}, "/all.ZIP: is an archive; unpack it"),
         (3, {}, "images=3: no such file or folder"),
         (f"{root}/*.tif", {}, "no file matches"),
         (f"{root}/*/", {}, "no file matches the pattern; for a folder, give its name only"),

@@ -1,5 +1,6 @@
 """The clock of a forward pass: long enough, one at a time, and honest about what disturbed it."""
 
+import logging
 import os
 import shlex
 import signal
@@ -97,14 +98,16 @@ def test_slow_passes_take_half_a_second_and_quick_ones_are_two_hundred(monkeypat
     assert (found["latency_p50_ms"], found["latency_p95_ms"], found["flag"]) == (62.5, 62.5, None)
 
 
-def test_two_processes_of_one_user_do_not_measure_at_the_same_time(outcomes, monkeypatch, tmp_path):
+def test_two_processes_of_one_user_do_not_measure_at_the_same_time(outcomes, monkeypatch, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr(latency.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(latency, "LONGEST_WAIT_S", 0.1)
     outcomes((5.0, None))
-    assert time_passes(None, 1)["flag"] is None
+    assert time_passes(None, 1)["flag"] is None and not caplog.messages
     (file,) = tmp_path.iterdir()
     with FileLock(file):
         outcomes((5.0, None))
         assert time_passes(None, 1)["flag"] == "another measurement on this machine took over 0.1 s"
+    assert caplog.messages == ["measuring latency: another process is doing this; waiting"]
     outcomes((5.0, None))
     assert time_passes(None, 1)["flag"] is None

@@ -154,11 +154,47 @@ def test_a_file_that_lies_elsewhere_is_hinted_at(root, path, advice):
     ("images/000.png,a\nimages/001.png,nan\n", r"line 3: has no label \(found nan\); add one, or remove the line"),
     ("images/000.png,a\nimages/001.png,<NA>\n", r"line 3: has no label"),
     ("images/000.png,a\n'images/001.png',b\n", "line 3: values are in single quotes; write them in double quotes or in none"),
+    ("images/000.png,a\n" * 9 + "images/001.png,b\n" * 2,
+     "line 3: images/000.png is already in line 2; 8 more repeat an earlier one: line 4, line 5, line 6, line 7 and 4 more; "
+     "keep one line for each image"),
     ("images/000.png,a\nimages/000.png,b\n", "is already in line 2, where it is labeled 'a', here 'b'; keep one of the two"),
 ])  # fmt: skip
 def test_labels_that_contradict_are_refused(root, rows, message):
     with pytest.raises(UserError, match=message):
         read_source(CsvTable(table=write(root, f"path,label\n{rows}")))
+
+
+def test_values_in_place_of_classes_are_refused(root):
+    """Numbers are classes where they repeat: of 42 images 21 different ones do, on average, and of 41 not."""
+    make_images(root, {"many": 42}, size=16)
+    for images, message in (
+        (42, None),
+        (41, r"21 different numbers for 41 images, such as 0\.0e-3: .* regression is not"),
+    ):
+        rows = "".join(f"many/{i:03}.png,{i % 21}.{i % 21}e-3\n" for i in range(images))
+        table = CsvTable(table=write(root, f"path,label\n{rows}"))
+        if message is None:
+            assert len(read_source(table).classes) == 21
+        else:
+            with pytest.raises(UserError, match=message):
+                read_source(table)
+
+
+@pytest.mark.parametrize("first, hint", [
+    ("ROOT/images/deep/003.png", "below ROOT/images: add datamodule.root=ROOT/images"),
+    ("deep/003.png", "leaves the folder"),
+])  # fmt: skip
+def test_a_table_beside_the_folder_of_its_absolute_paths_names_that_folder(root, first, hint):
+    (root / "images" / "deep").mkdir()
+    (root / "images" / "003.png").rename(root / "images" / "deep" / "003.png")
+    (root / "tables" / "deep").mkdir(parents=True)
+    (root / "tables" / "deep" / "003.png").touch()
+    rows = f"path,label\n{first},a\nROOT/images/000.png,b\nROOT/images/001.png,b\n".replace("ROOT", str(root))
+    with pytest.raises(UserError) as caught:
+        read_source(CsvTable(table=write(root / "tables", rows)))
+    assert hint in str(caught.value).replace(str(root), "ROOT")
+    if "add" in hint:
+        assert len(read_source(CsvTable(table=root / "tables" / "table.csv", root=root / "images")).paths) == 3
 
 
 def test_labels_that_may_be_meant_are_kept(root):
