@@ -73,11 +73,13 @@ def quantize(model, batches: Iterable[np.ndarray], reduce_range: bool = True):
             batch = next(self.batches, None)
             return None if batch is None else {NORMALIZED: batch}
 
-    level = logging.getLogger().level
+    def is_error(record: logging.LogRecord) -> bool:  # unlike advice on preprocessing, and counts of what is done
+        return record.levelno >= logging.ERROR
+
     with tempfile.TemporaryDirectory() as folder:
         original, prepared, quantized = (Path(folder, f"{n}.onnx") for n in ("original", "prepared", "quantized"))
         onnx.save(model, original)
-        logging.getLogger().setLevel(logging.ERROR)  # its advice on preprocessing goes to the root logger
+        logging.getLogger().addFilter(is_error)  # onnxruntime uses the root logger; that of Progress stays as it is
         try:
             quant_pre_process(original, prepared, skip_symbolic_shape=True)
             quantization.quantize_static(
@@ -91,5 +93,5 @@ def quantize(model, batches: Iterable[np.ndarray], reduce_range: bool = True):
                 weight_type=quantization.QuantType.QInt8,
             )
         finally:
-            logging.getLogger().setLevel(level)
+            logging.getLogger().removeFilter(is_error)
         return onnx.load(quantized)

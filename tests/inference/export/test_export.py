@@ -1,6 +1,7 @@
 """What export.py does before a format writes."""
 
 import json
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,8 @@ from common.errors import UserError
 from common.progress import Progress
 from inference.backends import CheckpointBackend, ModelDescription
 from inference.export.export import _calibration_images, export
-from inference.export.int8 import Int8
+from inference.export.int8 import Int8, quantize
+from inference.export.onnx_file import NORMALIZED
 from inference.export.web import web_folder
 from inference.image_inputs import ImageInputs
 from tests.support.fake_checkpoints import DECISION, make_checkpoint
@@ -106,6 +108,33 @@ def test_images_to_calibrate_with_are_counted(phases, monkeypatch):
     shown = phases(Calibrated())
     begun = shown.index("format=first: writing best_first.txt")
     assert shown[begun + 1 : begun + 5] == ["calibrating", "1/3", "2/3", "3/3"]
+
+
+def test_the_screen_counts_while_onnxruntime_measures_ranges(caplog):
+    """Its advice was kept off the screen together with the count: 41 seconds of silence."""
+    pytest.importorskip("onnx")
+    from onnx import TensorProto, helper, numpy_helper
+
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in ((NORMALIZED, ["N", 3, 4, 4]), ("logits", ["N", 2, 1, 1]))
+    ]
+    weights = numpy_helper.from_array(np.ones((2, 3, 4, 4), np.float32), "weights")
+    graph = helper.make_graph(
+        [helper.make_node("Conv", [NORMALIZED, "weights"], ["logits"])], "g", *[[e] for e in ends], [weights]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+    def batches():
+        logging.getLogger("common.progress").info("1 of 1 image")
+        logging.info("what a library has to say")
+        yield np.ones((1, 3, 4, 4), np.float32)
+
+    with caplog.at_level(logging.INFO):
+        quantized = quantize(model, batches())
+        logging.info("afterwards")
+    assert caplog.messages == ["1 of 1 image", "afterwards"]
+    assert "QuantizeLinear" in {node.op_type for node in quantized.graph.node}
 
 
 @pytest.mark.thorough
