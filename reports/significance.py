@@ -69,8 +69,9 @@ def answer(group: ResultGroup) -> list[str]:
     by = "test, which also chose its epoch (so this accuracy is too good)," if best.selected_on_test else "validation"
     results = [] if best.selected_on_test else [f"{describe_accuracy(best.ranked_by)} on validation"]
     test = best.accuracies["test"]
-    results.append(f"{describe_accuracy(test)} on test" if test else "not evaluated on test")
-    has = f"accuracy {join_words(results)}"
+    if test:
+        results.append(f"{describe_accuracy(test)} on test")
+    has = f"accuracy {join_words(results)}{'' if test else ' (not evaluated on test)'}"
     shown = [*best.baselines.items()][0 if best.guesses else -1 :]  # the row guesses on one of the splits
     if always := always_predicting(dict(shown), with_splits=best.guesses):
         has += f"; {always}"

@@ -67,7 +67,7 @@ def list_candidates(
     As in a run, weights that are neither in a cache nor in a package are downloaded.
 
     Args:
-        notes: gets a sentence, also logged, on each backbone and size that is left out.
+        notes: gets a sentence, also logged, on each backbone and size that is skipped.
 
     Raises:
         UserError: no such backbone or cut, no pretrained weights, or no candidate at all.
@@ -284,7 +284,7 @@ def _known(backbones: list[str], notes: list[str]) -> list[str]:
                 f"(pip install -e '.[timm]'); {did_you_mean(of_timm[0], BACKBONES)}"
             ) from error
         if of_timm:
-            notes.append(f"{join_words(of_timm)}: left out because timm is not installed; pip install -e '.[timm]'.")
+            notes.append(f"{join_words(of_timm)}: skipped because timm is not installed; pip install -e '.[timm]'.")
         return [name for name in backbones if name not in of_timm]
     with network_errors():
         for name in of_timm:
@@ -395,12 +395,12 @@ def _code() -> str:
 
 
 def _left_out(name: str, costs: BackboneCosts, sizes: tuple[int, ...]) -> list[str]:
-    """Return why a backbone, or some of its sizes, are left out."""
+    """Return why a backbone, or some of its sizes, are skipped."""
     if not costs.cuts:
-        return [f"{name}: left out because it cannot be cut: its blocks were not found, or none gives a feature map."]
+        return [f"{name}: skipped because it cannot be cut: its blocks were not found, or none gives a feature map."]
     if not set(costs.sizes) <= set(sizes):
         return [
-            f"{name}: left out because it takes only images of {costs.sizes[0]} pixels, a size that is not in "
+            f"{name}: skipped because it takes only images of {costs.sizes[0]} pixels, a size that is not in "
             f"candidates.image_sizes={list(sizes)}."
         ]
     reasons = {size: why for size, why in costs.refused.items() if size in sizes}
@@ -408,7 +408,7 @@ def _left_out(name: str, costs: BackboneCosts, sizes: tuple[int, ...]) -> list[s
         return []
     why = clean(next(iter(reasons.values())), LONGEST_REASON)
     return [
-        f"{name} at {join_words(list(map(str, reasons)))} px: left out because it does not accept such images ({why})."
+        f"{name} at {join_words(list(map(str, reasons)))} px: skipped because it does not accept such images ({why})."
     ]
 
 

@@ -68,7 +68,7 @@ def measure_latencies(candidates: Sequence[Candidate], num_classes: int, folder:
     try:
         check_onnx("latency")
     except UserError as error:
-        log.info("left out: %s", error)
+        log.info("skipped: %s", error)
         return
     with locked(folder / "latency.lock", timeout_s=-1, what="measuring latency"):
         known = _Known(folder / FILE, num_classes)

@@ -362,8 +362,9 @@ def test_a_row_that_guesses_is_named_beside_rows_without_a_validation_accuracy(r
     run("other", choices={"model": "other"}, **other)
     group = summary().groups[0]
     first, *others = answer(group)
-    assert first.startswith(
-        f"{which} is shown to be better than guessing: the first by validation is model=guess with accuracy 0.500 (0.393"
+    assert first == (
+        f"{which} is shown to be better than guessing: the first by validation is model=guess with accuracy 0.500 (0.393 to "
+        f"0.607, n = 80) on validation (not evaluated on test); {ALWAYS} on validation."
     )
     assert others == [f"Evaluated on test only, so not ranked: {text}; {ALWAYS}." for text in more]
     assert [row.name for row in group.rows] == ["model=guess", "model=other"]

@@ -123,7 +123,7 @@ def test_a_size_that_a_backbone_does_not_take_is_left_out_with_the_reason(config
     notes = []
     found = list_candidates(config(image_sizes=[16, 64]), 2, notes)
     assert {each.image_size for each in found} == {64}
-    assert len(notes) == 1 and notes[0].startswith("squeezenet1_1 at 16 px: left out") and notes[0] in caplog.messages
+    assert len(notes) == 1 and notes[0].startswith("squeezenet1_1 at 16 px: skipped") and notes[0] in caplog.messages
 
 
 def test_a_backbone_for_one_size_is_left_out_with_that_size(config):
@@ -135,7 +135,7 @@ def test_a_backbone_for_one_size_is_left_out_with_that_size(config):
     notes = []
     assert {each.backbone for each in list_candidates(config(**both), 2, notes)} == {"squeezenet1_1"}
     assert notes == [
-        "vit_tiny_patch16_224: left out because it takes only images of 224 pixels, a size that is not in "
+        "vit_tiny_patch16_224: skipped because it takes only images of 224 pixels, a size that is not in "
         "candidates.image_sizes=[64]."
     ]
     found = list_candidates(config(**both | {"image_sizes": [64, 224]}), 2)
@@ -241,7 +241,7 @@ def test_a_backbone_that_cannot_be_cut_is_left_out(config, monkeypatch):
     notes = []
     both = {"backbones": ["simple_cnn", "squeezenet1_1"], "weights": {"simple_cnn": None, "squeezenet1_1": None}}
     assert {each.backbone for each in list_candidates(config(**both), 2, notes)} == {"squeezenet1_1"}
-    assert len(notes) == 1 and notes[0].startswith("simple_cnn: left out because it cannot be cut")
+    assert len(notes) == 1 and notes[0].startswith("simple_cnn: skipped because it cannot be cut")
 
 
 def test_without_timm_its_backbones_are_left_out(config, monkeypatch):

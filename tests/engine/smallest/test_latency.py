@@ -175,7 +175,7 @@ def test_without_the_extra_it_is_named_where_a_setting_asks(tmp_path, monkeypatc
     measure_latencies([found], 2, tmp_path)
     assert (
         found.costs.latency is None
-        and "left out: latency: onnxscript is not installed" in caplog.text
+        and "skipped: latency: onnxscript is not installed" in caplog.text
         and not list(tmp_path.iterdir())
     )
 
