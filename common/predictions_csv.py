@@ -137,8 +137,8 @@ def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> dict[str,
         UserError: pyarrow is not installed, or the file is damaged, too large, or has columns that no run writes.
     """
     check_size(path, LARGEST_TABLE)
-    import_extra("pyarrow", str(path), "parquet")
-    from pyarrow import ArrowException, parquet, types
+    parquet = import_extra("pyarrow.parquet", str(path), "parquet")  # builds of pyarrow may lack this part
+    from pyarrow import ArrowException, types
 
     try:
         with parquet.ParquetFile(path) as file:

@@ -34,8 +34,8 @@ def aggregate(loaded: LoadedRuns, good_enough: float = 0.02, target_accuracy: fl
     repetitions: dict[tuple, dict[tuple, Run]] = defaultdict(dict)
     of_others = _only_digests(finished)
     for run in finished:
-        key = _settings_and_images(run)
-        key = *key, *(own or of_others[key, number] for number, own in enumerate(_digests(run)))
+        settings = _settings_and_images(run)
+        key = *settings, *(own or of_others[settings, number] for number, own in enumerate(_digests(run)))
         earlier = repetitions[key].get((run.seed, run.fold))
         if earlier and _evaluated_file(earlier) != _evaluated_file(run):
             key = *key, _evaluated_file(run)

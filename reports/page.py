@@ -76,11 +76,11 @@ def environment_and_script() -> tuple[Environment, dict]:
     """Return the Jinja2 environment of the pages, and the script that sorts their tables, with its hash for the CSP."""
     environment = jinja_environment(HERE, longest=LONGEST)
     environment.filters["together"] = lambda text: re.sub(" ([=<]) ", "\u00a0\\1\u00a0", text)
-    # A long name breaks behind such a mark, and only else within a word; numbers do not break
+    # A long name breaks behind such a mark before it breaks within a word; numbers do not break
     environment.filters["breakable"] = lambda text: Markup(
         re.sub(r"([_.-])(?=[^\W\d])", r"\1<wbr>", str(escape(clean(text, LONGEST))))
     )
-    # A long path breaks between its folders, and only else within a name
+    # A long path breaks between its folders before it breaks within a name
     environment.filters["path"] = lambda text: Markup("/<wbr>").join(clean(text, LONGEST).split("/"))
     script = (HERE / "page.js").read_text(encoding="utf-8").strip()
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

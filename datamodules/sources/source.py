@@ -252,9 +252,10 @@ def _number_of(name: str) -> str:
 
 def _is_number(name: str) -> bool:
     try:
-        return bool(float(name) or True)
+        float(name)
     except ValueError:
         return False
+    return True
 
 
 def readable_names(names: Sequence[str]) -> list[str]:
