@@ -21,7 +21,7 @@ from msgspec import Meta
 from common.atomic_io import write_json
 from common.errors import UserError
 from common.run_folder import PROJECT, RunFolder
-from common.text import file_size, milliseconds
+from common.text import file_size, format_interval, milliseconds
 from common.untrusted.json_files import read_json, to_type
 
 log = logging.getLogger(__name__)
@@ -547,7 +547,7 @@ class ExportCost:
 
     def describe(self) -> str:
         """Return `0.004 (-0.002 to 0.010): within 0.01`."""
-        return f"{self.value:z.3f} ({self.low:z.3f} to {self.high:z.3f}): {self.verdict}"
+        return f"{self.value:z.3f} ({format_interval(self.low, self.high)}): {self.verdict}"
 
 
 @dataclass(kw_only=True)
@@ -573,7 +573,7 @@ class ExportMetrics:
         """Return `accuracy 0.861 (0.826 to 0.890) on 400 validation images, costs 0.004 (-0.002 to 0.010): within 0.01`."""
         found, parts = self.accuracy, []
         if found and self.cost:
-            accuracy = f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
+            accuracy = f"{found.value:.3f} ({format_interval(found.low, found.high)})"
             parts = [f"accuracy {accuracy} on {self.images}, costs {self.cost.describe()}"]
             if self.balanced_cost:
                 parts.append(f"in balanced accuracy it costs {self.balanced_cost.describe()}")

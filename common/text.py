@@ -146,6 +146,11 @@ def rounded_up(value: float, digits: int = 3) -> str:
     return f"{math.ceil(value * 10**digits - 1e-9) / 10**digits:.{digits}f}"
 
 
+def format_interval(low: float, high: float, digits: int = 3) -> str:
+    """Return `0.862 to 0.963`, rounded outward: what is printed contains the interval (docs/intervals.md)."""
+    return f"{rounded_down(low, digits)} to {rounded_up(high, digits)}"
+
+
 def format_confidence(confidence: float) -> str:
     """Return `0.913`, rounded up; near 1, where many networks are, with enough digits to tell it from 1: `0.99994`."""
     if confidence >= 1:

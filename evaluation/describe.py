@@ -3,7 +3,16 @@
 import math
 
 from common.run_record import ClassScores, Decision, Proportion, SplitMetrics
-from common.text import clean, digits_of_share, format_confidence, join_words, plural, short_name
+from common.text import (
+    clean,
+    digits_of_share,
+    format_confidence,
+    format_interval,
+    join_words,
+    plural,
+    rounded_down,
+    short_name,
+)
 from evaluation.calibration import at_bound, images_needed
 from evaluation.estimates import few_images
 from evaluation.intervals import ONE_SIDED, coverage_caveat, format_accuracy, guessing_probability
@@ -62,7 +71,7 @@ def name_accuracy(metrics: SplitMetrics, split: str) -> str:
 
 
 def describe_accuracy(metrics: SplitMetrics) -> str:
-    """Return `0.7933 (353 of 445, 95% interval 0.753 to 0.828); always 'functional': 0.6787`."""
+    """Return `0.7933 (353 of 445, 95% interval 0.753 to 0.829); always 'functional': 0.6787`."""
     baseline = metrics.guessing
     beside = f"; always '{short_name(baseline.name)}': {baseline.share:.4f}" if baseline else ""
     return format_accuracy(metrics.accuracy) + beside
@@ -87,7 +96,7 @@ def describe_guessing(metrics: SplitMetrics) -> str | None:
         return None
     by_chance = guessing_probability(found.correct, found.n, baseline.share)
     if metrics.no_better_than_guessing:
-        why = f"the interval of its accuracy reaches down to {found.low:.3f}, and always"
+        why = f"the interval of its accuracy reaches down to {rounded_down(found.low)}, and always"
     elif by_chance > ONE_SIDED:
         why = f"guessing gets {found.correct:,} or more of them right with a probability of {by_chance:.3f}; always"
     else:
@@ -172,12 +181,10 @@ def _decided(metrics: SplitMetrics, split: str) -> str:
 
 
 def _interval(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
+    return "" if interval is None else f" ({format_interval(*interval)})"
 
 
 def _describe(share: Proportion, least: int = 3, more: str = "") -> str:
-    """Return `0.930 (0.900 to 0.952)`, with more than `least` digits if those would hide an error or the interval."""
+    """Return `0.930 (0.900 to 0.952)`, with more than `least` digits if those would hide an error."""
     digits = digits_of_share(share.value, least)
-    while digits < 9 and round(share.low, digits) == round(share.high, digits):
-        digits += 1
-    return f"{share.value:.{digits}f} ({share.low:.{digits}f} to {share.high:.{digits}f}{more})"
+    return f"{share.value:.{digits}f} ({format_interval(share.low, share.high, digits)}{more})"

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.special import betainc, expit, logit, stdtr, stdtrit
 
 from common.run_record import Proportion
+from common.text import format_interval
 
 ONE_SIDED = 0.025  # level of the lower end of a 95% interval
 
@@ -96,10 +97,8 @@ def proportion(correct: int, n: int, effect: float = 1.0) -> Proportion:
 
 
 def format_accuracy(found: Proportion, digits: int = 4) -> str:
-    """Return `0.9266 (101 of 109, 95% interval 0.862 to 0.962)`."""
-    return (
-        f"{found.value:.{digits}f} ({found.correct:,} of {found.n:,}, 95% interval {found.low:.3f} to {found.high:.3f})"
-    )
+    """Return `0.9266 (101 of 109, 95% interval 0.861 to 0.963)`."""
+    return f"{found.value:.{digits}f} ({found.correct:,} of {found.n:,}, 95% interval {format_interval(found.low, found.high)})"
 
 
 def mean_over_seeds(values: Sequence[float]) -> Seeds:

@@ -15,12 +15,11 @@ from common.text import (
     compact_count,
     duration,
     file_size,
+    format_interval,
     join_words,
     milliseconds,
     numeral,
     plural,
-    rounded_down,
-    rounded_up,
 )
 from evaluation.paired_tests import format_p
 from reports.accuracy import Accuracy, CorrectnessMatrix, caveats_of_one_seed
@@ -164,7 +163,7 @@ def accuracy_cell(accuracy: Accuracy | None, with_n: bool) -> Cell:
     if accuracy is None:
         return Cell("-", None)
     spread = "" if accuracy.standard_deviation is None else f" ± {accuracy.standard_deviation:.3f}"
-    details = [] if accuracy.low is None else [f"{accuracy.low:.3f} to {accuracy.high:.3f}"]
+    details = [] if accuracy.low is None else [format_interval(accuracy.low, accuracy.high)]
     details += [f"n = {accuracy.n:,}"] if with_n and accuracy.n else []
     return Cell(f"{accuracy.value:.3f}{spread}", accuracy.value, ", ".join(details))
 
@@ -180,8 +179,7 @@ def difference_cell(found: Comparison) -> Cell:
     if found.pair is None:
         return Cell("-", 0.0 if found.is_best else None)
     pair = found.pair
-    interval = f"{rounded_down(pair.low)} to {rounded_up(pair.high)}"  # outwards, as everywhere
-    return Cell(f"{pair.difference:+z.3f}", pair.difference, interval)
+    return Cell(f"{pair.difference:+z.3f}", pair.difference, format_interval(pair.low, pair.high))
 
 
 def comparison_cell(row: ResultRow) -> Cell:
@@ -301,7 +299,7 @@ def _mean_with_interval(found: Sequence[Proportion | ExportCost]) -> Cell:
     if not found:
         return Cell("-", None)
     mean = fmean(each.value for each in found)
-    return Cell(f"{mean:z.3f}", mean, f"{found[0].low:z.3f} to {found[0].high:z.3f}" if len(found) == 1 else "")
+    return Cell(f"{mean:z.3f}", mean, format_interval(found[0].low, found[0].high) if len(found) == 1 else "")
 
 
 def _export_verdict(files: list[Deployed]) -> Cell:

@@ -16,7 +16,7 @@ from common.errors import UserError
 from common.predictions_csv import Predictions, correct_matrix
 from common.run_folder import RunFolder
 from common.run_record import DIGESTS
-from common.text import SPLIT_NAMES, clean, plural, rounded_down, rounded_up
+from common.text import SPLIT_NAMES, clean, format_interval, plural
 from evaluation.intervals import accuracy_interval, design_effect, format_accuracy, mean_over_seeds, proportion
 from evaluation.paired_tests import compare_pair, format_p
 from reports.accuracy import caveats_of_one_seed, groups_of, read_split
@@ -190,7 +190,7 @@ def _verdicts(
         f"{'A' if of_a.difference > 0 else 'B'} is better" if of_a.p_value < LEVEL else "which is better is not decided"
     )
     lines = [
-        f"A - B: {of_a.difference:z.4f} (95% interval {rounded_down(of_a.low)} to {rounded_up(of_a.high)}), "
+        f"A - B: {of_a.difference:z.4f} (95% interval {format_interval(of_a.low, of_a.high)}), "
         f"{format_p(of_a.p_value)} ({test})",
         f"{which} with {plural(of_a.n, 'image')}{seeds}",
     ]
@@ -220,7 +220,7 @@ def _accuracy(right: np.ndarray, seeds: list[int | None], groups: np.ndarray | N
     deviation = mean_over_seeds(right.mean(axis=1).tolist()).standard_deviation
     return (
         f"{right.mean():.4f} (mean of seeds {', '.join(map(str, seeds))}; standard deviation {deviation:.4f}; "
-        f"95% interval {low:.3f} to {high:.3f}, over seeds and images)"
+        f"95% interval {format_interval(low, high)}, over seeds and images)"
     )
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from common.checks import FEWEST_SEEDS
 from common.errors import UserError
-from common.text import SPLIT_NAMES, join_words, rounded_down, rounded_up, short_name
+from common.text import SPLIT_NAMES, format_interval, join_words, short_name
 from evaluation.intervals import Interval, accuracy_interval
 from evaluation.paired_tests import PairedComparison, compare_pair, format_p, holm
 from reports.accuracy import groups_of, read_common
@@ -234,5 +234,4 @@ def _verdict(what: str, gain: PairedComparison, p_value: float) -> str:
 
 
 def _format_gain(gain: PairedComparison, p_value: float) -> str:
-    low, high = rounded_down(gain.low), rounded_up(gain.high)
-    return f"{gain.difference:+z.3f} (95% interval {low} to {high}, {format_p(p_value)})"
+    return f"{gain.difference:+z.3f} (95% interval {format_interval(gain.low, gain.high)}, {format_p(p_value)})"

@@ -22,7 +22,7 @@ from common.run_record import (
     describe_test_evaluations,
 )
 from common.table import Table, escape_markdown
-from common.text import SPLIT_NAMES, capped, clean, join_words, own_names, plural, register_argument
+from common.text import SPLIT_NAMES, capped, clean, format_interval, join_words, own_names, plural, register_argument
 from evaluation.describe import (
     describe_accuracy,
     describe_calibration,
@@ -336,11 +336,11 @@ def _digits(value: float | None) -> str:
 def _with_interval(metrics: SplitMetrics, key: str) -> str:
     interval = metrics.intervals.get(key)
     value = metrics.further[key] if key in metrics.further else getattr(metrics, key, None)
-    return _digits(value) + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
+    return _digits(value) + (f" ({format_interval(*interval)})" if interval else "")
 
 
 def _share(found: Proportion | None) -> str:
-    """Return `0.846 (11 of 13, 0.578 to 0.957)`."""
+    """Return `0.846 (11 of 13, 0.577 to 0.957)`."""
     if found is None:
         return "-"
-    return f"{found.value:.3f} ({found.correct:,} of {found.n:,}, {found.low:.3f} to {found.high:.3f})"
+    return f"{found.value:.3f} ({found.correct:,} of {found.n:,}, {format_interval(found.low, found.high)})"

@@ -5,7 +5,7 @@ from statistics import fmean
 import numpy as np
 
 from common.checks import FEWEST_SEEDS
-from common.text import SPLIT_NAMES, compact_count, join_words, plural, rounded_down
+from common.text import SPLIT_NAMES, compact_count, format_interval, join_words, plural, rounded_down
 from evaluation.choice import Finalist, Rule, measure, prove
 from evaluation.paired_tests import bias_corrected_best, compare_pair, holm, holm_against_best, mcnemar
 from reports.accuracy import Accuracy, CorrectnessMatrix
@@ -127,7 +127,7 @@ def describe_accuracy(accuracy: Accuracy) -> str:
     if accuracy.n_seeds > 1:
         parts.append(f"mean of {accuracy.n_seeds} seeds")
     if accuracy.low is not None:
-        parts.append(f"{accuracy.low:.3f} to {accuracy.high:.3f}")
+        parts.append(format_interval(accuracy.low, accuracy.high))
     parts.append(f"n = {accuracy.n:,}" if accuracy.n else "n unknown")
     return f"{accuracy.value:.3f} ({', '.join(parts)})"
 

@@ -14,6 +14,7 @@ from common.text import (
     compact_count,
     duration,
     file_size,
+    format_interval,
     join_words,
     milliseconds,
     plural,
@@ -118,7 +119,7 @@ def describe_measured(found: Measured | None, rarest: int | None = None) -> str:
     if found is None:
         return "-"
     known = found.low is not None and found.high is not None
-    parts = [f"{rounded_down(found.low)} to {rounded_up(found.high)}"] if known else []
+    parts = [format_interval(found.low, found.high)] if known else []
     parts += [f"n = {found.n:,}"] if found.n else []
     parts += [f"{rarest:,} of the rarest class"] if rarest else []
     parts += [f"mean of {found.n_seeds} networks"] if found.n_seeds > 1 else []  # of seeds, or of folds

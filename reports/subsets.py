@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.predictions_csv import Predictions
 from common.run_folder import SPLIT_COLUMNS, RunFolder
 from common.table import Table
-from common.text import clean, join_words, plural
+from common.text import clean, format_interval, join_words, plural
 from evaluation.intervals import Interval, Seeds, accuracy_interval, group_numbers, mean_over_seeds
 from reports.accuracy import caveats_of_one_seed, read_common
 from reports.config_diff import differences
@@ -127,8 +127,7 @@ def _row(name: str, correct: np.ndarray, groups: np.ndarray | None) -> SubsetRow
 
 def _cells(row: SubsetRow) -> list[str]:
     deviation = "" if row.standard_deviation is None else f"{row.standard_deviation:.3f}"
-    interval = "{:.3f} to {:.3f}".format(*row.interval)
-    return [row.name, f"{row.n:,}", f"{row.accuracy:.3f}", deviation, interval]
+    return [row.name, f"{row.n:,}", f"{row.accuracy:.3f}", deviation, format_interval(*row.interval)]
 
 
 def subset_table(folder: Path) -> str:

@@ -20,7 +20,7 @@ from common.processor_time import CoreWatch
 from common.progress import rounded
 from common.run_record import InputInfo
 from common.smallest_record import Candidate, Measured, Metric
-from common.text import duration, is_own_backbone, override_value, plural, rounded_down, rounded_up
+from common.text import duration, format_interval, is_own_backbone, override_value, plural
 from common.untrusted.json_files import read_json, to_type
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.normalize import as_batch, normalize
@@ -299,7 +299,7 @@ class Screen:
         found = "every cut has features that are not finite"
         if best is not None:
             each = probes[best]
-            interval = "" if each.low is None else f" ({rounded_down(each.low)} to {rounded_up(each.high)})"
+            interval = "" if each.low is None else f" ({format_interval(each.low, each.high)})"
             found = f"best probe: cut after {best}, {self.metric.replace('_', ' ')} {each.value:.3f}{interval}"
         seconds = duration(result.forward_s + result.reading_s + result.further_s)
         disturbed = f" ({done.flag})" if done.flag and result.forward_s else ""

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from fractions import Fraction
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -13,6 +14,7 @@ from common.text import (
     duration,
     file_size,
     format_confidence,
+    format_interval,
     join_words,
     milliseconds,
     numeral,
@@ -125,6 +127,17 @@ def test_numbers():
         "1.25 GiB",
     ]
     assert [numeral(text) for text in ("1e-05", "-.5", "3.", "1_0", "nan", "")] == [1e-05, -0.5, 3.0, None, None, None]
+
+
+@pytest.mark.parametrize("digits", [2, 3])
+def test_a_printed_interval_contains_the_interval_and_is_hardly_wider(digits):
+    """Of the 1,001 steps from -1 to 1, some have few decimals: those stay as they are."""
+    for step in range(1001):
+        exact = Fraction(step, 500) - 1
+        printed = format_interval(float(exact), float(exact), digits)
+        low, high = (Fraction(end) for end in printed.split(" to "))
+        assert low <= exact <= high and "-0.000" not in printed
+        assert high - low == (0 if exact * 10**digits % 1 == 0 else Fraction(1, 10**digits))
 
 
 @pytest.mark.parametrize(("confidence", "text"), [

@@ -19,6 +19,7 @@ from torchmetrics.classification import (
 
 from common.errors import UserError
 from common.run_record import Baseline, Decision
+from common.text import format_interval
 from evaluation.calibration import brier
 from evaluation.decision import DecisionRules, at_threshold, choose_threshold, measure
 from evaluation.describe import (
@@ -222,13 +223,13 @@ def test_what_the_screen_shows():
     labels, probabilities = made_up(sharpness=1)
     decision = rules(target_accuracy=0.8).fit(labels, probabilities, TWO)
     found = measure(labels, probabilities, TWO, decision)
-    at, low_high = found.binary.at_threshold, "({0.low:.3f} to {0.high:.3f})".format
+    at, low_high = found.binary.at_threshold, lambda share: f"({format_interval(share.low, share.high)})"
     scores, recall, calibration, threshold, selective = describe_metrics(found, decision, "test")
     assert scores.startswith(f"balanced accuracy {found.balanced_accuracy:.3f} (") and "macro F1" in scores
     cat, dog = (each.recall for each in found.per_class)
     assert recall == (
-        f"recall: cat {cat.value:.2f} ({cat.low:.2f} to {cat.high:.2f}, n = {cat.n}), "
-        f"dog {dog.value:.2f} ({dog.low:.2f} to {dog.high:.2f}, n = {dog.n})"
+        f"recall: cat {cat.value:.2f} ({format_interval(cat.low, cat.high, 2)}, n = {cat.n}), "
+        f"dog {dog.value:.2f} ({format_interval(dog.low, dog.high, 2)}, n = {dog.n})"
     )
     chance = found.ece_by_chance
     assert found.ece <= chance.p95  # the labels were drawn from these very probabilities
@@ -305,8 +306,8 @@ def test_digits_of_the_screen_hide_neither_an_error_nor_an_interval():
     found = measure(labels, np.stack([p, 1 - p], axis=1), TWO, decision)
     text = "\n".join(describe_metrics(found, decision, "test"))
     low, high = binomtest(9_799, 9_800).proportion_ci(method="wilson")
-    assert f"recall: cat 0.9999 ({low:.4f} to {high:.4f}, n = 9,800), dog 0.97 (0.92 to 0.99, n = 100)" in text
-    assert f"sensitivity 0.9999 ({low:.4f} to {high:.4f}), specificity 0.970 (0.915 to 0.990)" in text
+    assert f"recall: cat 0.9999 ({format_interval(low, high, 4)}, n = 9,800), dog 0.97 (0.91 to 0.99, n = 100)" in text
+    assert f"sensitivity 0.9999 ({format_interval(low, high, 4)}), specificity 0.970 (0.915 to 0.990)" in text
     assert "confidence >= 0.99999, decides 99.99% of test: " in text
 
 
@@ -327,7 +328,7 @@ def test_of_many_classes_the_screen_shows_the_worst():
     )  # of class k, k//2 + 4 are right
     found = measure(labels, np.eye(12)[predicted] * 0.9 + 0.1 / 12, names, None)
     recall = describe_metrics(found, None)[1]
-    assert recall.startswith("recall, the 5 worst of 12 classes: c0 0.40 (0.17 to 0.69, n = 10), c1 0.40")
+    assert recall.startswith("recall, the 5 worst of 12 classes: c0 0.40 (0.16 to 0.69, n = 10), c1 0.40")
     assert recall.count("n = 10") == 5 and "c4 0.60" in recall
 
 

@@ -39,7 +39,7 @@ def test_wilson_refuses_what_is_no_proportion(correct, n):
 
 
 def test_an_accuracy_is_shown_as_in_the_study():
-    assert format_accuracy(proportion(101, 109)) == "0.9266 (101 of 109, 95% interval 0.862 to 0.962)"
+    assert format_accuracy(proportion(101, 109)) == "0.9266 (101 of 109, 95% interval 0.861 to 0.963)"
 
 
 # The least coverage over the accuracies 0.50, 0.51, ... 0.99; summed over the binomial, not simulated

@@ -10,6 +10,7 @@ from scipy.stats import binomtest
 from common.errors import UserError
 from common.own_test_images import OwnTestImages
 from common.run_folder import RunFolder
+from common.text import format_interval
 from evaluation.decision import measure
 from evaluation.describe import describe_recall
 from evaluation.intervals import accuracy_interval, proportion
@@ -147,16 +148,17 @@ def test_the_summary_is_counted_by_hand():
     promise = "accuracy 0.95 with 90% confidence on images like those of validation: confidence >= 0.600"
     assert f"abstained: 1 ({promise})" in text
     assert (
-        "Val accuracy: 0.6667 (2 of 3, 95% interval 0.208 to 0.939); always 'bees': 0.6667\nwith fewer than 3 errors"
+        "Val accuracy: 0.6667 (2 of 3, 95% interval 0.207 to 0.939); always 'bees': 0.6667\nwith fewer than 3 errors"
         in text
     )
     assert "Val accuracy where not abstained: 1.0000 (2 of 2, " in text
     low, high = binomtest(1, 2).proportion_ci(method="wilson")
-    assert f"\nVal recall: ants 1.00 (0.21 to 1.00, n = 1), bees 0.50 ({low:.2f} to {high:.2f}, n = 2)\n" in text
-    by_threshold = (
-        f"ants 1.00 (0.21 to 1.00, n = 1), bees 1.00 ({binomtest(2, 2).proportion_ci(method='wilson').low:.2f} to"
+    assert (
+        f"\nVal recall: ants 1.00 (0.20 to 1.00, n = 1), bees 0.50 ({format_interval(low, high, 2)}, n = 2)\n" in text
     )
-    assert f"\nVal recall of `decided` ('bees' from 0.400 on): {by_threshold} 1.00, n = 2)\n" in text
+    both = format_interval(*binomtest(2, 2).proportion_ci(method="wilson"), 2)
+    by_threshold = f"ants 1.00 (0.20 to 1.00, n = 1), bees 1.00 ({both}"
+    assert f"\nVal recall of `decided` ('bees' from 0.400 on): {by_threshold}, n = 2)\n" in text
     assert "Test accuracy: 0.0000 (0 of 1, " in text and "Test recall: " not in text  # one class: the same number
     assert (
         "excluded from the accuracy: 1 image with a label that the network does not know (wasps); it knows ants and bees"
@@ -218,9 +220,9 @@ def test_images_in_groups_have_the_intervals_of_their_record():
         summary.add(image_input._replace(group=f"p{group}"), prediction)
     text = "\n".join(summary.lines())
     of_all, of_kept = accuracy_interval(right[None], groups), accuracy_interval(right[None, kept], groups[kept])
-    assert f"Test accuracy: 0.7000 (28 of 40, 95% interval {of_all.low:.3f} to {of_all.high:.3f})" in text
+    assert f"Test accuracy: 0.7000 (28 of 40, 95% interval {format_interval(*of_all)})" in text
     shown = f"Test accuracy where not abstained: {right[kept].mean():.4f} ({right[kept].sum()} of {kept.sum()}, 95% interval "
-    assert f"{shown}{of_kept.low:.3f} to {of_kept.high:.3f})" in text
+    assert f"{shown}{format_interval(*of_kept)})" in text
     assert of_all.low < proportion(28, 40).low - 0.1
 
 

@@ -19,6 +19,7 @@ import predict
 from common.progress import Progress
 from common.run_folder import METRIC_COLUMNS, RunFolder
 from common.run_record import Proportion, RunRecord
+from common.text import format_interval
 from evaluation.intervals import wilson
 from lightning_modules.checkpoint import load_classifier
 from tests.support import commands
@@ -125,8 +126,8 @@ def test_the_recorded_test_result_is_that_of_the_predictions(finished_run):
     assert test.confusion == confusion
     assert test.balanced_accuracy == pytest.approx((confusion[0][0] / 7 + confusion[1][1] / 7) / 2)
     compared = "clearly better" if low > 0.5 else "not shown to be better"
-    shown = f"Test accuracy {correct / 14:.3f} ({correct} of 14, 95% interval {low:.3f} to {high:.3f}), {compared} than always "
-    assert f"{shown}answering 'blue' (0.500)\n" in finished_run.out
+    shown = f"Test accuracy {correct / 14:.3f} ({correct} of 14, 95% interval {format_interval(low, high)}), {compared} than "
+    assert f"{shown}always answering 'blue' (0.500)\n" in finished_run.out
 
 
 def test_the_last_lines_are_commands_that_run(finished_run, tmp_path):

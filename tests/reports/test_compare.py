@@ -12,6 +12,7 @@ from common.atomic_io import write_csv
 from common.predictions_csv import correct_matrix, pair, read_predictions
 from common.run_folder import RunFolder
 from common.run_record import DataInfo, ModelInfo, RunInfo, RunRecord, write_record
+from common.text import format_interval
 from evaluation.intervals import accuracy_interval, format_accuracy, proportion
 from evaluation.paired_tests import compare_pair
 from reports.columns import result_table
@@ -174,7 +175,7 @@ def test_seeds_are_matched_by_their_number(run, compared, tmp_path):
     for (side, seed), images in wrong.items():
         right["ab".index(side), seed - 1, list(images)] = False
     found, low = compare_pair(*right, 0.02), accuracy_interval(right[0]).low
-    assert f"; 95% interval {low:.3f} to 1.000, over seeds and images" in lines[0]
+    assert f"; 95% interval {format_interval(low, 1.0)}, over seeds and images" in lines[0]
     low, high = math.floor(1000 * found.low) / 1000, math.ceil(1000 * found.high) / 1000
     assert f"A - B: {found.difference:.4f} (95% interval {low:.3f} to {high:.3f}), p = 0." in lines[4]
     assert lines[4].endswith("(seeds and images as random effects)")

@@ -10,6 +10,7 @@ from common.image_grid import encode_png
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
 from common.search_record import SearchRecord, SearchTrial
+from common.text import format_interval
 from evaluation.figures import confusion_matrix, figure_pixels
 from evaluation.intervals import accuracy_interval, format_accuracy, proportion
 from reports.methods import as_methods
@@ -41,7 +42,7 @@ def test_one_training_states_what_its_record_does(tmp_path):
         "It was trained for 40 epochs. A batch has 16 images.", "Optimizer: AdamW (lr 0.01, weight_decay 0.05).",
         "Schedule: cosine.", "It was trained with 1 seed (7).", "the weights of the epoch with the best val/loss were kept",
         "The test images were evaluated once for each trained network.",
-        f"Test accuracy is {found.value:.3f} ({found.low:.3f} to {found.high:.3f}, n = 80).", "Wilson 1927",
+        f"Test accuracy is {found.value:.3f} ({format_interval(found.low, found.high)}, n = 80).", "Wilson 1927",
         "Software: python 3.11.7, torch 2.14.1, code at commit 000000000000; device: cpu.",
     ):  # fmt: skip
         assert part in text, part
@@ -68,7 +69,7 @@ def test_seeds_settings_and_their_comparison(tmp_path):
     text = written(tmp_path)
     row = judged(tmp_path).groups[0].rows[0]
     low, high = accuracy_interval(row.outcomes["test"].correct)
-    assert f"Test accuracy is 0.900 (mean of 3 seeds, {low:.3f} to {high:.3f}, n = 80)." in text
+    assert f"Test accuracy is 0.900 (mean of 3 seeds, {format_interval(low, high)}, n = 80)." in text
     for part in ("with 3 seeds (1, 2 and 3)", "the best of 3 settings, which differ in model, by validation accuracy",
                  "Searle", "(seeds and images as random effects, and Student's t interval of the seeds' means and Tango's",
                  "Student's t interval of the seeds' means and the first interval on the scale of log odds.",

@@ -44,9 +44,20 @@ def numbers_of(value) -> list[float]:
     return [float(found.replace(",", "")) for found in NUMBER.findall(str(value))] if isinstance(value, str) else []
 
 
+def printed_ends(value) -> list[float]:
+    """Every end of an interval in a record as it is printed: rounded outward."""
+    if isinstance(value, list):
+        return [end for item in value for end in printed_ends(item)]
+    if not isinstance(value, dict):
+        return []
+    pairs = [(value["low"], value["high"])] if "low" in value else list((value.get("intervals") or {}).values())
+    ends = [end for low, high in pairs for end in (np.floor(1000 * low) / 1000, np.ceil(1000 * high) / 1000)]
+    return ends + printed_ends(list(value.values()))
+
+
 def without_origin(card: str, record: RunRecord, checkpoint: str) -> list[str]:
     """Numbers of a card that are no rounding of any number of the record."""
-    known = numbers_of(asdict(record)) + numbers_of(checkpoint)
+    known = numbers_of(asdict(record)) + numbers_of(checkpoint) + printed_ends(asdict(record))
     if decision := record.decision:  # 90% where delta is 0.1, and how many images without an error promise the target
         known += [np.ceil(1000 * (decision.confidence or 0)) / 1000]  # rounded up, since less promises nothing
         known += [100 * (1 - decision.delta), np.ceil(np.log(decision.delta) / np.log(decision.target_accuracy))]
@@ -140,7 +151,7 @@ def test_each_result_is_in_its_place(record):
     assert row(card, "| balanced accuracy").startswith(
         "| balanced accuracy (95% interval) | 0.654 (0.611 to 0.700) | - |"
     )
-    assert row(card, "| cat | 0.7") == "| cat | 0.714 (5 of 7, 0.359 to 0.918) | - | 0.432 | 7 |"
+    assert row(card, "| cat | 0.7") == "| cat | 0.714 (5 of 7, 0.358 to 0.918) | - | 0.432 | 7 |"
     assert "- chosen on validation images: epoch 17, for its val/accuracy of 0.8765" in card
     assert "images were evaluated 3 times with this model; only the first result is unbiased. result.json" in card
     assert (

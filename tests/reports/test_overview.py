@@ -15,6 +15,7 @@ from common.errors import UserError
 from common.predictions_csv import Predictions, write_predictions
 from common.run_folder import RunFolder
 from common.run_record import BestEpoch, RunRecord, write_record
+from common.text import format_interval
 from datamodules.decode import read_image
 from engine.run import evaluate
 from evaluation.decision import measure
@@ -67,7 +68,7 @@ def test_its_numbers_are_those_of_the_predictions(pets):
     figure = draw_overview(pets)
     found = texts(figure)
     low, high = wilson(8, 10)
-    assert f"Test accuracy 0.800 (8 of 10, 95% interval {low:.3f} to {high:.3f})" in found
+    assert f"Test accuracy 0.800 (8 of 10, 95% interval {format_interval(low, high)})" in found
     assert found[1].startswith("not shown to be better than always answering 'dog' (0.600) · resnet18 on pets · ")
     assert {"3\n75%", "1\n25%", "1\n17%", "5\n83%"} <= set(found)
     curves, recalls = figure.axes[:2], next(axes for axes in figure.axes if axes.get_title("left").startswith("Recall"))

@@ -227,7 +227,7 @@ def test_the_answer_names_the_smallest_that_is_shown_to_be_good_enough(run, summ
     group = summary().groups[0]
     first, second, third = answer(group)
     assert first.startswith(
-        "The best by validation is model=large: accuracy 1.000 (0.996 to 1.000, n = 900) on validation and"
+        "The best by validation is model=large: accuracy 1.000 (0.995 to 1.000, n = 900) on validation and"
     )
     assert second == (
         "The smallest network shown to be good enough as trained (at most 0.02 below model=large) is model=small with 50M "
@@ -353,9 +353,9 @@ ALWAYS = "always predicting 'cat' gives 0.500"
 @pytest.mark.parametrize(("other", "which", "more"), [
     ({"n": {"none": 0}, "data": {"n_val": 80}}, "No row", []),
     ({"n": {"test": 80}, "wrong": {"test": set(range(40))}}, "No row",
-     ["model=other has accuracy 0.500 (0.393 to 0.607, n = 80), not shown to be better than guessing"]),
+     ["model=other has accuracy 0.500 (0.392 to 0.608, n = 80), not shown to be better than guessing"]),
     ({"n": {"test": 80}, "wrong": {"test": set(range(8))}}, "No row that validation ranks",
-     ["model=other has accuracy 0.900 (0.815 to 0.948, n = 80)"]),
+     ["model=other has accuracy 0.900 (0.814 to 0.949, n = 80)"]),
 ])  # fmt: skip
 def test_a_row_that_guesses_is_named_beside_rows_without_a_validation_accuracy(run, summary, other, which, more):
     run("guess", choices={"model": "guess"}, wrong={"val": set(range(40))}, n={"val": 80})
@@ -363,8 +363,8 @@ def test_a_row_that_guesses_is_named_beside_rows_without_a_validation_accuracy(r
     group = summary().groups[0]
     first, *others = answer(group)
     assert first == (
-        f"{which} is shown to be better than guessing: the first by validation is model=guess with accuracy 0.500 (0.393 to "
-        f"0.607, n = 80) on validation (not evaluated on test); {ALWAYS} on validation."
+        f"{which} is shown to be better than guessing: the first by validation is model=guess with accuracy 0.500 (0.392 to "
+        f"0.608, n = 80) on validation (not evaluated on test); {ALWAYS} on validation."
     )
     assert others == [f"Evaluated on test only, so not ranked: {text}; {ALWAYS}." for text in more]
     assert [row.name for row in group.rows] == ["model=guess", "model=other"]
@@ -373,11 +373,11 @@ def test_a_row_that_guesses_is_named_beside_rows_without_a_validation_accuracy(r
 def test_accuracies_on_test_only_are_an_answer(run, summary):
     """As of checkpoints that are evaluated on other images."""
     run("a", choices={"model": "a"}, wrong={"test": set(range(8))}, n={"test": 80})
-    has = "a has accuracy 0.900 (0.815 to 0.948, n = 80)"
+    has = "a has accuracy 0.900 (0.814 to 0.949, n = 80)"
     assert answer(summary().groups[0]) == [f"Evaluated on test only: {has}; {ALWAYS}."]
     run("b", choices={"model": "b"}, wrong={"test": set(range(40))}, n={"test": 80})
     group = summary().groups[0]
-    guesses = "model=b has accuracy 0.500 (0.393 to 0.607, n = 80), not shown to be better than guessing"
+    guesses = "model=b has accuracy 0.500 (0.392 to 0.608, n = 80), not shown to be better than guessing"
     assert answer(group) == [f"Evaluated on test only, so not ranked: model={has} and {guesses}; {ALWAYS}."]
     assert "95% interval" in note(group) and "ranks" not in note(group)
 

@@ -6,6 +6,7 @@ from PIL import Image
 from scipy.stats import binom
 
 from common.errors import UserError
+from common.text import format_interval
 from datamodules.decode import open_image, resize
 from evaluation.intervals import accuracy_interval
 from evaluation.paired_tests import compare_pair
@@ -255,6 +256,4 @@ def test_what_a_file_costs_on_images_in_groups(run):
     assert (cost.value, cost.low, cost.high) == (3 / 48, pair.low, pair.high)
     assert cost.high > found._replace(grouped=None).cost().high
     interval = accuracy_interval(right[1], groups)
-    assert f"of the file 0.9375 (45 of 48, 95% interval {interval.low:.3f} to {interval.high:.3f})" in (
-        found.describe_accuracies()
-    )
+    assert f"of the file 0.9375 (45 of 48, 95% interval {format_interval(*interval)})" in (found.describe_accuracies())
