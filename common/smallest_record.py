@@ -174,6 +174,8 @@ class Answer:
     """Index of the nearest cheaper candidate if the reference is chosen, since none was within the margin on validation."""
     val: Pair | None = None
     test: Pair | None = None
+    as_trained: bool | None = None
+    """Whether test images show the network in best.ckpt itself to be good enough; null in answers of earlier versions."""
     n_finalists: int = 1
     """Number of candidates that could have been chosen, by which the level for settings is divided."""
     sentences: list[str] = field(default_factory=list)

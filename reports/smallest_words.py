@@ -336,6 +336,8 @@ def _kind_of_proof(record: SmallestRecord, chosen: Candidate, answer: Answer) ->
         if record.data.get("n_test"):
             return "chosen, not proved: the test images, which played no part in the choice, were not evaluated"
         return "chosen, not proved: there is no test split, and a proof needs images that played no part in the choice"
+    if answer.verdict == "shown" and answer.as_trained is False:
+        return "this holds for the settings: the network in best.ckpt is not shown to be good enough itself"
     if answer.verdict != "shown_as_trained" or not answer.test:
         return None
     repeats = "folds" if record.data.get("folds") else "seeds"

@@ -80,6 +80,7 @@ class Answerer:
         )  # fmt: skip
         answer = self.record.answer
         answer.verdict, answer.test = proof.verdict, as_pair(proof.evidence, "test")
+        answer.as_trained = proof.as_trained.shown
         if self.chosen == self.reference and self.rule.target is None:
             raced = [i for i, each in enumerate(self.record.candidates) if each.stage in ("raced", "final")]
             is_single = sum(self.runs.is_trained(self.runs.first(index)) for index in raced) == 1

@@ -173,6 +173,15 @@ def bound_of(record: SmallestRecord, pattern: str) -> float:
     return float(re.search(pattern, " ".join(answer_sentences(record))).group(1))
 
 
+@pytest.mark.parametrize("as_trained", [None, True, False])  # None: an answer of 0.5.0
+def test_an_answer_about_settings_says_if_the_network_handed_out_is_not_shown_itself(as_trained):
+    record = ALL["shown"]()
+    record.answer.as_trained = as_trained
+    assert any("network in best.ckpt is not shown" in line for line in answer_sentences(record)) == (
+        as_trained is False
+    )
+
+
 def test_no_rounding_flatters():
     generator = np.random.default_rng(0)
     for bound in generator.uniform(0.001, 0.0199, 50):

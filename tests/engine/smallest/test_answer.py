@@ -111,6 +111,7 @@ def test_what_the_test_images_show(answerer, wrong, test, n_seeds, given, verdic
     assert pair.level == (0.05 / (2 if given else 1) if of_settings else 0.05)
     errors = test or wrong
     assert pair.difference == pytest.approx((errors[0] - errors[chosen]) / N)
+    assert recorded.as_trained == (verdict != "not_shown")  # all seeds have the same errors
 
 
 @pytest.mark.parametrize(("folds", "worse", "verdict", "n"), [
