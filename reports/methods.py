@@ -5,7 +5,7 @@ from common.table import escape_markdown
 from common.text import SPLIT_NAMES, clean, finite_number, join_words, plural, short_name
 from evaluation.paired_tests import ALMOST_SINGLE, mean_group
 from reports.accuracy import CorrectnessMatrix
-from reports.model_card import settings_of
+from reports.model_card import scaled_values, settings_of
 from reports.report_data import ReportData, ResultGroup, ResultRow
 from reports.significance import describe_accuracy
 from reports.studies import search_that_retrained
@@ -26,6 +26,9 @@ OPTIONAL = (  # callbacks, with the setting that switches them on, its value if 
     ("progressive_resizing", "callbacks.progressive_resizing.initial_scale", 1,
      "The training images began at a share of {} of this size."),
 )  # fmt: skip
+DECODED = (
+    "Images were decoded to RGB with 8 bits per channel: upright by EXIF, alpha over white, the first of several frames"
+)
 WILSON = "Wilson's score interval (Wilson 1927, J. Am. Stat. Assoc. 22:209-212)"
 EFFECT = "the design effect of their groups (Kish 1965, Survey Sampling, ch. 5)"
 KISH = (
@@ -87,11 +90,10 @@ def _training(row: ResultRow) -> list[str]:
         sentences.append(
             f"Images were resized to {seen.image_size} x {seen.image_size} pixels ({seen.interpolation}, {seen.fit})."
         )
-    if run.data.range is not None:
-        low, high, _ = run.data.range
-        sentences.append(
-            f"In images with more than 8 bits per channel, the values {low:g} to {high:g} became 0 to 255."
-        )
+    deep = (
+        "" if run.data.range else "; where a file has more bits, its window or the bits that it states became 0 to 255"
+    )
+    sentences += [f"{DECODED}{deep}.", *([scaled_values(run, "became")] if run.data.range else [])]
     if not _was_trained(row):  # the settings are not those of its training
         return [*sentences, "It was not trained in this run."]
     if settings.get("model.freeze") is True:

@@ -132,8 +132,7 @@ def _classes(run: Run) -> str:
         mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (seen.mean, seen.std))
         pixels += f" Images are resized with {seen.interpolation} interpolation, and normalized with mean {mean} and std {std}."
     if run.data.range is not None:
-        low, high, _ = run.data.range
-        pixels += f" In images with more than 8 bits per channel, the values {low:g} to {high:g} become 0 to 255."
+        pixels += f" {scaled_values(run, 'become')}"
     return f"{run.model.name} distinguishes {join_words(run.data.classes, MOST_CLASSES)}.{pixels}"
 
 
@@ -331,6 +330,13 @@ def _value(value: object) -> str:
 
 def _digits(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def scaled_values(run: Run, verb: str) -> str:
+    """Return how the values of images with more than 8 bits per channel become 8 bits."""
+    low, high, of_all = run.data.range
+    or_own = "" if of_all else ", or where the file states them the values of its window or bits,"
+    return f"In images with more than 8 bits per channel, the values {low:g} to {high:g}{or_own} {verb} 0 to 255."
 
 
 def _with_interval(metrics: SplitMetrics, key: str) -> str:

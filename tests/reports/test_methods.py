@@ -38,7 +38,8 @@ def test_one_training_states_what_its_record_does(tmp_path):
     for part in (
         "The data set pets has 2 classes (cat and dog). There are 200 training, 60 validation and 80 test images.",
         "Splits: given by the source.", "resnet18 with 143,528 parameters. Initial weights: random.",
-        "In images with more than 8 bits per channel, the values 100 to 4095.5 became 0 to 255.",
+        "In images with more than 8 bits per channel, the values 100 to 4095.5, or where the file states them the "
+        "values of its window or bits, became 0 to 255.", "upright by EXIF, alpha over white, the first of several frames.",
         "It was trained for 40 epochs. A batch has 16 images.", "Optimizer: AdamW (lr 0.01, weight_decay 0.05).",
         "Schedule: cosine.", "It was trained with 1 seed (7).", "the weights of the epoch with the best val/loss were kept",
         "The test images were evaluated once for each trained network.",
@@ -70,7 +71,8 @@ def test_seeds_settings_and_their_comparison(tmp_path):
     row = judged(tmp_path).groups[0].rows[0]
     low, high = accuracy_interval(row.outcomes["test"].correct)
     assert f"Test accuracy is 0.900 (mean of 3 seeds, {format_interval(low, high)}, n = 80)." in text
-    for part in ("with 3 seeds (1, 2 and 3)", "the best of 3 settings, which differ in model, by validation accuracy",
+    for part in ("its window or the bits that it states became 0 to 255.",
+                 "with 3 seeds (1, 2 and 3)", "the best of 3 settings, which differ in model, by validation accuracy",
                  "Searle", "(seeds and images as random effects, and Student's t interval of the seeds' means and Tango's",
                  "Student's t interval of the seeds' means and the first interval on the scale of log odds.",
                  "Settings were compared on the same test images",
