@@ -113,8 +113,9 @@ class AuditFinding:
     """Whether training images are also in val or test."""
     text: str
     """One sentence with counts and examples."""
-    caveat: str = ""
-    """Why accuracies may be too high, a clause of results: `may be too high: ...`; empty if they are not."""
+    caveat: str | None = None
+    """Why accuracies may be too high, a clause of results: `may be too high: ...`; empty if they are not. Null in records of
+    earlier versions."""
 
 
 @dataclass(kw_only=True)
@@ -187,7 +188,13 @@ class DataInfo:
     @property
     def caveats(self) -> list[str]:
         """Return the clauses that belong beside every accuracy on these images."""
-        return [finding.caveat for finding in self.audit or [] if finding.caveat]
+        dropped = any(image.reason == "in val or test too" for image in self.excluded)  # datamodule.on_leak=drop
+        of_leak = "" if dropped else "may be too high: {}s across train and val or test"
+        clauses = [
+            of_leak.format(finding.kind) if finding.caveat is None and finding.leak else finding.caveat
+            for finding in self.audit or []
+        ]
+        return [clause for clause in clauses if clause]
 
 
 @dataclass(kw_only=True)
@@ -545,9 +552,12 @@ class ExportCost:
     verdict: str
     """`within 0.01`, `not within 0.01`, or `not shown to be within 0.01 by 28 images`."""
 
-    def describe(self) -> str:
-        """Return `0.004 (-0.002 to 0.010): within 0.01`."""
-        return f"{self.value:z.3f} ({format_interval(self.low, self.high)}): {self.verdict}"
+    def describe(self, of: str = "") -> str:
+        """Return `costs 0.004 (-0.002 to 0.010): within 0.01`, or `gains ...` of a file that is more accurate."""
+        gains = round(self.value, 3) < 0
+        low, high = (-self.high, -self.low) if gains else (self.low, self.high)
+        verb, interval = "gains" if gains else "costs", format_interval(low, high)
+        return f"{verb} {abs(self.value):.3f} ({interval}){of}: {self.verdict}"
 
 
 @dataclass(kw_only=True)
@@ -574,9 +584,9 @@ class ExportMetrics:
         found, parts = self.accuracy, []
         if found and self.cost:
             accuracy = f"{found.value:.3f} ({format_interval(found.low, found.high)})"
-            parts = [f"accuracy {accuracy} on {self.images}, costs {self.cost.describe()}"]
+            parts = [f"accuracy {accuracy} on {self.images}, {self.cost.describe()}"]
             if self.balanced_cost:
-                parts.append(f"in balanced accuracy it costs {self.balanced_cost.describe()}")
+                parts.append(f"in balanced accuracy it {self.balanced_cost.describe()}")
         on = "" if parts else f"{self.images}: "
         return "; ".join([*parts, on + describe_difference(self.largest_difference, self.changed, self.n)])
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from common.errors import UserError
 from common.run_record import ExportCost, describe_difference
-from common.text import format_interval, plural
+from common.text import plural
 from datamodules.decode import UnreadableImageError, open_image
 from evaluation.intervals import design_effect, format_accuracy, group_numbers, proportion
 from evaluation.paired_tests import compare_pair, paired_difference
@@ -97,10 +97,8 @@ class Verification(NamedTuple):
         found = self.cost()
         if found is None:
             return None
-        text = f"{name} costs {found.value:.3f} ({format_interval(found.low, found.high)}) of the accuracy: {found.verdict}"
-        if (other := self.balanced_cost) is None:
-            return text
-        return f"{text}; {other.value:.3f} ({format_interval(other.low, other.high)}) of the balanced accuracy: {other.verdict}"
+        text = f"{name} {found.describe(' of the accuracy')}"
+        return f"{text}; {other.describe(' of the balanced accuracy')}" if (other := self.balanced_cost) else text
 
 
 def known_images(checkpoint: Path, images: str | list[str] | None, root: str | None) -> dict[str, list[ImageInput]]:

@@ -2,8 +2,11 @@
 
 import logging
 
+import pytest
+
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
+from datamodules.splits import DROPPED
 from engine.run.last_lines import log_verdict
 from reports.columns import note
 from reports.model_card import model_card
@@ -14,6 +17,17 @@ from tests.support.fake_smallest import ALL
 CAVEAT = (
     "may be too high for new scenes, and intervals too narrow: 16 groups of near duplicates divided between the splits"
 )
+
+
+@pytest.mark.parametrize(("kind", "leak", "excluded", "expected"), [
+    ("group", True, [{"path": "a.png", "reason": "damaged"}], ["may be too high: groups across train and val or test"]),
+    ("exact duplicate", True, [], ["may be too high: exact duplicates across train and val or test"]),
+    ("exact duplicate", True, [{"path": "a.png", "reason": DROPPED}], []),  # datamodule.on_leak=drop
+    ("exact duplicate", False, [], []),
+])  # fmt: skip
+def test_a_record_of_0_5_0_has_the_caveat_of_a_leak(run, kind, leak, excluded, expected):
+    finding = {"kind": kind, "leak": leak, "text": f"{kind}: 1 group"}
+    assert RunRecord.read(RunFolder(run("a", data={"audit": [finding], "excluded": excluded}))).data.caveats == expected
 
 
 def test_every_accuracy_of_a_run_has_the_caveats_of_its_audit_beside_it(run, summary, caplog):

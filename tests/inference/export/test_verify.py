@@ -146,7 +146,7 @@ def test_what_a_rare_class_loses_is_seen_in_balanced_accuracy(tmp_path):
     cost = found.balanced_cost
     assert found.correct_exported == 5 and cost.value == 0.5 and cost.low <= 0 and cost.high == 1
     assert found.describe_cost("int8").endswith(
-        "; 0.500 (-1.000 to 1.000) of the balanced accuracy: not shown to be within 0.01 by 6 images"
+        "; costs 0.500 (-1.000 to 1.000) of the balanced accuracy: not shown to be within 0.01 by 6 images"
     )
 
 
@@ -154,6 +154,7 @@ def test_what_a_rare_class_loses_is_seen_in_balanced_accuracy(tmp_path):
     (18, 2, 400, r"int8 costs 0\.040 \(0\.02\d to 0\.06\d\) of the accuracy: not within 0\.01"),
     (10, 2, 400, r"int8 costs 0\.020 \(0\.00\d to 0\.04\d\) of the accuracy: not shown to be within 0\.01 by 400 images"),
     (0, 0, 1, r"of the accuracy: not shown to be within 0\.01 by 1 image$"),
+    (2, 8, 400, r"int8 gains 0\.015 \(-0\.00\d to 0\.03\d\) of the accuracy: within 0\.01"),
     (0, 0, 2000, r"int8 costs 0\.000 \(-0\.002 to 0\.002\) of the accuracy: within 0\.01"),
     (0, 0, 10, r"of the accuracy: not shown to be within 0\.01 by 10 images"),
 ])  # fmt: skip
