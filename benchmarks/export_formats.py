@@ -19,6 +19,7 @@ from hydra.utils import instantiate
 
 from benchmarks.timing import PROJECT, alternate, parser, report, spread, times_ms
 from common.errors import UserError
+from common.text import format_interval
 from evaluation.describe import format_accuracy
 from evaluation.intervals import proportion
 from inference.backends import CheckpointBackend
@@ -53,7 +54,7 @@ def row(name: str, label: str, made: Exported, latencies: list[float]) -> tuple[
     return (
         name, label, f"{file.stat().st_size / 2**20:.2f}", spread(latencies) if latencies else "-",
         f"{found.largest_difference:.1e}", f"{found.changed:,} of {found.n:,}", accuracy,
-        f"{cost.value:.3f} ({cost.low:.3f} to {cost.high:.3f}): {cost.verdict}" if cost and found.changed else "-",
+        f"{cost.value:.3f} ({format_interval(cost.low, cost.high)}): {cost.verdict}" if cost and found.changed else "-",
     )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ from common.run_folder import RunFolder
 from common.run_record import RunRecord
 from common.smallest_record import FILE, Candidate, SmallestRecord
 from common.table import Table
-from common.text import override_value
+from common.text import format_interval, override_value
 from datamodules.sources.image_folder import ImageFolder
 from datamodules.sources.source import read_source
 from evaluation.choice import Finalist, Rule, choose
@@ -294,14 +294,14 @@ def answer(case: Case, part: str) -> Answer | None:
             return None
         chosen = record.candidates[record.answer.chosen]
         test = chosen.trained and chosen.trained.test
-        text = f"{test.value:.3f} ({test.low:.3f} to {test.high:.3f})" if test and test.low is not None else "-"
+        text = f"{test.value:.3f} ({format_interval(test.low, test.high)})" if test and test.low is not None else "-"
         name = f"{chosen.name} ({record.answer.verdict.replace('_', ' ')})"
         return Answer(name, chosen.costs.macs, text, record.n_trained)
     found = choose_run(case, part)
     if found is None or not is_finished(test_folder(case, part, found)):
         return None
     network, test = network_of(case, found), RunRecord.read(RunFolder(test_folder(case, part, found))).test.accuracy
-    text = f"{test.value:.3f} ({test.low:.3f} to {test.high:.3f})"
+    text = f"{test.value:.3f} ({format_interval(test.low, test.high)})"
     return Answer(network.name, network.costs.macs, text, len(trained_runs(case, part)))
 
 
