@@ -84,9 +84,8 @@ class ImageFolder(Source):
                 "class, rename it", root, join_words(hidden, NAMED),
             )  # fmt: skip
         if others:
-            listed = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(NAMED))
             files = plural(others.total(), "file")
-            log.warning("datamodule.root=%s: skipped %s (not images of a class): %s", root, files, listed)
+            log.warning("datamodule.root=%s: skipped %s (not images of a class): %s", root, files, _counts(others))
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -298,7 +297,7 @@ def _class_folders(root: Path, folder: Path) -> list[str]:
             found = Counter(
                 _kind(file.name) for file in each.rglob("*") if file.is_file() and not is_ignored(file.name)
             )
-            inside = ", ".join(f"{count:,} {kind}" for kind, count in found.most_common(NAMED)) or "nothing"
+            inside = _counts(found) or "nothing"
             advice = f"add some ({image_suffixes()}) or remove the folder"
             if found[_kind("")]:  # as DICOM files often are
                 advice = "give images a suffix, such as .dcm, or list them in a table, which needs none: datamodule.table=FILE"
@@ -460,6 +459,14 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
+
+
+def _counts(kinds: Counter) -> str:
+    """Return `9 .txt, 2 .ico`: the number of files of each kind, the most frequent first, then that of all others."""
+    shown = dict(kinds.most_common(NAMED))
+    rest = kinds.total() - sum(shown.values())
+    others = [f"{rest:,} of other kinds"] if rest else []
+    return ", ".join([*(f"{count:,} {kind}" for kind, count in shown.items()), *others])
 
 
 def _kind(name: str) -> str:

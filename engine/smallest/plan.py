@@ -1,6 +1,7 @@
 """The budget, and the decisions made under it, kept so that a repeated command decides the same."""
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,8 @@ from common.run_record import RunRecord, undisturbed
 from common.smallest_record import Candidate
 from common.text import join_words, override_value
 from engine.state import STATE
+
+log = logging.getLogger(__name__)
 
 FILE = "plan.json"
 TRAINING = 5.0  # an image's training step in forward passes: forward, backward, batches of 16 images
@@ -153,9 +156,17 @@ class Plan:
     def _read(self) -> dict:
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except FileNotFoundError:
             return {}
-        return found if isinstance(found, dict) else {}
+        except ValueError:
+            found = None
+        if isinstance(found, dict):
+            return found
+        log.warning(
+            "%s is damaged, so this command decides again with the runs that have finished; whether those have its settings "
+            "and images cannot be checked", self.path,
+        )  # fmt: skip
+        return {}
 
 
 def _as_typed(search: dict[str, object], key: str) -> str:

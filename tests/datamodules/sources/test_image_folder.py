@@ -44,14 +44,17 @@ def test_a_hidden_folder_of_images_is_named(tmp_path, caplog):
     assert "skipped images in .thumbnails and train/.c: names that start with a dot are hidden" in caplog.text
 
 
-def test_hidden_and_system_files_are_no_images(tmp_path):
+def test_hidden_and_system_files_are_no_images(tmp_path, caplog):
     root = make_images(tmp_path, {"blue": 5, "red": 5, ".cache": 2, "blue/deeper": 2})
-    for name in (".hidden.png", "Thumbs.db", "notes.txt"):
+    others = ("a.txt", "b.txt", "a.ico", "a.pdf", "a.psd", "a.svg", "a.tga", "a.xcf")
+    for name in (".hidden.png", "Thumbs.db", *others):
         (root / "blue" / name).write_bytes(b"x")
     (root / "red" / "000.png").rename(root / "red" / "ÄÖ ü 🙂.PNG")
     catalog = read_source(ImageFolder(root=root))
     assert len(catalog) == 12
     assert sum("🙂" in path for path in catalog.paths) == 1
+    counts = re.search(r"skipped 8 files \(not images of a class\): (.*)", caplog.text)[1]
+    assert sum(map(int, re.findall(r"\d+", counts))) == 8 and "2 .txt, " in counts and ", 2 of other kinds" in counts
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def candidate(backbone: str, macs: int) -> Candidate:
     return Candidate(backbone=backbone, keep="k", image_size=64, pretrained=True, weights="w", costs=costs)
 
 
-def test_a_decision_is_taken_once_and_again_for_another_budget(tmp_path):
+def test_a_decision_is_taken_once_and_again_for_another_budget(tmp_path, caplog):
     taken = []
 
     def decide() -> list[int]:
@@ -48,8 +48,14 @@ def test_a_decision_is_taken_once_and_again_for_another_budget(tmp_path):
     assert Plan(tmp_path, Budget(10)).decide("race", decide) == [1]
     assert Plan(tmp_path, Budget(10)).decide("finals", decide) == [2]
     assert Plan(tmp_path, Budget(20)).decide("race", decide) == [3]
+    assert not caplog.messages
     (tmp_path / "plan.json").write_text("{damaged")
     assert Plan(tmp_path, Budget(20)).decide("race", decide) == [4]
+    assert f"{tmp_path / 'plan.json'} is damaged, so this command decides again" in caplog.messages[0]
+    (tmp_path / "plan.json").unlink()
+    (tmp_path / "plan.json").mkdir()
+    with pytest.raises(IsADirectoryError):
+        Plan(tmp_path, Budget(20)).decide("race", decide)
 
 
 @pytest.mark.parametrize(("name", "good", "damaged"), [
