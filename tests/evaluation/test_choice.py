@@ -5,11 +5,11 @@ from math import sqrt
 import numpy as np
 import pytest
 from scipy.special import expit, logit
-from scipy.stats import binomtest, multinomial, norm, t
+from scipy.stats import beta, binomtest, multinomial, norm, t
 
 from benchmarks.smallest_simulation import simulate, worlds
 from evaluation.choice import Finalist, Rule, choose, measure, metric_interval, prove
-from evaluation.intervals import accuracy_interval, over_seeds_and_images
+from evaluation.intervals import accuracy_interval, design_effect, over_seeds_and_images
 from evaluation.paired_tests import balance, compare_pair, lower_bound, tango_score
 
 
@@ -292,7 +292,15 @@ def test_the_error_of_balanced_outcomes_is_that_of_a_stratified_sample(world):
 
 
 @pytest.mark.parametrize(
-    ("counts", "classes_lost"), [((60, 30, 10), 3), ((200, 60), 1), ((10,) * 10, 10), ((5,) * 20, 1)]
+    ("counts", "classes_lost"),
+    [
+        ((60, 30, 10), 3),
+        ((200, 60), 1),
+        *(
+            pytest.param((number,) * n, lost, marks=pytest.mark.thorough)
+            for number, n, lost in ((10, 10, 10), (5, 20, 1))
+        ),
+    ],
 )
 @pytest.mark.parametrize("n_seeds", [1, 3])
 def test_a_balanced_accuracy_at_the_margin_is_shown_in_at_most_one_of_twenty(counts, classes_lost, n_seeds):
@@ -318,6 +326,34 @@ def test_the_interval_of_the_metric_is_that_of_accuracy_where_classes_do_not_cou
     assert low < value < high and value == pytest.approx(np.mean([right[:, labels == c].mean() for c in (0, 1)]))
     upside_down = metric_interval(~right, Rule(0.02, None, "balanced_accuracy"), labels)
     assert upside_down == pytest.approx((1 - value, 1 - high, 1 - low))
+    for some in (right, right[:1]):  # classes of equal size, which are right equally often
+        alike = metric_interval(some, Rule(0.02, None, "balanced_accuracy"), np.arange(300) % 2)
+        assert alike == pytest.approx((some.mean(), *accuracy_interval(some)), abs=0.01)
+
+
+def test_a_target_is_that_of_the_balanced_accuracy_with_one_seed_too():
+    """Recalls of 0.99 of 900 images and of 0.5 of 100: an accuracy of 0.941."""
+    labels, right = np.repeat([0, 1], [900, 100]), np.ones((1, 1000), bool)
+    right[0, [*range(9), *range(900, 950)]] = False
+    network = Finalist(1, right, [1])
+    assert measure(network, network, Rule(0.02, 0.9), labels).shown
+    balanced = measure(network, network, Rule(0.02, 0.9, "balanced_accuracy"), labels)
+    deviation = sqrt(0.99 * 0.01 / 899 + 0.5 * 0.5 / 99) / 2
+    assert not balanced.shown and balanced.p_value > 0.99
+    assert balanced.at_least == pytest.approx(0.745 - norm.ppf(0.95) * deviation, abs=0.005)  # pseudo-images widen it
+
+
+def test_the_bound_of_one_network_on_images_in_groups_is_that_of_fewer_images():
+    """300 images three times each: Clopper and Pearson's bound of 900 images over the design effect."""
+    right = np.repeat(np.arange(300) % 8 > 0, 3)[None]
+    groups = np.arange(900) // 3
+    network = Finalist(1, right, [1])
+    found = measure(network, network, Rule(0.02, 0.8), None, groups)
+    n = 900 / design_effect(right, groups)
+    assert 260 < n <= 300
+    k = n * right.mean()
+    assert found.at_least == pytest.approx(beta.ppf(0.05, k, n - k + 1))
+    assert found.p_value == pytest.approx(beta.cdf(0.8, k, n - k + 1))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from tests.support.fake_smallest import ALL, measured, smallest_record, train
 from tests.support.helpers import in_chromium, needs_chromium
 from tests.support.parsed_html import Parsed
 
+DRAW = svg.smallest
 DOT = re.compile(r'<use xlink:href="#(\w+)"')
 
 
@@ -24,6 +25,22 @@ def page(name: str) -> str:
 @functools.cache
 def parsed(name: str) -> Parsed:
     return Parsed(page(name))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def each_figure_is_drawn_once():
+    """Most tests are about the words beside the same figure, which takes most of a page's time."""
+    drawn = {}
+
+    def remembered(found, narrow=False):
+        key = repr((found, narrow))
+        if key not in drawn:
+            drawn[key] = DRAW(found, narrow)
+        return drawn[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(svg, "smallest", remembered)
+        yield
 
 
 SOME = ("shown", "two_costs", "exported")
@@ -196,6 +213,7 @@ def test_two_costs_have_two_figures_and_a_table_of_the_front():
 )
 def test_the_names_of_the_axes_are_not_cut_off(cost, monkeypatch):
     figures = []
+    monkeypatch.setattr(svg, "smallest", DRAW)
     monkeypatch.setattr(svg, "to_svg", lambda figure, words: figures.append(figure) or "<svg></svg>")
     make_page(smallest_record(cost=(cost,)))
     assert len(figures) == 2  # one for a phone
