@@ -27,6 +27,7 @@ from omegaconf.errors import (
     InterpolationResolutionError,
     InterpolationToMissingValueError,
     OmegaConfBaseException,
+    UnsupportedInterpolationType,
     ValidationError,
 )
 
@@ -101,6 +102,9 @@ def user_message(error: BaseException) -> str | None:
         if isinstance(link, InterpolationToMissingValueError):
             key = str(link).splitlines()[0].rpartition(" ")[2]  # such as model.name, which names the run folder
             return f"{key} has no value; give it one: {key}=VALUE"
+        if isinstance(link, InterpolationKeyError | UnsupportedInterpolationType):  # such as a path with ${x} in it
+            text = str(link).splitlines()[0]
+            return f"{text}; ${{...}} refers to another setting, as ${{seed}} does, and values cannot contain these characters"
         if isinstance(link, OmegaConfBaseException | HydraException) and not isinstance(link, InstantiationException):
             return str(link)
     return None

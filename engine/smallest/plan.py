@@ -15,13 +15,14 @@ from common.locks import locked
 from common.run_folder import RunFolder
 from common.run_record import RunRecord, undisturbed
 from common.smallest_record import Candidate
-from common.text import join_words, override_value
+from common.text import clean, join_words, override_value
 from engine.state import STATE
 
 log = logging.getLogger(__name__)
 
 FILE = "plan.json"
 TRAINING = 5.0  # an image's training step in forward passes: forward, backward, batches of 16 images
+LONGEST = 120  # characters of a setting that a refusal repeats
 HEAD = 2.0  # all training of an image in forward passes, backbone frozen: features without augmentation, one epoch
 STEM = 0.2  # share of a whole pass that every cut takes: the first layers compute little but move whole images
 FIRST_RATE = 1.5e9  # MACs per second, assumed until a pass has measured this machine
@@ -173,7 +174,7 @@ def _as_typed(search: dict[str, object], key: str) -> str:
     """Return `=0.02`, or ` not set` for a setting that was not typed, whose value is from a file of conf."""
     if key not in search:
         return " not set"
-    return f"={search[key] if isinstance(search[key], str) else override_value(search[key])}"
+    return f"={clean(search[key] if isinstance(search[key], str) else override_value(search[key]), LONGEST)}"
 
 
 class TrainingTimes:

@@ -100,6 +100,8 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
     (["scheduler=[]"], "scheduler=[]: scheduler takes one choice; "),
     (["~model.name"], "model.name: Interpolation key 'model.name' not found; compare your model with a file of conf/model"),
     (["seed=${no.such}"], "no.such: Interpolation key 'no.such' not found\n"),  # there is no conf/no
+    (["datamodule.root=${x}"], "Interpolation key 'x' not found; ${...} refers to another setting, as ${seed} does, and values"),
+    (["datamodule.root=${x:1}"], "Unsupported interpolation type x; ${...} refers to another setting"),
     (["+model.depth=${model.dept}"], "model.dept: Interpolation key 'model.dept' not found; compare your model with"),
     (["-m", "seed=1,2", "--cfg", "job"], "-m, --cfg, --info and -sc exclude each other; use one of them (--cfg job shows"),
     (["-m", "seed=1,1"], "seed=1,1: 1 is given twice; give each value once"),
