@@ -7,6 +7,7 @@ plain ValueError, is a defect of this project and keeps its traceback.
 import errno
 import re
 import traceback
+from difflib import get_close_matches
 from glob import escape
 from pathlib import Path
 
@@ -298,4 +299,6 @@ def _not_in_group(key: str, cause: OmegaConfBaseException) -> str:
     place, hint = ".".join(above), f". To add a setting that the file does not list: +{key}=VALUE"
     if not keys:
         return f"{key}: no such key in {place}, which has none{f'; {meant}' if meant else hint}"
+    if get_close_matches(last, map(str, keys), 1, 0.9):
+        meant = ""  # candidates.image_size is candidates.image_sizes rather than model.image_size
     return f"{key}: no such key in {place}; {f'{meant} ' if meant else ''}{did_you_mean(last, keys)}{hint}"
