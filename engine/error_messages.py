@@ -294,4 +294,4 @@ def _not_in_group(key: str, cause: OmegaConfBaseException) -> str:
     place, hint = ".".join(above), f". To add a setting that the file does not list: +{key}=VALUE"
     if not keys:
         return f"{key}: no such key in {place}, which has none{f'; {meant}' if meant else hint}"
-    return f"{key}: no such key in {place}; {f'{meant} ' if meant else ''}{did_you_mean(last, keys)}{hint}"
+    return f"{key}: no such key in {place}; {did_you_mean(last, keys, meant)}{hint}"

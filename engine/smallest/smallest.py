@@ -504,7 +504,7 @@ class Smallest:
         listed = [each for each in (self.candidates[index] for index in indices) if each.costs.latency is None]
         if not listed:
             return
-        self.progress.set("latency")
+        self.progress.set("measuring latency")
         with self._timed("latency"):
             measure_latencies(listed, len(self.record.data["classes"]), self.folder)
         apply_limits(self.candidates, self.question.limits)
