@@ -18,6 +18,7 @@ from common.text import override_value
 from engine.cli import safe_name
 from engine.error_messages import user_message
 from engine.run.job import folder_lock
+from engine.search.objectives import Objective
 from engine.search.trial import completed_record, run_trial
 from engine.smallest.plan import Budget
 from engine.smallest.progress import Progress
@@ -141,6 +142,9 @@ class Runs:
                 if error is not None and completed_record(self.folder(key, stage)) is None:
                     self.failed[key] = error
                     log.error("%s: failed: %s", self.describe(key), describe_failure(error))
+                if stage == "runs" and self.is_trained(key):
+                    metric = Objective(f"val.{self.settings.question.metric}")
+                    log.info("%s: finished, %s", self.describe(key), metric.describe(self.record(key)))
             if not free:
                 time.sleep(POLL_S)
 

@@ -206,7 +206,9 @@ def test_a_sweep_over_checkpoints_away_from_their_runs_is_of_one_network(tmp_pat
     (beside.parent.parent / ".hydra").mkdir()
     (beside.parent.parent / ".hydra" / "config.yaml").touch()
     for each in (other, "null", beside):
-        with pytest.raises(UserError, match=f"^ckpt_path={a},{each}: some of these checkpoints are not in the folders of"):
+        with pytest.raises(
+            UserError, match=f"^ckpt_path={a},{each}: some of these checkpoints are not in the folders of"
+        ):
             complete_overrides(["-m", f"ckpt_path={a},{each}"])
 
 
