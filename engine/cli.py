@@ -37,7 +37,7 @@ from engine.config import data_overrides
 from engine.config.instantiate import OF_SEVERAL
 from engine.error_messages import PLACES, user_message
 from engine.hints import CONF, keys_called, suggest
-from engine.idle import idle_in_verb
+from engine.idle_in_verb import idle_in_verb
 from engine.process_tuning import tune_process
 from engine.processes import (
     FirstProcessFailed,

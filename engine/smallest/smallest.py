@@ -41,12 +41,11 @@ from engine.search.trial import log_to
 from engine.smallest.answer import Answerer
 from engine.smallest.candidates import apply_limits, list_candidates
 from engine.smallest.feature_cache import weights_name
-from engine.smallest.idle import idle_in_runs
 from engine.smallest.latency import check_onnx, measure_latencies, processor_name, take_known_latencies
 from engine.smallest.plan import FILES, IMAGES, NETWORKS, OWN_WEIGHTS, RESERVE_S, WEIGHTS, Budget, Plan, TrainingTimes
 from engine.smallest.progress import Progress, repeats_hidden
 from engine.smallest.race import Race
-from engine.smallest.runs import STAGES, RunKey, Runs, describe_failure
+from engine.smallest.runs import STAGES, RunKey, Runs, describe_failure, idle_in_runs
 from engine.smallest.screen import SCREEN_SHARE, Rows, Screen, read_folds
 from engine.smallest.selection import (
     REFERENCE_SHARE,
