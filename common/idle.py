@@ -1,4 +1,7 @@
-"""Warn of settings that were typed without an effect, since another setting, the images or the machine decides."""
+"""Warn of settings that were typed without an effect, since another setting, the images or the machine decides.
+
+Which settings: `idle_in_run` of train.py, `idle_in_runs` of smallest.py, `idle_in_verb` of the others.
+"""
 
 import logging
 from collections.abc import Mapping, Sequence

@@ -66,11 +66,11 @@ class Progress:
 
     def set(self, text: str, how_far: str | Callable[[], str] = "") -> None:
         """Set what is done from now on, for the next line; `how_far` may be a function that is called then."""
-        self._text, self.how_far, self._begun_s, self._is_count = text, how_far, time.monotonic(), False
+        self._text, self.how_far, self._begun_s, self._share = text, how_far, time.monotonic(), None
 
     def count(self, done: int, total: int, what: str = "image") -> None:
-        """Set how far it is, for the next line: `40 of 200 images, 12 s`."""
-        self.how_far, self._is_count = f"{done:,} of {plural(total, what)}", True
+        """Set how far it is, for the next line: `40 of 200 images, 12 s`, and `, about 48 s left` if silence follows it."""
+        self.how_far, self._share = f"{done:,} of {plural(total, what)}", done / max(total, 1)
 
     def is_own(self, record: logging.LogRecord) -> bool:
         """Return whether a line is on the screen."""
@@ -84,9 +84,12 @@ class Progress:
         now, silence_s = time.monotonic(), self._silence_s or SILENCE_S
         if self._text and Progress._innermost is self and now - self._shown_s > silence_s - POLL_S:
             self._silence_s = self.then_every_s
-            elapsed = rounded(now - self._begun_s, to_s=1)  # makes each line different
+            elapsed_s = now - self._begun_s
+            elapsed = rounded(elapsed_s, to_s=1)  # makes each line different
             known = self.how_far() if callable(self.how_far) else self.how_far
-            how_far = f"{known}, {elapsed}" if self._is_count else known or f"{elapsed} so far"
+            how_far = known or f"{elapsed} so far" if self._share is None else f"{known}, {elapsed}"
+            if self.then_every_s and self._share:
+                how_far += f", about {rounded(elapsed_s / self._share - elapsed_s)} left"
             self._log.info("%s: %s", self._text, how_far)
 
 

@@ -163,16 +163,21 @@ def digits_of_share(share: float, least: int = 2) -> int:
     return next((d for d in range(least, 9) if share in (0, 1) or 0 < round(share, d) < 1), 9)
 
 
-def did_you_mean(name: str, allowed: Iterable) -> str:
-    """Return `did you mean adam or adamw? Allowed: ...`, the closest names first; of many others only their number."""
+def did_you_mean(name: str, allowed: Iterable, meant: str = "") -> str:
+    """Return `did you mean adam or adamw? Allowed: ...`, the closest names first; of many others only their number.
+
+    Args:
+        meant: `did you mean ...?`, if that is known better than by the closest names.
+    """
     allowed = sorted(map(str, allowed))
     by_lower = {each.lower(): each for each in allowed}
-    close = [by_lower[each] for each in difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)]
+    found = [] if meant else difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
+    close = [by_lower[each] for each in found]
     if close and len(allowed) > MOST_BESIDE_GUESS:
         return f"did you mean {' or '.join(close)}? {len(allowed) - len(close):,} others are allowed"
-    meant = f"did you mean {' or '.join(close)}? " if close else ""
+    meant = f"did you mean {' or '.join(close)}?" if close else meant
     more = f" and {len(allowed) - MOST_ALLOWED:,} more" if len(allowed) > MOST_ALLOWED else ""
-    return f"{meant}Allowed: {', '.join(allowed[:MOST_ALLOWED])}{more}"
+    return f"{f'{meant} Allowed' if meant else 'allowed'}: {', '.join(allowed[:MOST_ALLOWED])}{more}"
 
 
 def override_value(value) -> str:

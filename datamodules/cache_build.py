@@ -261,8 +261,7 @@ class _Building:
             own = self.folder / look.name()
             for name in (STATS, VERSIONS, *([THUMBNAILS] if look.gray_from else [])):
                 shutil.copyfile(self.folder / name, own / name)
-            if not look.jpeg_quality:  # a damaged JPEG is noticed when it is decoded
-                write_sample(own, self.stats)
+            write_sample(own, look, self.stats)
             try:
                 own.rename(place)
             except OSError:
@@ -388,7 +387,7 @@ class _JpegWriter:
         names = [JPEGS.format(number) for number in np.unique(places[places[:, 2] > 0, 0]).tolist()]
         if 2 * int(places[:, 2].sum(dtype=np.int64)) < sum((earlier.place / name).stat().st_size for name in names):
             for row, earlier_row in zip(earlier.rows.tolist(), earlier.earlier_rows.tolist(), strict=True):
-                if content := cache.jpeg(earlier_row):
+                if content := cache.content(earlier_row):
                     self._put(row, content)
             return
         for name in names:

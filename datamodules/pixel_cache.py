@@ -109,9 +109,13 @@ class PixelCache:
     def image_size(self) -> int:
         return self._shape[0]
 
-    def __getitem__(self, row: int) -> np.ndarray:
+    def content(self, row: int) -> bytearray:
+        """Return the bytes of a row in its file."""
         length = math.prod(self._shape)
-        return np.frombuffer(_read(self._map, self._begin + row * length, length), np.uint8).reshape(self._shape)
+        return _read(self._map, self._begin + row * length, length)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return np.frombuffer(self.content(row), np.uint8).reshape(self._shape)
 
     def __reduce__(self):
         return PixelCache, (self.path, self.stats)  # a loader process that is spawned opens the file itself
@@ -152,13 +156,13 @@ class JpegPixels(PixelCache):
             with file.open("rb") as opened:
                 self._maps[number] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
 
-    def jpeg(self, row: int) -> bytes:
-        """Return the JPEG of a row."""
+    def content(self, row: int) -> bytearray:
+        """Return the JPEG of a row; empty for a black image."""
         number, begin, length = self.places[row].tolist()
-        return bytes(_read(self._maps[number], begin, length)) if length else b""
+        return _read(self._maps[number], begin, length) if length else bytearray()
 
     def __getitem__(self, row: int) -> np.ndarray:
-        content = self.jpeg(row)
+        content = self.content(row)
         if not content:
             return np.zeros(self._shape, np.uint8)
         pixels = None
@@ -223,20 +227,26 @@ def _open_files(place: Path, look: Look, rows: int, stats: ImageStats | None) ->
         for name in ("spreads", "stated"):
             if np.isnan(getattr(stats, name)).all():  # all images have 8 bits; a million would take 16 MB for each
                 setattr(stats, name, np.broadcast_to(np.nan, (rows, 2)))
-    if look.jpeg_quality:
-        return JpegPixels(place / PLACES, stats, look.image_size)
-    cache = PixelCache(place / PIXELS, stats)
+    cache = _cache_of(place, look, stats)
+    if look.jpeg_quality and not (place / SAMPLE).exists():  # of version 0.5.0 or earlier
+        return cache
     if _sample_digest(cache) != (place / SAMPLE).read_text():
         raise ValueError(f"{cache.path}: damaged (its images are not those that were written)")
     return cache
 
 
-def write_sample(place: Path, stats: ImageStats) -> None:
+def write_sample(place: Path, look: Look, stats: ImageStats) -> None:
     """Write the digest that `open_place` compares."""
-    (place / SAMPLE).write_text(_sample_digest(PixelCache(place / PIXELS, stats)))
+    (place / SAMPLE).write_text(_sample_digest(_cache_of(place, look, stats)))
+
+
+def _cache_of(place: Path, look: Look, stats: ImageStats) -> PixelCache:
+    if look.jpeg_quality:
+        return JpegPixels(place / PLACES, stats, look.image_size)
+    return PixelCache(place / PIXELS, stats)
 
 
 def _sample_digest(cache: PixelCache) -> str:
     """Return 32 hex digits that identify some of the images, evenly spaced."""
     rows = np.linspace(0, len(cache) - 1, min(SAMPLED, len(cache))).astype(int).tolist()
-    return hashlib.blake2b(b"".join(cache[row].tobytes() for row in rows), digest_size=16).hexdigest()
+    return hashlib.blake2b(b"".join(map(cache.content, rows)), digest_size=16).hexdigest()

@@ -37,7 +37,7 @@ from engine.config import data_overrides
 from engine.config.instantiate import OF_SEVERAL
 from engine.error_messages import PLACES, user_message
 from engine.hints import CONF, keys_called, suggest
-from engine.idle import idle_in_verb
+from engine.idle_in_verb import idle_in_verb
 from engine.process_tuning import tune_process
 from engine.processes import (
     FirstProcessFailed,
@@ -256,12 +256,14 @@ def _network_of_checkpoints(values: dict[str, Override]) -> list[str]:
     Raises:
         UserError: one of these does not exist, or they would need different settings.
     """
-    paths = [Path(path) for path in _values_of(values["ckpt_path"]) if isinstance(path, str)]
-    networks = [[] if run_to_resume(path) else network_of_checkpoint(path, values) for path in paths]
+    networks = [
+        network_of_checkpoint(Path(path), values) if isinstance(path, str) and not run_to_resume(Path(path)) else []
+        for path in _values_of(values["ckpt_path"])
+    ]
     if any(network != networks[0] for network in networks):
         raise UserError(
-            f"{values['ckpt_path'].input_line}: some of these checkpoints have another network or image size than the others, "
-            "and are not in the folders of their runs, which hold such settings; evaluate each by itself, without -m"
+            f"{values['ckpt_path'].input_line}: some of these checkpoints are not in the folders of their runs, which hold the "
+            "settings of their networks, and the jobs need different ones; run each by itself, without -m"
         )
     return networks[0] if networks else []
 

@@ -301,4 +301,4 @@ def _not_in_group(key: str, cause: OmegaConfBaseException) -> str:
         return f"{key}: no such key in {place}, which has none{f'; {meant}' if meant else hint}"
     if get_close_matches(last, map(str, keys), 1, 0.9):
         meant = ""  # candidates.image_size is candidates.image_sizes rather than model.image_size
-    return f"{key}: no such key in {place}; {f'{meant} ' if meant else ''}{did_you_mean(last, keys)}{hint}"
+    return f"{key}: no such key in {place}; {did_you_mean(last, keys, meant)}{hint}"

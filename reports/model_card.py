@@ -5,6 +5,7 @@ The sections follow Mitchell et al. 2019, "Model Cards for Model Reporting", arX
 
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path, PurePath
 
 from markupsafe import Markup
@@ -171,7 +172,7 @@ def _training(run: Run, is_lone: bool) -> list[str]:
     if is_lone:
         lines.append("not known: the checkpoint was evaluated away from the folder of its run")
     for group in ("model",) if is_lone else GROUPS:
-        shown = settings_of(about, group)
+        shown = settings_of(about, group, but=("model.weights", "model.freeze") if is_lone else ())
         if about.choices.get(group) or shown:
             named = f"{group} {about.choices[group]}" if about.choices.get(group) else group
             lines.append(f"{named}: {shown or 'no settings'}")
@@ -180,9 +181,9 @@ def _training(run: Run, is_lone: bool) -> list[str]:
     return [*lines, ", ".join(f"{name} {version}" for name, version in about.versions.items())]
 
 
-def settings_of(about: RunInfo, group: str) -> str:
+def settings_of(about: RunInfo, group: str, but: Collection[str] = ()) -> str:
     """Return `lr 0.001, fused true`: the settings of a group that a run states itself, not by those of another group."""
-    own = {k.partition(".")[2]: v for k, v in about.settings.items() if k.startswith(f"{group}.")}
+    own = {k.partition(".")[2]: v for k, v in about.settings.items() if k.startswith(f"{group}.") and k not in but}
     known = {key: value for key, value in own.items() if "$" not in str(value) and not key.endswith("_target_")}
     if group == "trainer":  # it lists all of Lightning's flags, most of them unused
         known = {key: value for key, value in known.items() if value is not None}

@@ -43,7 +43,7 @@ from engine.run.cost import describe_model
 from engine.run.debug import mark_debug
 from engine.run.deploy import check_calibration, check_deploy, deploy
 from engine.run.evaluate import evaluate_test, evaluate_val, evaluated_checkpoint, finalize, find_callback
-from engine.run.idle_settings import idle_settings, warn_of_idle_in_run
+from engine.run.idle_in_run import idle_in_run, warn_of_idle_in_run
 from engine.run.loggers import Loggers, log_settings, open_loggers
 from engine.run.resume import check_unseen, compare_images, evaluated_elsewhere, resume_errors, settings_of_network
 from lightning_modules.checkpoint import (
@@ -127,7 +127,7 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
         progress.set("reading the images")
         read_images(config, record, process, data, source)
         on_gpu = trainer.strategy.root_device.type == "cuda"
-        idle = idle_settings(
+        idle = idle_in_run(
             config, configured, data, pretrained=model.pretrained, on_gpu=on_gpu, in_sweep=record.in_sweep
         )
         warn_of_idle_in_run(record, idle, trains)

@@ -49,10 +49,10 @@ class Answerer:
         if is_smaller and not choice.within and choice.evidence.gap <= 0:
             # Do not hand out a network that is outside the margin even on the images that chose it
             self.chosen, nearest = self.reference, self.chosen
-        self.n_finalists = max(1, len(others))
+        self.n_finalists = len(others)
         self.record.answer = Answer(
             verdict="chosen_not_proved", chosen=self.chosen, reference=self.reference, nearest=nearest,
-            n_finalists=self.n_finalists, val=as_pair(choice.evidence, "val"),
+            n_finalists=max(1, len(others)), val=as_pair(choice.evidence, "val"),
         )  # fmt: skip
 
     def _of_same_images(self, finals: Sequence[int]) -> dict[int, list[RunKey]]:
@@ -105,7 +105,7 @@ class Answerer:
         trained = [completed_record(RunFolder(path.parent)) for path in (folder / "runs").glob("*/result.json")]
         record.n_trained = sum(each is not None for each in trained)
         wanted = raced if "latency_ms" in self.settings.question.cost else list(self.keys)
-        self.runs.progress.set("latency")
+        self.runs.progress.set("measuring latency")
         with timed("latency"):
             measure_latencies([candidates[index] for index in wanted], len(record.data["classes"]), folder)
         record.front = self._front()

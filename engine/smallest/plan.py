@@ -80,7 +80,8 @@ class Plan:
 
     def __init__(self, folder: Path, budget: Budget):
         self.path, self.budget = folder / FILE, budget
-        self._locked = partial(locked, self.path.with_suffix(".lock"), timeout_s=-1)  # waits for other processes
+        lock = self.path.with_suffix(".lock")
+        self._locked = partial(locked, lock, timeout_s=-1, removes=True, what="deciding what to train")
 
     @property
     def search(self) -> dict[str, object] | None:

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+import lightning as L
 import numpy as np
+from omegaconf import DictConfig
 
 from callbacks.run_progress import USED_UP, RunProgress
 from common.errors import UserError
@@ -14,10 +16,14 @@ from common.predictions_csv import read_predictions
 from common.run_folder import RunFolder
 from common.run_record import RunRecord, write_record
 from common.smallest_record import Candidate
-from common.text import override_value
+from common.text import override_value, plural
 from engine.cli import safe_name
 from engine.error_messages import user_message
+from engine.run.callback_list import configured_callbacks
+from engine.run.cost import on_gpu
+from engine.run.idle_in_run import idle_in_run
 from engine.run.job import folder_lock
+from engine.search.objectives import Objective
 from engine.search.trial import completed_record, run_trial
 from engine.smallest.plan import Budget
 from engine.smallest.progress import Progress
@@ -141,6 +147,9 @@ class Runs:
                 if error is not None and completed_record(self.folder(key, stage)) is None:
                     self.failed[key] = error
                     log.error("%s: failed: %s", self.describe(key), describe_failure(error))
+                if stage == "runs" and self.is_trained(key):
+                    metric = Objective(f"val.{self.settings.question.metric}")
+                    log.info("%s: finished, %s", self.describe(key), metric.describe(self.record(key)))
             if not free:
                 time.sleep(POLL_S)
 
@@ -171,6 +180,25 @@ class Runs:
         """Return the metric of a finished run on its validation images."""
         found = getattr(self.record(key).val, self.settings.question.metric)
         return getattr(found, "value", found)
+
+
+def idle_in_runs(
+    settings: SmallestSettings, config: DictConfig, data: L.LightningDataModule, folds: int | None
+) -> dict[str, str]:
+    """Return what `common.idle.warn_of_idle` needs for settings without an effect in any run; only their records show it.
+
+    Args:
+        config: of a run without folds, and `data` its images, after `setup`.
+        folds: number of folds of train and val; None: one validation split.
+    """
+    idle = idle_in_run(config, configured_callbacks(config), data, pretrained=False, on_gpu=on_gpu(config))
+    if folds is not None:  # drawn by this seed
+        idle.pop("datamodule.split_seed", None)
+    elif (n_val := data.n_images("val")) >= settings.folds_below:
+        idle["finals.folds"] = (
+            f"with {plural(n_val, 'validation image')}, since finals.folds_below={settings.folds_below}"
+        )
+    return idle
 
 
 def describe_failure(error: BaseException) -> str:

@@ -41,12 +41,11 @@ from engine.search.trial import log_to
 from engine.smallest.answer import Answerer
 from engine.smallest.candidates import apply_limits, list_candidates
 from engine.smallest.feature_cache import weights_name
-from engine.smallest.idle import idle_in_runs
 from engine.smallest.latency import check_onnx, measure_latencies, processor_name, take_known_latencies
 from engine.smallest.plan import FILES, IMAGES, NETWORKS, OWN_WEIGHTS, RESERVE_S, WEIGHTS, Budget, Plan, TrainingTimes
 from engine.smallest.progress import Progress, repeats_hidden
 from engine.smallest.race import Race
-from engine.smallest.runs import STAGES, RunKey, Runs, describe_failure
+from engine.smallest.runs import STAGES, RunKey, Runs, describe_failure, idle_in_runs
 from engine.smallest.screen import SCREEN_SHARE, Rows, Screen, read_folds
 from engine.smallest.selection import (
     REFERENCE_SHARE,
@@ -504,7 +503,7 @@ class Smallest:
         listed = [each for each in (self.candidates[index] for index in indices) if each.costs.latency is None]
         if not listed:
             return
-        self.progress.set("latency")
+        self.progress.set("measuring latency")
         with self._timed("latency"):
             measure_latencies(listed, len(self.record.data["classes"]), self.folder)
         apply_limits(self.candidates, self.question.limits)

@@ -62,6 +62,8 @@ def test_what_may_be_silent_for_longer_shows_its_first_line_soon(after):
         progress.then_every_s = 60
         assert after(63, progress) == ["epoch 1/2: 4 s so far"]
         assert after(120, progress) == ["epoch 1/2: 1 min 04 s so far", "epoch 1/2: 2 min 04 s so far"]
+        progress.count(240, 1200)  # in 184 s
+        assert after(60, progress) == ["epoch 1/2: 240 of 1,200 images, 3 min 04 s, about 12 min 20 s left"]
 
 
 def test_how_far_it_is_may_be_found_when_the_line_is_shown(after):

@@ -93,10 +93,11 @@ def test_long_names_that_begin_alike_stay_different():
 
 def test_a_mistyped_name_gets_its_neighbors_first():
     assert did_you_mean("adan", ["sgd", "adam", "adamw"]) == "did you mean adam or adamw? Allowed: adam, adamw, sgd"
-    assert did_you_mean("x", {5: 0, "b": 1}) == "Allowed: 5, b"
+    assert did_you_mean("x", {5: 0, "b": 1}) == "allowed: 5, b"
+    assert did_you_mean("adan", ["adam"], "did you mean x.adan?") == "did you mean x.adan? Allowed: adam"
     many = [f"layer{n}" for n in range(100, 125)]
     assert did_you_mean("adan", [*many, "adam"]) == "did you mean adam? 25 others are allowed"
-    assert did_you_mean("adan", many).startswith("Allowed: layer100, ")
+    assert did_you_mean("adan", many).startswith("allowed: layer100, ")
 
 
 def test_lists_and_counts():

@@ -20,7 +20,7 @@ from datamodules.cache_folder import open_pixel_caches
 from datamodules.decode import open_image, resize
 from datamodules.deep_pixels import ValueRange
 from datamodules.near_duplicates import compared_look
-from datamodules.pixel_cache import PIXELS, THUMBNAILS, VERSIONS, Look, UncachedPixels
+from datamodules.pixel_cache import PIXELS, SAMPLE, THUMBNAILS, VERSIONS, Look, UncachedPixels
 from tests.support.helpers import PROJECT, make_images, open_pixel_cache
 from tests.support.windows import keep_open_files
 
@@ -308,6 +308,7 @@ def test_a_jpeg_that_is_damaged_in_the_cache_ends_the_run_with_what_to_remove(fi
     packed = open_pixel_cache(files, Look(32, jpeg_quality=95), tmp_path / "cache")
     path = packed.path.parent / "jpeg-0000.bin"
     path.write_bytes(bytes(path.stat().st_size))
+    packed.path.with_name(SAMPLE).unlink()  # as in a cache of an earlier version, or for an image that is not sampled
     with pytest.raises(UserError, match=f"the JPEG of image 3 cannot be read.; remove all of {tmp_path / 'cache'},"):
         open_pixel_cache(files, Look(32, jpeg_quality=95), tmp_path / "cache")[3]
 
@@ -325,16 +326,17 @@ def test_a_damaged_header_is_made_again(files, tmp_path, name):
         assert again.kept_as == "uint8" and np.array_equal(again[0], whole[0])
 
 
-@pytest.mark.parametrize("look", [Look(32), compared_look(None)])
+@pytest.mark.parametrize("look", [Look(32), compared_look(None), Look(32, jpeg_quality=95)])
 def test_a_cache_with_other_bytes_of_the_right_size_is_made_again(files, tmp_path, caplog, look):
     """As after a disk has lost blocks; for files that were added, it is not reused either."""
     whole = open_pixel_cache(files[:-1], look, tmp_path / "cache")
     expected = [whole[row].copy() for row in range(len(files) - 1)]
     for some in (files[:-1], files):
-        (file,) = (tmp_path / "cache").glob(f"*/{PIXELS}")
+        (file,) = (tmp_path / "cache").glob(f"*/{'jpeg-*' if look.jpeg_quality else PIXELS}")
+        lost = file.stat().st_size // len(files)
         with file.open("r+b") as opened:
-            opened.seek(-3 * look.image_bytes, os.SEEK_END)
-            opened.write(bytes(look.image_bytes))
+            opened.seek(-3 * lost, os.SEEK_END)
+            opened.write(bytes(lost))
         again = open_pixel_cache(some, look, tmp_path / "cache")
         assert all(np.array_equal(again[row], expected[row]) for row in range(len(expected)))
     assert caplog.text.count("damaged (its images are not those that were written)") == 2
@@ -359,7 +361,7 @@ def test_further_images_are_added_to_the_jpegs_without_a_copy(files, tmp_path, m
     monkeypatch.setattr(cache_build, "scan_image", lambda *_: pytest.fail("read again"))
     few = open_pixel_cache([files[1]], look, tmp_path / "cache")  # most of the file is not wanted
     assert np.array_equal(few[0], whole[2])
-    assert (few.path.with_name("jpeg-0000.bin")).stat().st_size == len(whole.jpeg(2))
+    assert (few.path.with_name("jpeg-0000.bin")).stat().st_size == len(whole.content(2))
     monkeypatch.undo()
     monkeypatch.setattr(cache_build.os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links")))
     copied = open_pixel_cache(files[:5], look, tmp_path / "cache")

@@ -201,8 +201,15 @@ def test_a_sweep_over_checkpoints_away_from_their_runs_is_of_one_network(tmp_pat
     a, b, other = (make_checkpoint(tmp_path / f"{size}.ckpt", image_size=size // 10) for size in (481, 482, 321))
     assert "model=simple_cnn" in complete_overrides(["-m", f"ckpt_path={a},{b}"])
     assert f"ckpt_path={a},{other}" in complete_overrides(["-m", f"ckpt_path={a},{other}", "model=simple_cnn"])
-    with pytest.raises(UserError, match=f"^ckpt_path={a},{other}: some of these checkpoints have another network"):
-        complete_overrides(["-m", f"ckpt_path={a},{other}"])
+    beside = tmp_path / "run" / "checkpoints" / "best.ckpt"  # of a run, whose folder has the settings
+    make_checkpoint(beside)
+    (beside.parent.parent / ".hydra").mkdir()
+    (beside.parent.parent / ".hydra" / "config.yaml").touch()
+    for each in (other, "null", beside):
+        with pytest.raises(
+            UserError, match=f"^ckpt_path={a},{each}: some of these checkpoints are not in the folders of"
+        ):
+            complete_overrides(["-m", f"ckpt_path={a},{each}"])
 
 
 def test_a_folder_with_quotes_and_spaces_can_be_parsed(tmp_path, monkeypatch):

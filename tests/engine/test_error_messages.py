@@ -32,7 +32,7 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["epochs=3"], "did you mean trainer.max_epochs=3?"),
-    (["model.head.seed=3"], "model.head.seed: no such key in model.head; Allowed: dropout, hidden_dims. To add a setting that"),
+    (["model.head.seed=3"], "model.head.seed: no such key in model.head; allowed: dropout, hidden_dims. To add a setting that"),
     (["scheduler=none", "scheduler.x=3"], "no such key in scheduler, which has none. To add a setting that the file does not"),
     (["scheduler=none", "scheduler.factor=3"], "which has none; did you mean scheduler.factor=3 with scheduler=plateau?"),
     (["max_epochs=3"], "did you mean trainer.max_epochs=3?"),
@@ -97,7 +97,7 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
     (["stages={a:1}"], "stages={a:1}: stages takes a list or a single value: stages=[A,B]\n"),
     (["model.head=[1]"], "model.head=[1]: model.head is a group of settings; model.head.hidden_dims=VALUE sets one\n"),
     (["-m", "scheduler=null,cosine"], "scheduler=null,cosine: no such choice; did you mean none or cosine?"),
-    (["-m", "callbacks=[1],[2]"], "callbacks=[1],[2]: no such choice; Allowed: default, early_stopping"),
+    (["-m", "callbacks=[1],[2]"], "callbacks=[1],[2]: no such choice; allowed: default, early_stopping"),
     (["scheduler=[]"], "scheduler=[]: scheduler takes one choice; "),
     (["~model.name"], "model.name: Interpolation key 'model.name' not found; compare your model with a file of conf/model"),
     (["seed=${no.such}"], "no.such: Interpolation key 'no.such' not found\n"),  # there is no conf/no
@@ -110,7 +110,7 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
     (["model=/x/mine.yaml"], "model: files are chosen by name, not by path: put mine.yaml into DIR/model, and use "
                              "--config-dir=DIR model=mine"),
     (["model=timm"], "model.name has no value; give it one: model.name=VALUE\n"),
-    (["model=nope", "--help"], "model=nope: no such choice; Allowed: densenet121"),
+    (["model=nope", "--help"], "model=nope: no such choice; allowed: densenet121"),
     (["resnet18"], "an argument is KEY=VALUE: python train.py model=resnet18 "),
     (["images"], "python train.py datamodule=image_folder datamodule.root=images "),
     (["datamodule=/data/x"], "a folder of images: datamodule=image_folder datamodule.root=/data/x"),
@@ -143,7 +143,7 @@ def test_of_train(in_process, tmp_path, arguments, words):
     (predict_script, ["ckpt_path={}"], "ckpt_path: no such key; "),
     (search_script, ["ckpt_path={}"], "ckpt_path: no such key; "),
     (predict_script, ["model=x"], "model: is not a setting of predict.py; --help lists"),
-    (predict_script, ["epochs=3"], "epochs: no such key; Allowed: batch_size"),
+    (predict_script, ["epochs=3"], "epochs: no such key; allowed: batch_size"),
     (report_script, ["outputs/sweeps"], "python report.py runs=outputs/sweeps "),
 ])  # fmt: skip
 def test_of_other_scripts(in_process, tmp_path, script, arguments, words):

@@ -86,6 +86,8 @@ def test_all_stages_end_in_an_answer_a_page_and_a_network_that_predicts(found, i
     record = SmallestRecord.read(folder)
     assert record.status == "finished" and record.data["majority_val"] == record.data["majority_test"] == 0.5
     assert record.data["rarest_val"] == 12
+    runs = [RunRecord.read(RunFolder(file.parent)) for file in (folder / "runs").glob("*/result.json")]
+    assert len(runs) > 2 and out.count(": finished, val accuracy ") == sum(each.status == "finished" for each in runs)
     assert [each.keep for each in record.candidates] == ["maxpool", "stage2.1", "stage3.3"]
     assert all(each.probe and each.probe.n == 24 for each in record.candidates)
     assert record.answer.chosen is not None and record.answer.sentences[0].split(":")[0] in out

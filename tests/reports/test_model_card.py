@@ -127,14 +127,14 @@ def test_splits_that_the_data_came_with_have_no_seed(tmp_path):
 
 def test_the_settings_of_an_evaluation_are_not_those_of_the_training(tmp_path):
     """A checkpoint in the folder of its run has the settings of that run; those of another one are not known."""
-    settings = {"optimizer.lr": 0.125, "model.keep": 5}
+    settings = {"optimizer.lr": 0.125, "model.keep": 5, "model.weights": "auto"}
     record = RunRecord.read(make_run(tmp_path / "run", settings=settings, epochs=0))
     record.best = None  # it trained nothing
     beside, moved = record.folder.checkpoints / "best.ckpt", tmp_path / "away" / "a" / "best.ckpt"
     for checkpoint, is_known in ((beside, True), (moved, False)):
         write_card(record, str(checkpoint))
         training = record.folder.model_card.read_text().partition("## Training")[2].partition("## Results")[0]
-        assert ("lr 0.125" in training) is ("\n- seed: " in training) is is_known
+        assert ("lr 0.125" in training) is ("weights auto" in training) is ("\n- seed: " in training) is is_known
         assert "keep 5" in training
         assert ("- not known: the checkpoint was evaluated away from the folder of its run" in training) is not is_known
 

@@ -126,7 +126,7 @@ def test_impossible_folds_and_splits_are_refused_before_an_image_is_read(train, 
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["optimizer=adam,nope"], "optimizer=nope: no such choice; Allowed: adagrad, adam, "),
+    (["optimizer=adam,nope"], "optimizer=nope: no such choice; allowed: adagrad, adam, "),
     (["optimizer.nope=1,2"], "optimizer.nope: no such key in optimizer; "),
     (["seed=1,2", "hydra.sweep.subdir=job"], "hydra.sweep.subdir=job: is the same folder for all jobs"),
     (["optimizer.lr=1e-3,abc"], "optimizer.lr=abc: expected float"),

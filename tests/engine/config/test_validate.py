@@ -75,7 +75,7 @@ def test_every_file_passes(choices):
     ("optimizer=sgd optimizer.lr=[1]", "optimizer.lr=[1]: expected float"),
     ("+optimizer.betas=0.9", "optimizer.betas=0.9: expected [float, float]"),
     ("augmentation.crop_scale=0.5", "augmentation.crop_scale=0.5: expected [float, ...] or null"),
-    ("+optimizer.momentum=0.9", "optimizer.momentum: no such setting; Allowed: amsgrad, betas"),
+    ("+optimizer.momentum=0.9", "optimizer.momentum: no such setting; allowed: amsgrad, betas"),
     ("loss=weighted_cross_entropy +loss.x=1", "loss.x: no such setting; WeightedCrossEntropy has none; remove it"),
     ("optimizer.lr=-1", "optimizer.lr=-1: Invalid learning rate: -1; use 0 or more"),
     ("optimizer.lr=.nan", "optimizer.lr=nan: Invalid learning rate: nan; use 0 or more"),

@@ -159,7 +159,7 @@ def test_groups_and_keys_of_train_are_a_space(check):
         ({"optimizer.lrr": [1]}, [], "space: optimizer.lrr: no such key.*did you mean lr"),
         ({"optimizer": ["adam", "adm"]}, [], "space: optimizer=adm: no such choice; did you mean adam"),
         ({"optimzer": ["adam"]}, [], "space: optimzer: no such.*did you mean optimizer"),
-        ({"optimizer": [1, 2]}, [], "space: optimizer=1: no such choice; Allowed: adagrad"),
+        ({"optimizer": [1, 2]}, [], "space: optimizer=1: no such choice; allowed: adagrad"),
         ({"optimizer": ["sgd_momentum", "adam"], "optimizer.momentum": [0.8, 0.9]}, [], "space: optimizer.momentum: no such"),
         ({"model.keep": [3]}, ["model=rsnet18"], "base_overrides: model=rsnet18: no such choice; did you mean resnet18"),
         ({"model.keep": [3]}, ["model.keep=3"], "model.keep is in base_overrides and in space"),

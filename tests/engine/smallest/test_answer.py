@@ -94,6 +94,7 @@ def test_who_is_chosen_and_who_was_only_the_nearest(answerer, wrong, given, chos
     ([50], None, 1, {"target": 0.9}, "shown_as_trained"),
     ([50], None, 1, {"target": 0.96}, "not_shown"),
     ([50], None, 4, {"target": 0.9}, "shown"),
+    ([50, 52], None, 4, {"target": 0.9}, "shown"),
 ])  # fmt: skip
 def test_what_the_test_images_show(answerer, wrong, test, n_seeds, given, verdict):
     found = answerer(wrong, test=test, n_seeds=n_seeds, **given)
@@ -108,7 +109,8 @@ def test_what_the_test_images_show(answerer, wrong, test, n_seeds, given, verdic
         return
     pair, of_settings = recorded.test, n_seeds == 4 and verdict == "shown"
     assert (pair.split, pair.n, pair.n_seeds, pair.of_settings) == ("test", N, 3 if of_settings else 1, of_settings)
-    assert pair.level == (0.05 / (2 if given else 1) if of_settings else 0.05)
+    n_candidates = len(wrong) if given else len(wrong) - 1  # with a target, the reference is one, too
+    assert pair.level == (0.05 / n_candidates if of_settings else 0.05)
     errors = test or wrong
     assert pair.difference == pytest.approx((errors[0] - errors[chosen]) / N)
     assert recorded.as_trained == (verdict != "not_shown")  # all seeds have the same errors

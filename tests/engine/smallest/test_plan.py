@@ -1,5 +1,6 @@
 """Decisions that are kept, the clock of the budget, and predicted times."""
 
+import logging
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
@@ -80,7 +81,8 @@ def test_a_decision_on_three_candidates_has_the_form_of_its_name(tmp_path, name,
             plan.check(name, each, 3)
 
 
-def test_a_decision_waits_for_another_process_that_decides(tmp_path):
+def test_a_decision_names_its_wait_for_another_process_and_leaves_no_lock(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     made = []
     thread = threading.Thread(target=lambda: made.append(Plan(tmp_path, Budget(10)).decide("race", lambda: [1])))
     with locked(tmp_path / "plan.lock"):
@@ -88,7 +90,8 @@ def test_a_decision_waits_for_another_process_that_decides(tmp_path):
         thread.join(0.2)
         assert made == []
     thread.join(30)
-    assert made == [[1]]
+    assert made == [[1]] and not (tmp_path / "plan.lock").exists()
+    assert caplog.messages == ["deciding what to train: another process is doing this; waiting"]
 
 
 def test_a_new_decision_discards_those_that_depend_on_it(tmp_path):

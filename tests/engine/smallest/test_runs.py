@@ -10,13 +10,16 @@ from omegaconf import OmegaConf
 
 from callbacks.run_progress import USED_UP
 from common.errors import UserError
+from common.idle import warn_of_idle
 from common.run_folder import PROJECT, RunFolder
 from common.run_record import RunInfo, RunRecord, write_record
 from engine.config.trainer_flags import check_trainer
+from engine.config.validate import validate
 from engine.search.space import compose_run
 from engine.smallest.answer import Answerer
 from engine.smallest.plan import Budget
-from engine.smallest.runs import STAGES, RunKey, Runs, read_outcomes
+from engine.smallest.runs import STAGES, RunKey, Runs, idle_in_runs, read_outcomes
+from tests.support.configs import composed, data_module
 from tests.support.fake_runs import make_run
 
 
@@ -57,6 +60,24 @@ def test_a_frozen_network_has_one_epoch_whatever_the_others_have(tmp_path):
             trainer = OmegaConf.to_container(compose_run([*found.overrides(RunKey(index, 1)), STAGES]).trainer)
         assert check_trainer(trainer)["max_epochs"] == n
     assert trainer["check_val_every_n_epoch"] == 2 and trainer["min_epochs"] == 4
+
+
+@pytest.mark.parametrize(("typed", "folds", "warning"), [
+    ("datamodule.split_seed=3", None, "datamodule.split_seed=3: has no effect on images that come with their splits"),
+    ("datamodule.split_seed=3", 4, ""),
+    ("decision.false_negative_cost=5", None,
+     "decision.false_negative_cost=5: has no effect without decision.threshold_criterion=cost"),
+    ("finals.folds=3", None, "finals.folds=3: has no effect with 12 validation images, since finals.folds_below=12"),
+    ("finals.folds=3", 3, ""),
+])  # fmt: skip
+def test_what_was_typed_without_an_effect_in_any_run_is_warned_of(two_colors, tmp_path, caplog, typed, folds, warning):
+    data = data_module(two_colors, tmp_path)
+    data.setup()
+    of_runs = [typed] * (not typed.startswith("finals."))
+    config = validate(composed(f"datamodule.root={two_colors}", "datamodule=image_folder", *of_runs))
+    caplog.clear()
+    warn_of_idle([typed], idle_in_runs(SimpleNamespace(folds_below=12), config, data, folds))
+    assert [record.getMessage() for record in caplog.records] == [warning] * bool(warning)
 
 
 def test_finalists_are_compared_by_the_folds_that_all_have(tmp_path):

@@ -13,7 +13,7 @@ from common.idle import warn_of_idle
 from engine.cli import CONF
 from engine.config.validate import validate
 from engine.run.callback_list import configured_callbacks
-from engine.run.idle_settings import idle_settings, settings_of_files
+from engine.run.idle_in_run import idle_in_run, settings_of_files
 from engine.run.stages import build_data
 from tests.support.configs import compose_verb, composed
 from tests.support.fake_checkpoints import make_checkpoint
@@ -51,7 +51,7 @@ def warned(places: dict, caplog, *overrides: str, **given: bool) -> list[str]:
     data.setup()
     caplog.clear()
     configured = configured_callbacks(config)
-    warn_of_idle(typed, idle_settings(config, configured, data, **{"pretrained": False, "on_gpu": False} | given))
+    warn_of_idle(typed, idle_in_run(config, configured, data, **{"pretrained": False, "on_gpu": False} | given))
     return [record.getMessage() for record in caplog.records]
 
 
@@ -215,7 +215,7 @@ def test_no_setting_of_the_project_s_experiments_is_without_an_effect(two_colors
     data = build_data(config)
     data.setup()
     caplog.clear()
-    warn_of_idle(settings, idle_settings(config, configured_callbacks(config), data, pretrained=False, on_gpu=False))
+    warn_of_idle(settings, idle_in_run(config, configured_callbacks(config), data, pretrained=False, on_gpu=False))
     assert not caplog.records
 
 

@@ -40,7 +40,7 @@ OF_FAST_RUN = (
 )  # fmt: skip
 
 
-def idle_settings(
+def idle_in_run(
     config: DictConfig,
     configured: Mapping[str, L.Callback],
     data: L.LightningDataModule,
@@ -74,7 +74,7 @@ def warn_of_idle_in_run(record: RunRecord, idle: Mapping[str, str], trains: bool
     """Warn of what was typed without an effect, also in files of the user's own and in an experiment.
 
     Args:
-        idle: as `idle_settings` returns it.
+        idle: as `idle_in_run` returns it.
         trains: whether the run trains; what files set for its training needs no warning in an evaluation.
     """
     typed = record.run.overrides  # with the files of the run that ckpt_path names, which nobody typed

@@ -4,7 +4,7 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 
 from common.idle import warn_of_idle
-from engine.idle import idle_in_verb
+from engine.idle_in_verb import idle_in_verb
 from tests.support.configs import compose_verb
 
 
