@@ -177,7 +177,7 @@ class Answer:
     as_trained: bool | None = None
     """Whether test images show the network in best.ckpt itself to be good enough; null in answers of earlier versions."""
     n_finalists: int = 1
-    """Number of candidates that could have been chosen, by which the level for settings is divided."""
+    """Number of candidates besides the reference that could have been chosen; with a target, so could the reference."""
     sentences: list[str] = field(default_factory=list)
     """For the screen and the page: the answer first, then its evidence."""
     commands: list[str] = field(default_factory=list)

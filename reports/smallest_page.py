@@ -401,7 +401,7 @@ def _trained_note(record: SmallestRecord) -> str:
             "divided by the number of candidates that could have been chosen, because seeds that are lucky on validation are "
             "as lucky on test"
         )
-        if answer.n_finalists == 1 and record.question.target is None:
+        if answer.n_finalists + (record.question.target is not None) == 1:
             why = "halved, because the trained networks, which are tested as well, could have given the answer"
         texts.append(f"The bound on settings holds at {100 * (1 - proof.level):.4g}%: 5% is {why}.")
     return " ".join(texts)

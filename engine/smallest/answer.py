@@ -49,10 +49,9 @@ class Answerer:
         if is_smaller and not choice.within and choice.evidence.gap <= 0:
             # Do not hand out a network that is outside the margin even on the images that chose it
             self.chosen, nearest = self.reference, self.chosen
-        self.n_finalists = len(others)
         self.record.answer = Answer(
             verdict="chosen_not_proved", chosen=self.chosen, reference=self.reference, nearest=nearest,
-            n_finalists=max(1, len(others)), val=as_pair(choice.evidence, "val"),
+            n_finalists=len(others), val=as_pair(choice.evidence, "val"),
         )  # fmt: skip
 
     def _of_same_images(self, finals: Sequence[int]) -> dict[int, list[RunKey]]:
@@ -75,7 +74,7 @@ class Answerer:
         of_chosen = of_reference if self.chosen == self.reference else self._finalist(self.chosen, chosen)
         first = self.runs.first(self.chosen)
         proof = prove(
-            of_chosen, of_reference, self.rule, reference.labels, reference.groups, self.n_finalists,
+            of_chosen, of_reference, self.rule, reference.labels, reference.groups, self.record.answer.n_finalists,
             raced=[first.seed if first.fold is None else first.fold],
         )  # fmt: skip
         answer = self.record.answer

@@ -145,6 +145,7 @@ def test_groups_of_images_are_named_since_they_widen_the_intervals():
 @pytest.mark.parametrize(("n_finalists", "target", "why"), [
     (2, None, "divided by the number of candidates"), (1, 0.9, "divided by the number of candidates"),
     (1, None, "halved, because the trained networks, which are tested as well, could have given the answer"),
+    (0, 0.9, "halved, because"),
 ])  # fmt: skip
 def test_the_page_says_why_a_bound_on_settings_holds_at_more_than_95_percent(n_finalists, target, why):
     record = smallest_record(target=target)

@@ -78,7 +78,7 @@ def test_who_is_chosen_and_who_was_only_the_nearest(answerer, wrong, given, chos
         "chosen_not_proved", chosen, 0, nearest
     )  # fmt: skip
     trained = [each for each in wrong if each is not None]
-    assert recorded.n_finalists == max(1, len(trained) - 1)
+    assert recorded.n_finalists == len(trained) - 1
     compared = chosen if nearest is None else nearest
     assert recorded.val.split == "val" and recorded.val.difference == pytest.approx((wrong[0] - wrong[compared]) / N)
 
