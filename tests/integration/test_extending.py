@@ -292,6 +292,12 @@ BAD = [  # file of the page, what is replaced in it, and the message
      "optimizer=my_package.optimizers.SignMomentum: its step needs the argument closure"),
     ("optimizers.py", "loss = closure()", "loss = None",
      "optimizer=my_package.optimizers.SignMomentum: its step does not call the closure"),
+    ("losses.py", "logits, labels):", "logits, labels, extra):",
+     r"loss=my_package.losses.PolyLoss in .*/loss/poly.yaml: TypeError: PolyLoss.forward\(\) missing 1 required"),
+    ("data.py", "def images(self):", "def images(self, root):",
+     r"datamodule.source=my_package.data.Cells in .*/cells.yaml: TypeError: Cells.images\(\) missing 1 required"),
+    ("callbacks.py", "trainer, pl_module):", "trainer):",
+     r"callbacks.weight_norms=my_package.callbacks.WeightNorms in .*: TypeError: WeightNorms.on_train_epoch_end\(\) takes 2"),
     ("losses.py", "losses = ", "raise SystemExit(3)\n        losses = ",
      "loss=my_package.losses.PolyLoss in .*: SystemExit: 3"),
 ]  # fmt: skip
