@@ -325,6 +325,16 @@ def test_what_does_not_do_its_part_is_refused_before_training(own, cells, train,
     assert not (ran.folder / "checkpoints").exists()
 
 
+def test_early_stopping_on_a_metric_that_no_callback_logs_names_those_that_are_logged(own, cells, train):
+    mine, early = f"--config-dir={own / 'my_conf'}", "callbacks=[early_stopping,weight_norms]"
+    path = own / "my_package" / "callbacks.py"
+    path.write_text(path.read_text() + '        pl_module.log("norm", norm)\n')
+    monitor, mode = "callbacks.early_stopping.monitor=norn", "callbacks.early_stopping.mode=max"
+    ran = train(mine, *CHOSEN[:2], early, monitor, mode, "stages=[fit]", root=cells)
+    assert ran.status == 1 and ran.err.count("ERROR:") == 1 and "Traceback" not in ran.err, ran.err
+    assert f"ERROR: {monitor}: nothing logged it; did you mean norm? Allowed: norm, train/accuracy" in ran.err, ran.err
+
+
 def test_lbfgs_which_cannot_train_convolutions_is_refused_in_one_line(own, cells, train):
     (own / "my_conf" / "optimizer" / "lbfgs.yaml").write_text("_target_: torch.optim.LBFGS\nlr: 0.1\n")
     ran = train(
