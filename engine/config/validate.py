@@ -426,6 +426,11 @@ def _check_node(key: str, node, given: tuple[str, ...] = (), filled: tuple[str, 
                     f"loss._target_={node['_target_']}: is a function; give the class of a module that is called with logits "
                     f"and labels, such as torch.nn.CrossEntropyLoss, or a function that makes one with loss.{name}=VALUE"
                 )
+            if key.endswith("]") and not inspect.isclass(target):  # an item of a list, such as a transform
+                raise UserError(
+                    f"{key}._target_={node['_target_']}: is a function that takes {name}; to have it called with each "
+                    f"{name}, add _partial_: true"
+                )
             raise UserError(f"{key}.{name} has no value; give it one: {key}.{name}=VALUE")
 
 
