@@ -74,7 +74,7 @@ def user_message(error: BaseException) -> str | None:
             return "a whole number in this command or its files has thousands of digits; use a smaller one"
         if isinstance(link, ValueError) and str(link).startswith("Only one of --run, --multirun, --cfg"):
             return "-m, --cfg, --info and -sc exclude each other; use one of them (--cfg job shows the settings of one run)"
-        if isinstance(link, TypeError | ValueError) and (message := _no_number_of_an_item(str(link))):
+        if isinstance(link, TypeError | ValueError) and (message := _not_an_item(str(link))):
             return message
         if isinstance(link, ValueError) and (wrong := re.match(OF_DEFAULTS, str(link))):
             file = f"{wrong[1] or wrong[2]}.yaml" if wrong[1] or wrong[2] else "a file that is chosen here"
@@ -233,7 +233,7 @@ def _no_such_choice(error: MissingConfigException) -> str:
     return message
 
 
-def _no_number_of_an_item(text: str) -> str | None:
+def _not_an_item(text: str) -> str | None:
     """Return the message for an argument with a name where a list needs the number of an item: stages.fit=true."""
     wrong = re.match(r"(?:Index|invalid literal for int\(\) with base 10:) '(\w+)'", text)
     for typed in _arguments() if wrong else ():
