@@ -406,6 +406,8 @@ def _check_node(key: str, node, given: tuple[str, ...] = (), filled: tuple[str, 
                 continue
             allowed = set(parameters) - set(given)
             instead = did_you_mean(str(name), allowed) if allowed else f"{target.__name__} has none; remove it"
+            if key == "datamodule" and "source" in node:
+                instead += f". A setting of its source goes below source: datamodule.source.{name}"
             raise UserError(f"{key}.{name}: no such setting; {instead}")
         nested = isinstance(value, dict) and "_target_" in value
         if not nested and not matches_type(value, parameters[name].annotation):
