@@ -4,8 +4,10 @@ import math
 from typing import Literal
 
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
+from torch import Tensor
 
 from common.errors import UserError
+from common.text import did_you_mean
 from lightning_modules.optim import direction
 
 
@@ -25,3 +27,11 @@ class EarlyStopping(LightningEarlyStopping):
         if not 0 <= min_delta < math.inf:
             raise UserError(f"callbacks.early_stopping.min_delta={min_delta}: use 0 or more")
         super().__init__(monitor=monitor, mode=mode or direction(monitor), patience=patience, min_delta=min_delta)
+
+    def _validate_condition_metric(self, logs: dict[str, Tensor]) -> bool:
+        """Raise UserError where nothing logs the metric, which only training shows if a user's own callback might log it."""
+        if self.monitor not in logs:
+            raise UserError(
+                f"callbacks.early_stopping.monitor={self.monitor}: nothing logged it; {did_you_mean(self.monitor, logs)}"
+            )
+        return True

@@ -46,8 +46,9 @@ def resolve_target(name: object, key: str) -> Callable:
                     hint = "install what it imports" if is_missing else "correct its imports"
                     raise UserError(f"{shown}: cannot be imported ({cause}); {hint}") from cause
             raise UserError(f"{shown}: {parent} has no module {error.name}; check the name") from error
-        classes = [n for n, v in inspect.getmembers(error.obj, inspect.isclass) if not n.startswith("_")]
-        allowed = did_you_mean(error.name, classes) if classes else "check the name"
+        own = [n for n, v in inspect.getmembers(error.obj, inspect.isfunction) if v.__module__ == parent]
+        names = [n for n in (*dict(inspect.getmembers(error.obj, inspect.isclass)), *own) if not n.startswith("_")]
+        allowed = did_you_mean(error.name, names) if names else "check the name"
         raise UserError(f"{shown}: not found in {parent}; {allowed}") from error
     if not callable(found):
         raise UserError(

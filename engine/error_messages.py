@@ -22,6 +22,7 @@ from hydra.errors import (
 from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import (
     ConfigAttributeError,
+    ConfigIndexError,
     ConfigKeyError,
     ConfigTypeError,
     InterpolationKeyError,
@@ -73,6 +74,8 @@ def user_message(error: BaseException) -> str | None:
             return "a whole number in this command or its files has thousands of digits; use a smaller one"
         if isinstance(link, ValueError) and str(link).startswith("Only one of --run, --multirun, --cfg"):
             return "-m, --cfg, --info and -sc exclude each other; use one of them (--cfg job shows the settings of one run)"
+        if isinstance(link, TypeError | ValueError) and (message := _not_an_item(str(link))):
+            return message
         if isinstance(link, ValueError) and (wrong := re.match(OF_DEFAULTS, str(link))):
             file = f"{wrong[1] or wrong[2]}.yaml" if wrong[1] or wrong[2] else "a file that is chosen here"
             return f"{file}: defaults must be a list with one choice in each item, as defaults: [override /model: resnet18]"
@@ -230,6 +233,16 @@ def _no_such_choice(error: MissingConfigException) -> str:
     return message
 
 
+def _not_an_item(text: str) -> str | None:
+    """Return the message for an argument with a name where a list needs the number of an item: stages.fit=true."""
+    wrong = re.match(r"(?:Index|invalid literal for int\(\) with base 10:) '(\w+)'", text)
+    for typed in _arguments() if wrong else ():
+        place, found, _ = f"{typed.lstrip('+~').partition('=')[0]}.".partition(f".{wrong[1]}.")
+        if found:
+            return f"{clean(typed, LONGEST)}: {wrong[1]} is not the number of an item of {clean(place, LONGEST)}, from 0 on"
+    return None
+
+
 def _of_another_kind(text: str, cause: ConfigTypeError) -> str | None:
     """Return the message for a list in the place of a group of settings, or the reverse."""
     key, typed = cause.full_key, clean(text.removeprefix("Error merging override "), LONGEST)
@@ -249,6 +262,12 @@ def _no_such_key(error: ConfigCompositionException) -> str:
         return f"{clean(text.removeprefix('Error merging override '), LONGEST)}: {str(error.__cause__).splitlines()[0]}"
     if isinstance(error.__cause__, ConfigTypeError) and (message := _of_another_kind(text, error.__cause__)):
         return message
+    if isinstance(error.__cause__, ConfigIndexError):
+        typed = clean(text.removeprefix("Error merging override "), LONGEST)
+        place, _, item = error.__cause__.full_key.rstrip("]").rpartition("[")
+        return (
+            f"{typed}: {place} has no item {item}, since they count from 0; add one in a file, or give the whole list"
+        )
     if deleted := re.match(r"Could not delete from config\. '(.*)' does not exist", text):
         return f"~{deleted[1]}: there is no such key, or it has no value already; leave this out"
     if exists := re.search(r"An item is already at '(.*)'[^']*remove \+ prefix: '(.*)'", text):

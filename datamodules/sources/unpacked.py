@@ -14,6 +14,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from common.atomic_io import atomic_folder
+from common.errors import UserError
 from common.locks import one_at_a_time
 from common.text import clean
 from datamodules.memory import collect_warnings
@@ -43,11 +44,13 @@ class UnpackedSource(Source):
 
     def records(self) -> Iterable[Record]:
         """Yield every image with its label and split."""
-        raise NotImplementedError
+        raise UserError(f"{self.key}={self}: its class needs a method records that yields a Record for each image")
 
     def version(self) -> str:
         """Return a text of everything that the records depend on; a different text means a different folder."""
-        raise NotImplementedError
+        raise UserError(
+            f"{self.key}={self}: its class needs a method version that returns a text of what its records depend on"
+        )
 
     def images(self) -> Iterator[ImageRow]:
         digest = hashlib.blake2b(self.version().encode(), digest_size=8).hexdigest()

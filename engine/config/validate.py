@@ -406,6 +406,8 @@ def _check_node(key: str, node, given: tuple[str, ...] = (), filled: tuple[str, 
                 continue
             allowed = set(parameters) - set(given)
             instead = did_you_mean(str(name), allowed) if allowed else f"{target.__name__} has none; remove it"
+            if key == "datamodule" and "source" in node:
+                instead += f". A setting of its source goes below source: datamodule.source.{name}"
             raise UserError(f"{key}.{name}: no such setting; {instead}")
         nested = isinstance(value, dict) and "_target_" in value
         if not nested and not matches_type(value, parameters[name].annotation):
@@ -425,6 +427,11 @@ def _check_node(key: str, node, given: tuple[str, ...] = (), filled: tuple[str, 
                 raise UserError(
                     f"loss._target_={node['_target_']}: is a function; give the class of a module that is called with logits "
                     f"and labels, such as torch.nn.CrossEntropyLoss, or a function that makes one with loss.{name}=VALUE"
+                )
+            if key.endswith("]") and not inspect.isclass(target):  # an item of a list, such as a transform
+                raise UserError(
+                    f"{key}._target_={node['_target_']}: is a function that takes {name}; to have it called with each "
+                    f"{name}, add _partial_: true"
                 )
             raise UserError(f"{key}.{name} has no value; give it one: {key}.{name}=VALUE")
 

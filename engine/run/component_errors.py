@@ -50,9 +50,9 @@ def component_error(error: BaseException, config: DictConfig, next_step: str = "
             f"maps have one position, as in this network at model.image_size={config.model.image_size}; use a larger batch "
             "or image"
         )
-    elif found := _own_class(cause, config):
+    elif found := _own_class(cause, config) or _called_wrongly(cause, config):
         key, name, where = found
-        made = UserError(f"{key}={name}{_file_of(key)}: {text} ({where}). {SHOW_TRACEBACK}{next_step}")
+        made = UserError(f"{key}={name}{_file_of(key)}: {text}{where}. {SHOW_TRACEBACK}{next_step}")
     elif found := _library_class(cause, config):
         made = UserError(f"{found}: {' '.join(str(cause).split())}{next_step}")
         if isinstance(cause, ImportError):
@@ -76,7 +76,17 @@ def _own_class(cause: BaseException, config: DictConfig) -> tuple[str, str, str]
         return None
     near = [each for each in named if each[1].startswith(f"{module}.")]
     key, name = (near or [each for each in named if each[1].split(".")[0] == package])[0]
-    return key, name, where
+    return key, name, f" ({where})"
+
+
+def _called_wrongly(cause: BaseException, config: DictConfig) -> tuple[str, str, str] | None:
+    """Return key, name and nothing of the user's own class whose method does not take what it is called with.
+
+    Python raises this in the caller, so no frame is that of the class; the message begins with Class.method().
+    """
+    called = re.match(r"(\w+)\.\w+\(\) (?:takes|missing|got) ", str(cause)) if isinstance(cause, TypeError) else None
+    named = _own_names(OmegaConf.to_container(config, resolve=False)) if called else ()
+    return next(((key, name, "") for key, name in named if name.rpartition(".")[2] == called[1]), None)
 
 
 def _own_names(node, place: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:

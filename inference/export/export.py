@@ -179,6 +179,10 @@ def export(
         progress.set(f"format={format.name}: writing {path.name}")
         with _format_errors(format, "write"):
             format.write(model, file)
+        if file.is_dir() and not format.is_folder:
+            raise UserError(
+                f"{format}: its method write made a folder; set is_folder = True in the class, or write a file"
+            )
         if file.is_dir() != format.is_folder or not _size(file):
             what = "the folder" if format.is_folder else "the path"
             raise UserError(f"{format}: its method write wrote nothing; it must write to {what} that it is given")

@@ -79,8 +79,12 @@ def find_network(name: str) -> Callable[..., nn.Module]:
     if is_full_name(name):
         if name not in OWN:
             raise NetworkError(f"the network {name!r} is not one of this project; if it is yours: register=[{name}]")
-        if "num_classes" not in inspect.signature(OWN[name]).parameters:
-            raise NetworkError(f"model.network={name}: needs the argument num_classes, which every network gets")
+        parameters = inspect.signature(OWN[name]).parameters
+        if "num_classes" not in parameters:
+            message = f"model.network={name}: needs the argument num_classes, which every network gets"
+            if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+                message += "; its ** hides it, so write a function with num_classes and the settings as arguments that calls it"
+            raise NetworkError(message)
         return OWN[name]
     if not isinstance(name, str) or name not in NETWORKS:
         own = "name your own as package.module.Class"

@@ -37,3 +37,13 @@ def test_why_a_module_of_the_user_s_own_cannot_be_imported_is_named(tmp_path, mo
     monkeypatch.delitem(sys.modules, "own_faults", raising=False)
     with pytest.raises(UserError, match="model.network" + message):
         resolve_target("own_faults.nets.Tiny", "model.network")
+
+
+def test_a_mistyped_name_lists_the_classes_of_the_module_and_the_functions_that_it_defines(tmp_path, monkeypatch):
+    (tmp_path / "own_names.py").write_text(
+        "from math import sin\nfrom json import dumps\ndef kappa(): ...\nclass Kap: ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_names", raising=False)
+    with pytest.raises(UserError, match=r"not found in own_names; did you mean kappa or Kap\? Allowed: Kap, kappa$"):
+        resolve_target("own_names.kapa", "metrics.kappa")

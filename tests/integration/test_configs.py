@@ -1,11 +1,13 @@
 """The files of conf/, and files and classes of the user's own beside them."""
 
+import re
 from pathlib import Path
 
 import pytest
 from lightning import Callback
 from omegaconf import OmegaConf
 
+from common.run_folder import PROJECT
 from engine.config.instantiate import instantiate
 from engine.config.validate import validate
 from tests.support.composing import forget_files, remember_files
@@ -93,6 +95,17 @@ def test_final_model_is_the_study_s_recipe():
 
 def test_the_command_line_s_choice_wins_over_an_experiment():
     assert composed("experiment=final_model", "optimizer=adam_1e-3").optimizer.lr == 1e-3
+
+
+@pytest.mark.parametrize("verb", sorted(path.stem for path in PROJECT.glob("conf/*.yaml")))
+def test_every_setting_of_a_command_is_read_by_the_code(verb):
+    """A word in quotes or after a point is enough; the settings of classes are checked against their constructors."""
+    rooms = [folder for folder in PROJECT.iterdir() if (folder / "__init__.py").is_file() and folder.name != "tests"]
+    code = "".join(path.read_text() for room in rooms for path in room.rglob("*.py"))
+    settings = OmegaConf.to_container(OmegaConf.load(PROJECT / "conf" / f"{verb}.yaml"))
+    nested = [value for key, value in settings.items() if isinstance(value, dict) and key != "hydra"]
+    names = [key for node in (settings, *nested) for key in node if key != "defaults"]
+    assert [name for name in names if not re.search(rf"""[.'"]{name}\b""", code)] == []
 
 
 def test_none_is_a_choice():

@@ -292,6 +292,12 @@ BAD = [  # file of the page, what is replaced in it, and the message
      "optimizer=my_package.optimizers.SignMomentum: its step needs the argument closure"),
     ("optimizers.py", "loss = closure()", "loss = None",
      "optimizer=my_package.optimizers.SignMomentum: its step does not call the closure"),
+    ("losses.py", "logits, labels):", "logits, labels, extra):",
+     r"loss=my_package.losses.PolyLoss in .*/loss/poly.yaml: TypeError: PolyLoss.forward\(\) missing 1 required"),
+    ("data.py", "def images(self):", "def images(self, root):",
+     r"datamodule.source=my_package.data.Cells in .*/cells.yaml: TypeError: Cells.images\(\) missing 1 required"),
+    ("callbacks.py", "trainer, pl_module):", "trainer):",
+     r"callbacks.weight_norms=my_package.callbacks.WeightNorms in .*: TypeError: WeightNorms.on_train_epoch_end\(\) takes 2"),
     ("losses.py", "losses = ", "raise SystemExit(3)\n        losses = ",
      "loss=my_package.losses.PolyLoss in .*: SystemExit: 3"),
 ]  # fmt: skip
@@ -317,6 +323,16 @@ def test_what_does_not_do_its_part_is_refused_before_training(own, cells, train,
     ran = train(f"--config-dir={own / 'my_conf'}", *CHOSEN, root=cells)
     assert ran.status == 1 and re.search(words, ran.err) and len(ran.err.splitlines()) == 1, ran.err
     assert not (ran.folder / "checkpoints").exists()
+
+
+def test_early_stopping_on_a_metric_that_no_callback_logs_names_those_that_are_logged(own, cells, train):
+    mine, early = f"--config-dir={own / 'my_conf'}", "callbacks=[early_stopping,weight_norms]"
+    path = own / "my_package" / "callbacks.py"
+    path.write_text(path.read_text() + '        pl_module.log("norm", norm)\n')
+    monitor, mode = "callbacks.early_stopping.monitor=norn", "callbacks.early_stopping.mode=max"
+    ran = train(mine, *CHOSEN[:2], early, monitor, mode, "stages=[fit]", root=cells)
+    assert ran.status == 1 and ran.err.count("ERROR:") == 1 and "Traceback" not in ran.err, ran.err
+    assert f"ERROR: {monitor}: nothing logged it; did you mean norm? Allowed: norm, train/accuracy" in ran.err, ran.err
 
 
 def test_lbfgs_which_cannot_train_convolutions_is_refused_in_one_line(own, cells, train):

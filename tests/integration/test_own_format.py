@@ -81,6 +81,11 @@ class Unwritten(Wrong):
         pass
 
 
+class FolderForFile(Wrong):
+    def write(self, model, path):
+        path.mkdir()
+
+
 class Unopened(Wrong):
     def open(self, path, model):
         return None
@@ -198,6 +203,7 @@ def test_a_class_that_is_no_format_is_one_line(of_mine, checkpoint, target, word
     (OfOtherShape, r"format=wrong \(.*OfOtherShape\): the function returned by open gives \(2,\), but \(1, 2\) is expected"),
     (OfOtherWeights, r"format=wrong \(.*OfOtherWeights\): .*above largest_difference=0\.0001; nothing was written"),
     (FolderOfOtherWeights, r"format=folder \(.*\): .*above largest_difference=0\.0001; nothing was written"),
+    (FolderForFile, r"format=wrong \(.*\): its method write made a folder; set is_folder = True"),
     (FileForFolder, r"format=folder \(.*\): its method write wrote nothing; it must write to the folder"),
     (EmptyFolder, r"format=folder \(.*\): its method write wrote nothing"),
     (Nameless, r"format: .*Nameless\.name is ''"),

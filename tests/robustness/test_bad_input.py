@@ -63,6 +63,9 @@ NAMES = "torchvision.transforms.v2"
      [f"augmentation.transforms[1] ({NAMES}.Resize): returns (3, 8, 8) uint8; an image of 32 x 32"]),
     ("[{_target_:tests.datamodules.test_transform_list.Fails,share:1}]",
      ["augmentation.transforms[0] (tests.datamodules.test_transform_list.Fails): raised KeyError"]),
+    (f"[{{_target_:{NAMES}.functional.horizontal_flip}}]",
+     [f"augmentation.transforms[0]._target_={NAMES}.functional.horizontal_flip: is a function that takes inpt",
+      "add _partial_: true"]),
 ])  # fmt: skip
 def test_augmentations(train, transforms, texts):
     assert says(train("augmentation=trivial_augment", f"augmentation.transforms={transforms}"), *texts)

@@ -5,6 +5,7 @@ import pytest
 
 from common.errors import UserError
 from datamodules.sources.source import ImageRow, Source, read_source
+from datamodules.sources.unpacked import UnpackedSource
 
 
 class Cells(Source):
@@ -85,6 +86,16 @@ def test_a_label_that_the_source_does_not_declare_is_named():
 def test_a_source_without_its_method_is_named():
     with pytest.raises(UserError, match=r"^datamodule\.source=.*Source: its class needs a method images"):
         read_source(Source())
+
+
+def test_a_source_of_unpacked_images_without_its_methods_is_named(tmp_path):
+    source = UnpackedSource()
+    source.cache = tmp_path
+    with pytest.raises(UserError, match=r"^datamodule\.source=.*UnpackedSource: its class needs a method version"):
+        read_source(source)
+    source.version = lambda: "1"
+    with pytest.raises(UserError, match=r"^datamodule\.source=.*UnpackedSource: its class needs a method records"):
+        read_source(source)
 
 
 @pytest.mark.parametrize(("labels", "joined"), [

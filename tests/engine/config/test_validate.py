@@ -93,6 +93,8 @@ def test_every_file_passes(choices):
     ("model.image_size=null", "model.image_size=null: use a whole number of pixels, or auto"),
     ("datamodule.batch_size=2.5", "datamodule.batch_size=2.5: expected int"),
     ("+datamodule.batchsize=4", "datamodule.batchsize: no such setting; did you mean batch_size"),
+    ("+datamodule.archive=4", "datamodule.archive: no such setting; did you mean cache or batch_size? 20 others are allowed. "
+     "A setting of its source goes below source: datamodule.source.archive"),
     ("datamodule.on_leak=dropp", "datamodule.on_leak=dropp: expected warn or error or drop"),
     ("datamodule.seed=null", "datamodule.seed=null: expected int"),
     ("model=timm", "model.name has no value; give it one: model.name=VALUE"),

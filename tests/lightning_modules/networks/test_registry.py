@@ -255,6 +255,18 @@ def test_settings_of_the_built_in_head_are_refused_with_what_removes_them(monkey
         build_network(num_classes=2, **FINAL | {"head": HEAD | {"name": "mine.SlowHead"}})
 
 
+def test_a_network_whose_signature_hides_num_classes_needs_a_function_around_it(monkeypatch):
+    monkeypatch.setitem(heads.OWN, "mine.resnet", torchvision.models.resnet18)
+    with pytest.raises(
+        NetworkError, match=r"mine.resnet: needs the argument num_classes, .*its \*\* hides it, so write a "
+    ):
+        build_network(num_classes=2, network="mine.resnet")
+    monkeypatch.setitem(
+        heads.OWN, "mine.resnet", lambda num_classes: torchvision.models.resnet18(num_classes=num_classes)
+    )
+    assert build_network(num_classes=2, network="mine.resnet").fc.out_features == 2
+
+
 def test_batch_norms_of_the_user_s_own_average_as_they_say(monkeypatch):
     monkeypatch.setitem(heads.OWN, "mine.SlowHead", SlowHead)
     monkeypatch.setitem(heads.OWN, "mine.SlowNetwork", lambda *, num_classes: SlowHead(8, num_classes))
