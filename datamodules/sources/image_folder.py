@@ -83,6 +83,11 @@ class ImageFolder(Source):
                 "datamodule.root=%s: skipped images in %s: names that start with a dot are hidden; to use such a folder as a "
                 "class, rename it", root, join_words(hidden, NAMED),
             )  # fmt: skip
+        if broken := _broken_beside(root, split_folders):
+            log.warning(
+                "datamodule.root=%s: skipped %s: a link to a folder or file that does not exist; repair or remove it",
+                root, join_words(broken, NAMED),
+            )  # fmt: skip
         if others:
             files = plural(others.total(), "file")
             log.warning("datamodule.root=%s: skipped %s (not images of a class): %s", root, files, _counts(others))
@@ -97,6 +102,8 @@ def _split_folders(root: Path) -> dict[str, Path]:
             advice = "unpack it, and give the folder that it makes"
         elif root.is_file() and root.suffix.lower() in (".csv", ".tsv"):
             advice = f"did you mean {typed_override('datamodule.table', root)}"
+        elif ":/" in str(root):  # Path has made one slash of two
+            advice = "a URL cannot be read; give the path of a folder, without file:// or the like"
         raise UserError(f"datamodule.root={root}: {what}{relative_to(root)}; {advice}")
     folders = _folders(root)
     split_folders: dict[str, Path] = {}
@@ -403,6 +410,16 @@ def _hidden_beside(root: Path, split_folders: dict[str, Path]) -> list[str]:
     """Return the hidden folders with images that are beside the class folders, relative to the root."""
     beside = [each for folder in dict.fromkeys((root, *split_folders.values())) for each in folder.glob(".*")]
     return sorted(str(each.relative_to(root)) for each in beside if each.is_dir() and _has_images(each))
+
+
+def _broken_beside(root: Path, split_folders: dict[str, Path]) -> list[str]:
+    """Return the links beside the class folders that lead nowhere, relative to the root: each may be meant as a class."""
+    beside = [each for folder in dict.fromkeys((root, *split_folders.values())) for each in folder.iterdir()]
+    return sorted(
+        str(each.relative_to(root))
+        for each in beside
+        if each.is_symlink() and not (is_ignored(each.name) or each.is_dir() or each.is_file())
+    )
 
 
 def walk_images(folder: Path, warn: bool = True, others: Counter | None = None) -> Iterator[Path]:

@@ -44,6 +44,23 @@ def test_a_hidden_folder_of_images_is_named(tmp_path, caplog):
     assert "skipped images in .thumbnails and train/.c: names that start with a dot are hidden" in caplog.text
 
 
+def test_a_link_beside_the_class_folders_that_leads_nowhere_is_named(tmp_path, caplog):
+    """Its class would be missing without a word."""
+    root = make_images(tmp_path / "data", {"train/a": 2, "train/b": 2}, size=16)
+    for name, target in {"train/c": "gone", "itself": "itself", ".hidden": "gone", "README": "train/a/000.png"}.items():
+        (root / name).symlink_to(target)
+    assert read_source(ImageFolder(root=str(root))).classes == ["a", "b"]
+    assert "skipped itself and train/c: a link to a folder or file that does not exist; repair" in caplog.text
+
+
+def test_a_url_is_not_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"file:/data: no such folder \(relative .*; a URL cannot be read; give the path"
+    ):
+        read_source(ImageFolder(root="file:///data"))
+
+
 def test_hidden_and_system_files_are_no_images(tmp_path, caplog):
     root = make_images(tmp_path, {"blue": 5, "red": 5, ".cache": 2, "blue/deeper": 2})
     others = ("a.txt", "b.txt", "a.ico", "a.pdf", "a.psd", "a.svg", "a.tga", "a.xcf")
