@@ -51,7 +51,7 @@ class ImageFolder(Source):
     @property
     def name(self) -> str:
         """The folder's own name."""
-        return self.root.resolve().name
+        return _readable(self.root.resolve().name)
 
     def images(self) -> Iterator[ImageRow]:
         """Yield the images split by split and class by class.
@@ -64,8 +64,7 @@ class ImageFolder(Source):
         if root is None:
             raise UserError("datamodule.root has no value; give it one: datamodule.root=DIR (or datamodule.table=FILE)")
         split_folders, others = _split_folders(root), Counter()
-        # Bytes that are not UTF-8 become escapes: `red\xe9`
-        labels = {name: os.fsencode(name).decode(errors="backslashreplace") for name in _classes(root, split_folders)}
+        labels = {name: _readable(name) for name in _classes(root, split_folders)}
         self.classes = list(labels.values())
         for label in [label for name, label in labels.items() if label.encode() != os.fsencode(name)]:
             log.warning(
@@ -484,6 +483,11 @@ def _counts(kinds: Counter) -> str:
     rest = kinds.total() - sum(shown.values())
     others = [f"{rest:,} of other kinds"] if rest else []
     return ", ".join([*(f"{count:,} {kind}" for kind, count in shown.items()), *others])
+
+
+def _readable(name: str) -> str:
+    """Return the name of a folder as UTF-8; bytes that are not become escapes, as in `red\\xe9`."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _kind(name: str) -> str:

@@ -242,6 +242,12 @@ def test_a_class_folder_that_is_no_utf8_is_a_class_of_a_name_that_can_be_written
     assert r"the class is called red\xe9; to change" in caplog.text
 
 
+def test_the_name_behind_a_link_need_not_be_utf_8(tmp_path):
+    """Such a link is what the refusal of a path that is not UTF-8 proposes."""
+    (tmp_path / "link").symlink_to(make_images(tmp_path / "lat\udce4in", {"blue": 2, "red": 2}, size=8))
+    assert ImageFolder(root=tmp_path / "link").name == r"lat\xe4in"
+
+
 def test_a_class_folder_in_utf8_keeps_its_name_where_python_reads_ascii(tmp_path):
     root = make_images(tmp_path, {"blue": 2, "caf\u00e9": 2}, size=8)
     code = (
