@@ -38,5 +38,7 @@ DISK_ERRORS = {
     errno.EROFS: f"the file system is read-only; write elsewhere: {ELSEWHERE}",
     errno.ENOTDIR: f"a part of this path is a file, not a folder; write elsewhere: {ELSEWHERE}",
     errno.EISDIR: f"is a folder, but must be a file; move it away, or write elsewhere: {ELSEWHERE}",
+    errno.EMFILE: "this process has too many open files; raise the limit (ulimit -n), or use a smaller datamodule.num_workers",
+    errno.ENFILE: "this machine has too many open files; end other programs",
     errno.ELOOP: f"a link in this path leads back to itself; repair it, or write elsewhere: {ELSEWHERE}",
 }

@@ -5,6 +5,7 @@ plain ValueError, is a defect of this project and keeps its traceback.
 """
 
 import errno
+import os
 import re
 import traceback
 from difflib import get_close_matches
@@ -43,6 +44,10 @@ from engine.hints import CHOICES, CONF, NO_SETTINGS, keys_called, quoted, sugges
 from engine.state import STATE
 
 LOST = "another process of this run has ended, so this one ended, too"
+NO_PROCESS = (
+    "the system starts no further process or thread for this command (ulimit -u, or the limit of a container); end other "
+    "programs, raise the limit, or use a smaller datamodule.num_workers or hydra.launcher.n_jobs"
+)
 LONGEST = 80  # characters of an argument that an error repeats
 # Commands without a run folder -> the setting that says where they write
 PLACES = {"predict.py": "out=DIR", "export.py": "out=DIR", "report.py": "out=DIR", "demo.py": "format.cache=DIR"}
@@ -81,12 +86,14 @@ def user_message(error: BaseException) -> str | None:
             return f"{file}: defaults must be a list with one choice in each item, as defaults: [override /model: resnet18]"
         if isinstance(link, RuntimeError) and (message := _of_process(link)):
             return message
+        if isinstance(link, BlockingIOError) and _raised_in(link) in ("_launch", "_execute_child"):
+            return NO_PROCESS
         # Python < 3.13
         if isinstance(link, RuntimeError) and (loop := re.match(r"Symlink loop from '(.*)'$", str(link))):
             return f"{loop[1]}: {DISK_ERRORS[errno.ELOOP]}".replace(ELSEWHERE, _elsewhere())
         if isinstance(link, OSError) and link.errno in DISK_ERRORS:
             name = link.filename2 or link.filename  # a file is written under another name, and then renamed
-            file = f"{name}: " if name else ""  # Python gives no name for a file that is already open
+            file = f"{os.fsdecode(name)}: " if name else ""  # Python gives no name for a file that is already open
             return f"{file}{DISK_ERRORS[link.errno]}".replace(ELSEWHERE, _elsewhere())
         if isinstance(link, OSError) and link.errno == errno.ENAMETOOLONG:
             return f"{link.filename}: this name is too long for the file system; use a shorter path"
@@ -121,7 +128,12 @@ def _elsewhere() -> str:
 
 def _makes_a_folder(error: FileNotFoundError | FileExistsError) -> bool:
     """Return whether creating a folder raised the error (as in /proc), rather than reading a file that should exist."""
-    return traceback.extract_tb(error.__traceback__)[-1].name in ("mkdir", "makedirs")
+    return _raised_in(error) in ("mkdir", "makedirs")
+
+
+def _raised_in(error: BaseException) -> str:
+    """Return the name of the function that raised an error."""
+    return traceback.extract_tb(error.__traceback__)[-1].name
 
 
 def _cause(error: BaseException) -> BaseException | None:
@@ -137,6 +149,13 @@ def _of_process(error: RuntimeError) -> str | None:
             "a worker process was killed, usually for lack of memory; rerun the same command to resume; "
             "a smaller hydra.launcher.n_jobs needs less"
         )
+    if text.startswith("DataLoader worker"):
+        return (
+            "a loader worker has ended early, usually for lack of memory; to resume: ckpt_path=RUN/checkpoints/last.ckpt; "
+            f"a smaller datamodule.num_workers needs less ({text.strip()})"
+        )
+    if text == "can't start new thread":
+        return NO_PROCESS
     if type(error).__name__ == "FailedJobError":  # raised by submitit
         settings = "hydra.launcher.gpus_per_node=null, .mem_gb, .cpus_per_task, .partition"
         return f"SLURM rejected the jobs: {' '.join(text.split())[-300:]}; these settings request resources: {settings}"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from common.errors import UserError
-from common.text import clean, join_words
+from common.text import clean, join_words, plural
 
 LARGEST_TABLE = 2**30  # bytes of a CSV; five million predictions
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -241,8 +241,11 @@ class OwnTable:
         if any(_is_single_quoted(cell) for name, cell in zip(columns, row, strict=False) if name in self.known):
             raise ValueError(SINGLE_QUOTES)
         if len(row) < len(columns) or any(row[len(columns) :]):
-            advice = "; remove the line: a CSV has no comments" if row[0].startswith("#") else ""
-            raise ValueError(f"values are missing or too many{advice}")
+            advice = "; a value that contains the delimiter needs double quotes" if len(row) > len(columns) else ""
+            advice = "; remove the line: a CSV has no comments" if row[0].startswith("#") else advice
+            raise ValueError(
+                f"values are missing or too many ({len(row)} for {plural(len(columns), 'column')}){advice}"
+            )
         cells = {name: cell for name, cell in zip(columns, row, strict=False) if name}
         for name, cell in cells.items():
             if name != "path" and cell != cell.strip():

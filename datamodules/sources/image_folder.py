@@ -51,7 +51,7 @@ class ImageFolder(Source):
     @property
     def name(self) -> str:
         """The folder's own name."""
-        return self.root.resolve().name
+        return _readable(self.root.resolve().name)
 
     def images(self) -> Iterator[ImageRow]:
         """Yield the images split by split and class by class.
@@ -64,8 +64,7 @@ class ImageFolder(Source):
         if root is None:
             raise UserError("datamodule.root has no value; give it one: datamodule.root=DIR (or datamodule.table=FILE)")
         split_folders, others = _split_folders(root), Counter()
-        # Bytes that are not UTF-8 become escapes: `red\xe9`
-        labels = {name: os.fsencode(name).decode(errors="backslashreplace") for name in _classes(root, split_folders)}
+        labels = {name: _readable(name) for name in _classes(root, split_folders)}
         self.classes = list(labels.values())
         for label in [label for name, label in labels.items() if label.encode() != os.fsencode(name)]:
             log.warning(
@@ -83,6 +82,11 @@ class ImageFolder(Source):
                 "datamodule.root=%s: skipped images in %s: names that start with a dot are hidden; to use such a folder as a "
                 "class, rename it", root, join_words(hidden, NAMED),
             )  # fmt: skip
+        if broken := _broken_beside(root, split_folders):
+            log.warning(
+                "datamodule.root=%s: skipped %s: a link to a folder or file that does not exist; repair or remove it",
+                root, join_words(broken, NAMED),
+            )  # fmt: skip
         if others:
             files = plural(others.total(), "file")
             log.warning("datamodule.root=%s: skipped %s (not images of a class): %s", root, files, _counts(others))
@@ -97,6 +101,8 @@ def _split_folders(root: Path) -> dict[str, Path]:
             advice = "unpack it, and give the folder that it makes"
         elif root.is_file() and root.suffix.lower() in (".csv", ".tsv"):
             advice = f"did you mean {typed_override('datamodule.table', root)}"
+        elif ":/" in str(root):  # Path has made one slash of two
+            advice = "a URL cannot be read; give the path of a folder, without file:// or the like"
         raise UserError(f"datamodule.root={root}: {what}{relative_to(root)}; {advice}")
     folders = _folders(root)
     split_folders: dict[str, Path] = {}
@@ -405,6 +411,16 @@ def _hidden_beside(root: Path, split_folders: dict[str, Path]) -> list[str]:
     return sorted(str(each.relative_to(root)) for each in beside if each.is_dir() and _has_images(each))
 
 
+def _broken_beside(root: Path, split_folders: dict[str, Path]) -> list[str]:
+    """Return the links beside the class folders that lead nowhere, relative to the root: each may be meant as a class."""
+    beside = [each for folder in dict.fromkeys((root, *split_folders.values())) for each in folder.iterdir()]
+    return sorted(
+        str(each.relative_to(root))
+        for each in beside
+        if each.is_symlink() and not (is_ignored(each.name) or each.is_dir() or each.is_file())
+    )
+
+
 def walk_images(folder: Path, warn: bool = True, others: Counter | None = None) -> Iterator[Path]:
     """Yield the image files anywhere below a folder in the order of their paths, with a few folders in memory at a time.
 
@@ -467,6 +483,11 @@ def _counts(kinds: Counter) -> str:
     rest = kinds.total() - sum(shown.values())
     others = [f"{rest:,} of other kinds"] if rest else []
     return ", ".join([*(f"{count:,} {kind}" for kind, count in shown.items()), *others])
+
+
+def _readable(name: str) -> str:
+    """Return the name of a folder as UTF-8; bytes that are not become escapes, as in `red\\xe9`."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _kind(name: str) -> str:

@@ -1,6 +1,10 @@
 """A user's mistakes: one message that names what is wrong and the next step, exit status 1, no traceback."""
 
 import errno
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,7 +13,7 @@ from common import run_record
 from common.errors import DISK_ERRORS, UserError
 from engine import error_messages
 from lightning_modules.image_classifier import ImageClassifier
-from tests.support.helpers import make_images
+from tests.support.helpers import PROJECT, make_images
 
 
 def says(ran, *texts):
@@ -209,3 +213,49 @@ def test_only_errors_of_the_user_have_a_message(error, message):
 def test_out_of_memory_names_the_settings(error, text):
     message = error_messages.user_message(error)
     assert text in message and "\n" not in message
+
+
+def test_limits_of_the_system_are_named():
+    """The system itself refuses, in a process of its own; it refuses root no process, so the test becomes another user."""
+    code = """if True:
+        import multiprocessing.popen_fork, os, resource, subprocess, threading
+        from engine.error_messages import user_message
+        def show(do):
+            try:
+                do()
+            except Exception as error:
+                print(user_message(error))
+        try:
+            if os.geteuid() == 0:
+                os.setuid(65534)
+        except OSError:
+            raise SystemExit("this container has no other user")
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+        show(multiprocessing.get_context("fork").Process(target=print).start)
+        show(threading.Thread(target=print).start)
+        show(lambda: subprocess.run(["true"]))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+        show(lambda: open(os.fsencode("table")))
+    """
+    ran = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    if "has no other user" in ran.stderr:
+        pytest.skip(ran.stderr.strip())
+    *of_processes, of_files = ran.stdout.splitlines()
+    assert of_processes == [error_messages.NO_PROCESS] * 3
+    assert of_files.startswith("table: this process has too many open files; raise the limit (ulimit -n)")
+
+
+class EndsItsWorker(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)  # as the system does where memory is short
+
+
+def test_a_killed_loader_worker_is_named():
+    with pytest.raises(RuntimeError) as caught:
+        next(iter(torch.utils.data.DataLoader(EndsItsWorker(), num_workers=1)))
+    message = error_messages.user_message(caught.value)
+    assert message.startswith("a loader worker has ended early") and "datamodule.num_workers" in message
+    assert "\n" not in message

@@ -44,6 +44,23 @@ def test_a_hidden_folder_of_images_is_named(tmp_path, caplog):
     assert "skipped images in .thumbnails and train/.c: names that start with a dot are hidden" in caplog.text
 
 
+def test_a_link_beside_the_class_folders_that_leads_nowhere_is_named(tmp_path, caplog):
+    """Its class would be missing without a word."""
+    root = make_images(tmp_path / "data", {"train/a": 2, "train/b": 2}, size=16)
+    for name, target in {"train/c": "gone", "itself": "itself", ".hidden": "gone", "README": "train/a/000.png"}.items():
+        (root / name).symlink_to(target)
+    assert read_source(ImageFolder(root=str(root))).classes == ["a", "b"]
+    assert "skipped itself and train/c: a link to a folder or file that does not exist; repair" in caplog.text
+
+
+def test_a_url_is_not_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"file:/data: no such folder \(relative .*; a URL cannot be read; give the path"
+    ):
+        read_source(ImageFolder(root="file:///data"))
+
+
 def test_hidden_and_system_files_are_no_images(tmp_path, caplog):
     root = make_images(tmp_path, {"blue": 5, "red": 5, ".cache": 2, "blue/deeper": 2})
     others = ("a.txt", "b.txt", "a.ico", "a.pdf", "a.psd", "a.svg", "a.tga", "a.xcf")
@@ -223,6 +240,12 @@ def test_a_class_folder_that_is_no_utf8_is_a_class_of_a_name_that_can_be_written
     assert catalog.classes == ["blue", r"red\xe9"] and catalog.labels.tolist() == [0, 0, 1, 1]
     assert all(Path(file).is_file() for file in catalog.files)
     assert r"the class is called red\xe9; to change" in caplog.text
+
+
+def test_the_name_behind_a_link_need_not_be_utf_8(tmp_path):
+    """Such a link is what the refusal of a path that is not UTF-8 proposes."""
+    (tmp_path / "link").symlink_to(make_images(tmp_path / "lat\udce4in", {"blue": 2, "red": 2}, size=8))
+    assert ImageFolder(root=tmp_path / "link").name == r"lat\xe4in"
 
 
 def test_a_class_folder_in_utf8_keeps_its_name_where_python_reads_ascii(tmp_path):
