@@ -1,4 +1,4 @@
-"""What is said of a file that runs as on a microcontroller, by a program in place of tflite-micro."""
+"""How a file runs as on a microcontroller, with a program in place of tflite-micro."""
 
 import json
 
