@@ -1,5 +1,6 @@
 """What export.py does before a format writes."""
 
+import contextlib
 import json
 import logging
 from dataclasses import replace
@@ -15,6 +16,7 @@ from inference.export import export as export_module
 from inference.export.export import _calibration_images, export
 from inference.export.int8 import Int8, quantize
 from inference.export.onnx_file import NORMALIZED
+from inference.export.verify import Verification
 from inference.export.web import web_folder
 from inference.image_inputs import ImageInputs
 from tests.support.fake_checkpoints import DECISION, make_checkpoint
@@ -34,6 +36,33 @@ def test_files_that_cannot_be_read_are_skipped_in_calibration_as_in_comparison(t
         (tmp_path / f"{name}.png").write_text("no image")
     with pytest.raises(UserError, match="images to calibrate with: none can be read; give others: images=DIR"):
         _calibration_images(Int8(), splits, str(tmp_path), DESCRIPTION)
+
+
+def test_training_images_calibrate_and_those_of_other_splits_never(tmp_path, monkeypatch):
+    for name in "abcde":
+        Image.new("RGB", (9, 7)).save(tmp_path / f"{name}.png")
+    images = list(ImageInputs(str(tmp_path)))
+    monkeypatch.setattr(export_module, "N_CALIBRATION", 3)
+    found = _calibration_images(Int8(), {"val": images[:1], "": images[:1], "train": images}, None, DESCRIPTION)
+    assert [each.file.name for each in found] == ["a.png", "c.png", "e.png"]
+    for given, words in ((None, "those of the run are not available"), ("x.csv", "images=x.csv has none")):
+        with pytest.raises(
+            UserError, match=f"format=onnx_int8 needs training images, and {words}; give some: images=DIR"
+        ):
+            _calibration_images(Int8(), {"val": images, "test": images}, given, DESCRIPTION)
+
+
+@pytest.mark.parametrize(("agreement", "resizing", "words"), [
+    (0.9, 1e-4, None), (0.899, 0.0, "is below least_agreement=0.9: "), (np.nan, 0.0, "is below least_agreement=0.9: "),
+    (1.0, 1.1e-4, "resizing inside the file changes a probability by 1.1e-04"), (1.0, np.nan, "changes a probability by nan"),
+])  # fmt: skip
+@pytest.mark.parametrize("format", [Int8(), First()], ids=["int8", "first"])
+def test_a_file_that_agrees_too_little_or_gives_nan_is_refused(format, agreement, resizing, words):
+    found = Verification(9, "9 images", 0.1, 1, 0, 0, 0, agreement=agreement, resizing=resizing)
+    with pytest.raises(UserError, match=words) if words else contextlib.nullcontext() as caught:
+        export_module._check_agreement(format, found, 1e-4, 0.9)
+    if words and "below" in words:
+        assert ("calibrate on more training images" in str(caught.value)) == format.calibrates
 
 
 def test_test_images_that_are_given_are_refused(tmp_path, monkeypatch):
