@@ -1,10 +1,12 @@
 """Near duplicates: changed images are found, others of the same layout are not, and only what leaks is dropped."""
 
+import contextlib
 import io
 import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 from scipy import ndimage
 from scipy.sparse.csgraph import connected_components
 
+from common.progress import Progress
 from datamodules import near_duplicates
 from datamodules.audit import audit, leaking_train_rows
 from datamodules.decode import FIRST_OF_SEVERAL, fingerprint, resize
@@ -383,6 +386,39 @@ def test_that_pairs_were_not_compared_is_reported_again(textured, tmp_path, monk
     first, second = (near_duplicates.find_pairs(np.arange(len(textured)), pixels).notes for _ in range(2))
     assert "only the 100 most similar were compared" in first[0] and second == first
     assert near_duplicates.find_pairs(np.arange(1, len(textured)), pixels).notes == first  # without one of them
+
+
+def test_a_fifth_of_the_images_is_the_least_number_of_pairs_that_are_compared(textured, monkeypatch):
+    """As many images as are compared with each other; pairs that are the same are not among those that are not."""
+    monkeypatch.setattr(near_duplicates, "MOST_PAIRS", 1)
+    monkeypatch.setattr(near_duplicates, "MOST_IMAGES", 20)
+    shown, progress = [], Progress()
+    monkeypatch.setattr(progress, "set", shown.append)
+    pixels = Pixels([*textured[:19], jpeg(textured[0])])
+    near = near_duplicates.find_pairs(np.arange(20), pixels, progress)
+    assert shown == ["comparing 4 similar pairs of images"] and "only the 4 most similar were compared" in near.notes[0]
+    assert near.pairs.tolist() == [[0, 19]] and len(near.unlike) == 3 and [0, 19] not in near.unlike.tolist()
+
+
+def test_what_another_process_has_compared_meanwhile_is_not_compared_again(textured, tmp_path, monkeypatch):
+    pixels = Pixels([*textured[:6], jpeg(textured[0])])
+    pixels.path = tmp_path / "pixels.npy"
+    with monkeypatch.context() as full:
+        full.setattr(near_duplicates, "write_bytes", Mock(side_effect=OSError(28, "No space left on device")))
+        assert found(pixels) == [[0, 6]] and not list(tmp_path.iterdir())
+    assert found(pixels) == [[0, 6]]
+    kept = (tmp_path / "near.npz").read_bytes()
+    (tmp_path / "near.npz").unlink()
+
+    @contextlib.contextmanager
+    def waits(lock, what):
+        assert (lock, what) == (tmp_path / "near.lock", "comparing images")
+        (tmp_path / "near.npz").write_bytes(kept)
+        yield
+
+    monkeypatch.setattr(near_duplicates, "one_at_a_time", waits)
+    monkeypatch.setattr(near_duplicates, "Search", None)
+    assert found(pixels) == [[0, 6]]
 
 
 def test_answers_of_another_version_or_shape_are_none(tmp_path, monkeypatch):
