@@ -334,6 +334,12 @@ def test_a_file_s_resizing_is_compared_with_this_project_s(run, resizes_exactly)
         p += 0.125 * (pixels.shape[1:3] != (32, 32))
         return np.stack([1 - p, p], axis=1)
 
-    images = VerificationImages(list(ImageInputs(str(run.splits))), "all")
-    found = compare_outputs(Brightness(), exported, images, True, resizes_exactly=resizes_exactly)
+    images = [
+        each._replace(label=label)
+        for each, label in zip(ImageInputs(str(run.splits)), ["ants", "bees"] * 3, strict=True)
+    ]
+    found = compare_outputs(
+        Brightness(), exported, VerificationImages(images, "all"), True, resizes_exactly=resizes_exactly
+    )
     assert found.resizing == pytest.approx(0.125 * resizes_exactly)
+    assert found.balanced_cost is None  # of as many ants as bees it is the cost in accuracy
