@@ -4,7 +4,22 @@ import time
 import pytest
 from filelock import FileLock
 
+from common import locks
 from common.locks import locked, one_at_a_time
+
+
+@pytest.fixture
+def waiting(monkeypatch):
+    """Return an event that is set once a process begins to wait for a lock."""
+    event, acquire = threading.Event(), locks._acquire
+
+    def acquiring(lock, timeout_s):
+        if timeout_s:
+            event.set()
+        return acquire(lock, timeout_s)
+
+    monkeypatch.setattr(locks, "_acquire", acquiring)
+    return event
 
 
 def test_a_lock_is_one_process_s_until_the_block_is_left(tmp_path, caplog):
@@ -24,14 +39,14 @@ def test_a_lock_is_one_process_s_until_the_block_is_left(tmp_path, caplog):
 @pytest.mark.parametrize(("timeout_s", "what", "shown"), [
     (5, "", []), (-1, "reading images", ["reading images: another process is doing this; waiting"]),
 ])  # fmt: skip
-def test_who_waits_gets_the_lock_and_may_say_what_for(tmp_path, caplog, timeout_s, what, shown):
+def test_who_waits_gets_the_lock_and_may_say_what_for(tmp_path, caplog, waiting, timeout_s, what, shown):
     path = tmp_path / "a.lock"
     is_held, steps = threading.Event(), []
 
     def hold():
         with FileLock(path):
             is_held.set()
-            time.sleep(0.1)
+            waiting.wait(20)
             steps.append("released")
 
     other = threading.Thread(target=hold)
@@ -61,14 +76,14 @@ def test_without_locks_each_process_does_the_work(tmp_path, monkeypatch, error):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_one_process_does_for_all_leaves_no_lock(tmp_path, caplog):
+def test_what_one_process_does_for_all_leaves_no_lock(tmp_path, caplog, waiting):
     """The second waits, says so, and enters once the first has left."""
     place, inside, steps = tmp_path / "new" / "folder" / "a.lock", threading.Event(), []
 
     def work():
         with one_at_a_time(place, "reading images"):
             inside.set()
-            time.sleep(0.1)
+            waiting.wait(20)
             steps.append("first")
 
     first = threading.Thread(target=work)
