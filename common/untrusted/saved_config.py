@@ -90,10 +90,10 @@ def read_saved_choices(run: RunFolder) -> dict[str, str]:
         log.warning("%s is missing, so it is unknown which file of each group the run used", path)
         return {}
     hydra = _read_hydra(run)
-    choices, overrides = (_at(hydra, ("hydra", *place)) for place in (("runtime", "choices"), ("overrides", "task")))
+    choices = _at(hydra, ("hydra", "runtime", "choices"))
     if not isinstance(choices, dict):
         raise UserError(f"{path}: hydra.runtime.choices is missing; use the checkpoint of another run")
-    found = choices_of_several(overrides if isinstance(overrides, list) else [])
+    found = choices_of_several(_find_overrides(hydra))
     for group, name in choices.items():
         if not str(group).isidentifier() or group in OF_EACH_COMMAND or not isinstance(name, str):
             continue
@@ -102,8 +102,9 @@ def read_saved_choices(run: RunFolder) -> dict[str, str]:
         found[group] = name
     # A list that an experiment's file has chosen is not in Hydra's own lists
     if "logger" not in found and run.config.is_file():
-        names = list(_read_plain_yaml(run.config).get("logger") or {})  # each file is named after its logger
-        if names and all(re.fullmatch(r"\w[\w-]*", str(name), re.ASCII) for name in names):
+        loggers = _read_plain_yaml(run.config).get("logger")  # each file is named after its logger
+        names = [str(name) for name in loggers] if isinstance(loggers, DictConfig) else []
+        if names and all(re.fullmatch(r"\w[\w-]*", name, re.ASCII) for name in names):
             found["logger"] = f"[{','.join(names)}]"
     return found
 
@@ -116,8 +117,12 @@ def read_saved_overrides(run: RunFolder) -> list[str]:
     """
     if not run.choices.is_file():
         return []
-    overrides = _at(_read_hydra(run), ("hydra", "overrides", "task"))
-    return [each for each in overrides or () if isinstance(each, str)]
+    return _find_overrides(_read_hydra(run))
+
+
+def _find_overrides(hydra: dict) -> list[str]:
+    found = _at(hydra, ("hydra", "overrides", "task"))
+    return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
 
 
 def read_typed(record: RunRecord) -> list[str]:
@@ -125,9 +130,9 @@ def read_typed(record: RunRecord) -> list[str]:
     return [*read_saved_overrides(record.folder), *record.run.overrides]
 
 
-def choices_of_several(overrides: Collection) -> dict[str, str]:
+def choices_of_several(overrides: Collection[str]) -> dict[str, str]:
     """Return the groups for which overrides choose several files, which Hydra's own list of choices does not have."""
-    matches = (GROUP_OF_SEVERAL.fullmatch(override) for override in overrides if isinstance(override, str))
+    matches = map(GROUP_OF_SEVERAL.fullmatch, overrides)
     found = {match[1]: f"[{re.sub(r'[^A-Za-z0-9_,-]', '', match[2])}]" for match in matches if match}
     return {group: names for group, names in found.items() if group in (*GROUPS, *MAY_BE_EMPTY)}
 
@@ -194,7 +199,7 @@ def _check_events(text: str) -> None:
     """Refuse anchors, which can expand ten lines to billions, and tags, which make objects: a run's YAML has neither."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+        if getattr(event, "anchor", None):  # of what is named, or of an alias
             raise UserError(f"line {event.start_mark.line + 1}: an anchor, which no run writes")
         if getattr(event, "tag", None):
             raise UserError(f"line {event.start_mark.line + 1}: the tag {event.tag[:60]}, which no run writes")

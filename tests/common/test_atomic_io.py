@@ -1,14 +1,24 @@
+import contextlib
 import json
 import os
 import signal
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from common.atomic_io import atomic_folder, replace_folder, write_bytes, write_csv, write_json, write_text
-from tests.support.helpers import PROJECT, read_csv
+from common.atomic_io import (
+    atomic_folder,
+    replace_folder,
+    tolerate_disk_errors,
+    write_bytes,
+    write_csv,
+    write_json,
+    write_text,
+)
+from tests.support.helpers import PROJECT, content, read_csv
 
 
 def test_a_process_killed_before_the_renaming_leaves_the_old_file(tmp_path):
@@ -113,6 +123,7 @@ def test_nan_and_infinity_are_null_to_any_depth(tmp_path):
     found = json.loads(text, parse_constant=refuse)
     assert found == {"a": None, "b": [1.5, [None, {"c": None}]], "d": "NaN", "ä": True, "e": 2}
     assert list(found) == ["a", "b", "d", "ä", "e"] and text.endswith("}\n") and "ä" in text
+    assert text.startswith('{\n  "a": null,\n  "b": [\n    1.5,')
 
 
 def test_tables_keep_commas_quotes_lines_and_odd_bytes(tmp_path):
@@ -121,3 +132,71 @@ def test_tables_keep_commas_quotes_lines_and_odd_bytes(tmp_path):
     write_csv(tmp_path / "t.csv", ["label", "path"], rows)
     assert (tmp_path / "t.csv").read_bytes().startswith(b"label,path\n,")
     assert read_csv(tmp_path / "t.csv") == rows
+
+
+def test_of_two_processes_that_make_a_folder_the_first_wins(tmp_path):
+    place = tmp_path / "new" / "images"
+    with atomic_folder(place) as building:
+        write_text(building / "a", "second")
+        with atomic_folder(place) as other:
+            write_text(other / "a", "first")
+    assert (place / "a").read_text() == "first" and list(place.parent.iterdir()) == [place]
+    with pytest.raises(KeyError), atomic_folder(tmp_path / "new" / "other"):
+        raise KeyError
+    with pytest.raises(OSError, match="Not a directory"), atomic_folder(tmp_path / "new" / "file"):
+        (tmp_path / "new" / "file").write_text("no folder")
+    assert sorted(each.name for each in place.parent.iterdir()) == ["file", "images"]
+
+
+@pytest.fixture
+def source(tmp_path):
+    (tmp_path / "source").mkdir()
+    write_text(tmp_path / "source" / "a", "new")
+    return tmp_path / "source"
+
+
+def test_a_folder_is_replaced_as_a_whole_also_through_a_link(tmp_path, source):
+    place = tmp_path / "deep" / "place"
+    replace_folder(source, place)  # there is none yet
+    write_text(place / "b", "old")
+    (tmp_path / "link").symlink_to(place)
+    replace_folder(source, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and content(place.parent) == {"place/a": b"new"}
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["deep", "link", "source"]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+@pytest.mark.parametrize("fails", ["new", "copy", "both"])
+def test_a_folder_that_cannot_be_replaced_stays_and_is_never_lost(tmp_path, source, monkeypatch, fails, is_there):
+    place, rename = tmp_path / "parent" / "place", Path.rename
+    if is_there:
+        place.mkdir(parents=True)
+        write_text(place / "a", "old")
+
+    def refuse(self, target):
+        if self.name == "new" or (fails == "both" and self.name == "old"):
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    if fails == "copy":
+        (source / "missing").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OSError, match="No such file" if fails == "copy" else "No space left") as caught:
+        replace_folder(source, place)
+    assert fails != "copy" or (caught.value.errno == 2 and caught.value.filename)
+    if fails == "both" and is_there:  # what was there is beside its place
+        ((name, kept),) = ((name, kept) for name, kept in content(place.parent).items() if "/old/" in name)
+        assert name.startswith(".place.building-") and kept == b"old"
+    else:
+        assert content(place.parent) == ({"place/a": b"old"} if is_there else {})
+        assert [each.name for each in place.parent.iterdir()] == ["place"] * is_there
+
+
+@pytest.mark.parametrize(("errno", "is_tolerated"), [(28, True), (13, True), (2, False)])
+def test_only_errors_of_the_disk_are_tolerated(tmp_path, caplog, errno, is_tolerated):
+    with (
+        contextlib.nullcontext() if is_tolerated else pytest.raises(OSError, match="x"),
+        tolerate_disk_errors(tmp_path),
+    ):
+        raise OSError(errno, "x")
+    assert caplog.messages == [f"could not write {tmp_path} (x); continuing"] * is_tolerated

@@ -1,10 +1,12 @@
 """Near duplicates: changed images are found, others of the same layout are not, and only what leaks is dropped."""
 
+import contextlib
 import io
 import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 from scipy import ndimage
 from scipy.sparse.csgraph import connected_components
 
+from common.progress import Progress
 from datamodules import near_duplicates
 from datamodules.audit import audit, leaking_train_rows
 from datamodules.decode import FIRST_OF_SEVERAL, fingerprint, resize
@@ -385,6 +388,39 @@ def test_that_pairs_were_not_compared_is_reported_again(textured, tmp_path, monk
     assert near_duplicates.find_pairs(np.arange(1, len(textured)), pixels).notes == first  # without one of them
 
 
+def test_a_fifth_of_the_images_is_the_least_number_of_pairs_that_are_compared(textured, monkeypatch):
+    """As many images as are compared with each other; pairs that are the same are not among those that are not."""
+    monkeypatch.setattr(near_duplicates, "MOST_PAIRS", 1)
+    monkeypatch.setattr(near_duplicates, "MOST_IMAGES", 20)
+    shown, progress = [], Progress()
+    monkeypatch.setattr(progress, "set", shown.append)
+    pixels = Pixels([*textured[:19], jpeg(textured[0])])
+    near = near_duplicates.find_pairs(np.arange(20), pixels, progress)
+    assert shown == ["comparing 4 similar pairs of images"] and "only the 4 most similar were compared" in near.notes[0]
+    assert near.pairs.tolist() == [[0, 19]] and len(near.unlike) == 3 and [0, 19] not in near.unlike.tolist()
+
+
+def test_what_another_process_has_compared_meanwhile_is_not_compared_again(textured, tmp_path, monkeypatch):
+    pixels = Pixels([*textured[:6], jpeg(textured[0])])
+    pixels.path = tmp_path / "pixels.npy"
+    with monkeypatch.context() as full:
+        full.setattr(near_duplicates, "write_bytes", Mock(side_effect=OSError(28, "No space left on device")))
+        assert found(pixels) == [[0, 6]] and not list(tmp_path.iterdir())
+    assert found(pixels) == [[0, 6]]
+    kept = (tmp_path / "near.npz").read_bytes()
+    (tmp_path / "near.npz").unlink()
+
+    @contextlib.contextmanager
+    def waits(lock, what):
+        assert (lock, what) == (tmp_path / "near.lock", "comparing images")
+        (tmp_path / "near.npz").write_bytes(kept)
+        yield
+
+    monkeypatch.setattr(near_duplicates, "one_at_a_time", waits)
+    monkeypatch.setattr(near_duplicates, "Search", None)
+    assert found(pixels) == [[0, 6]]
+
+
 def test_answers_of_another_version_or_shape_are_none(tmp_path, monkeypatch):
     answers = near_duplicates.Answers.none()
     answers.compared, answers.in_scene = np.array([3, 7], np.uint64), np.zeros(2, bool)
@@ -482,20 +518,25 @@ def test_noise_of_few_pixels_is_not_alike_by_chance():
         assert found(Pixels(images + copies)) == [[0, 84], [1, 85]], side
 
 
-def test_files_with_several_pages_are_found():
-    pixels = Pixels([to_image(np.random.default_rng(row).uniform(0, 255, (SIDE, SIDE))) for row in range(6)])
-    pixels.stats.modes[2] += FIRST_OF_SEVERAL
-    (finding,) = [each for each in audit(catalog_of(["train"] * 6), pixels) if each.kind == "pages"]
-    assert finding.text == "pages: 1 file with several pages or frames; only the first is used: 2.png"
-    assert finding.groups == [[2]]
-
-
 def looked_at(numbers, splits, pairs=()):
     """Return a catalog, pixels and near duplicates of images of these fingerprints, without looking at any."""
     stats = ImageStats.empty(len(numbers))
     stats.fingerprints.numbers[:], stats.sizes[:], stats.modes[:] = numbers, 64, ["RGB"] * len(numbers)
     near = near_duplicates.NearDuplicates(np.array(pairs, np.int64).reshape(-1, 2), [])
     return catalog_of(splits), SimpleNamespace(stats=stats), near
+
+
+def test_files_with_several_pages_are_found():
+    """They are not odd, and excluded ones are not named."""
+    catalog, pixels, near = looked_at(np.arange(25) + 1, ["train"] * 25)
+    catalog.excluded = {3: "not counted"}
+    pixels.stats.modes[2:4] = ["RGB" + FIRST_OF_SEVERAL] * 2
+    (finding,) = audit(catalog, pixels, near)
+    assert finding.text == "pages: 1 file with several pages or frames; only the first is used: 2.png"
+    assert finding.groups == [[2]]
+    pixels.stats.modes[2:8] = ["RGB" + FIRST_OF_SEVERAL] * 6
+    (finding,) = [each for each in audit(catalog, pixels, near) if each.kind == "pages"]
+    assert finding.text.endswith("only the first is used: 2.png, 4.png and 3 more")
 
 
 def test_copies_of_near_duplicates_leak_as_by_brute_force():
@@ -549,6 +590,47 @@ def test_a_sixteenth_of_the_usual_area_or_a_mode_of_one_in_twenty_is_odd(side, n
     assert not odd or f"odd: {len(odd)} image" in found[0].text
 
 
+@pytest.mark.parametrize("n_small", [3, 4])
+def test_three_odd_images_are_named_by_width_and_height(n_small):
+    """Small compared with the median: a few huge images make no others odd."""
+    catalog, pixels, near = looked_at(np.arange(25) + 1, ["train"] * 25)
+    pixels.stats.sizes[:n_small] = 15, 8
+    pixels.stats.sizes[-5:] = 9000
+    (found,) = audit(catalog, pixels, near)
+    named = ", ".join(f"{row}.png (15 x 8, RGB)" for row in range(3))
+    more = " and 1 more" if n_small == 4 else ""
+    assert found.text == f"odd: {n_small} images with an unusual size or mode: {named}{more}"
+
+
+@pytest.mark.parametrize(("same", "other", "changes", "is_found"), [
+    (10, 10, {}, True), (10, 9, {}, False), (10, 11, {}, False), (20, 0, {}, True), (19, 0, {}, False),
+    (20, 0, {"labels": "other"}, False), (20, 0, {"excluded": "other"}, False), (20, 0, {"name": "one"}, False),
+    (20, 0, {"splits": "train"}, False),
+])  # fmt: skip
+def test_half_of_twenty_similar_pairs_in_one_series_of_names_are_a_finding(same, other, changes, is_found):
+    """Where pairs share a series by chance in a twenty-fifth of cases: 25 series of two images, of which one is in test."""
+    catalog, pixels, near = looked_at(np.arange(50) + 1, ["train", changes.get("splits", "test")] * 25)
+    catalog.labels[:], pairs = 0, [[2 * k, 2 * k + 1] for k in range(same)] + [[0, 2 * k + 3] for k in range(other)]
+    catalog.paths = [f"{row // 2 if 'name' not in changes else 0}_{row % 2}.png" for row in range(50)]
+    near.unlike = np.array(pairs)
+    if "labels" in changes:
+        catalog.labels[1::2] = 1
+    if "excluded" in changes:
+        catalog.excluded = {1: "not counted"}
+    found = [each for each in audit(catalog, pixels, near) if each.kind == "series"]
+    assert [(each.groups, each.leak) for each in found] == [(pairs[:same], False)] * is_found
+    assert not found or f"series: {same} pairs of similar images across splits with" in found[0].text
+
+
+def test_copies_of_two_named_groups_are_independent_for_the_intervals():
+    catalog, pixels, near = looked_at([1, 1, 2, 3], ["val", "val", "train", "train"])
+    catalog.labels[:2] = 0
+    for groups, is_independent in ((["a", "b", "", ""], True), (["a", "a", "", ""], False)):
+        catalog.groups = groups
+        (found,) = [each for each in audit(catalog, pixels, near) if each.kind == "exact duplicate"]
+        assert ("as independent images" in found.text) == is_independent
+
+
 def test_named_groups_across_splits_are_found_where_few_images_have_one():
     catalog, pixels, near = looked_at(
         np.arange(8) + 1, ["train", "val", "val", "test", "train", "train", "val", "test"]
@@ -559,4 +641,14 @@ def test_named_groups_across_splits_are_found_where_few_images_have_one():
     assert [each.text.partition(";")[0] for each in found] == [
         "group: 1 named group across train and val or test: a", "group: 1 named group across val and test: b",
     ]  # fmt: skip
+    assert [each.caveat for each in found] == ["may be too high: 1 named group across train and val or test", ""]
     assert leaking_train_rows(catalog, found) == [0]
+
+
+def test_four_named_groups_are_named_in_short():
+    catalog, pixels, near = looked_at(np.arange(10) + 1, ["train", "val"] * 5)
+    names = ["a\nb", "x" * 99, "c", "d", "e"]
+    for n, words in ((4, "a b, " + "x" * 39 + "…, c and d"), (5, "a b, " + "x" * 39 + "…, c and 2 more")):
+        catalog.groups = [name for name in names[:n] for _ in range(2)] + [""] * (10 - 2 * n)
+        (found,) = audit(catalog, pixels, near)
+        assert found.text == f"group: {n} named groups across train and val or test: {words}"

@@ -1,4 +1,5 @@
 import functools
+import math
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from scipy.stats import beta, binom
 from torchmetrics.classification import MulticlassCalibrationError
 
 from common.run_record import EceByChance, Selective
+from evaluation import calibration
 from evaluation.calibration import (
     brier,
     confidence_for_accuracy,
@@ -216,6 +218,7 @@ def test_how_many_images_promise_an_accuracy():
         assert confidence_for_accuracy(*two(confidence, np.ones(n, bool)), 0.95, 0.1) == promised
     assert confidence_for_accuracy(*two(np.full(45, 0.9), np.arange(45) > 0), 0.95, 0.1) is None  # an error among them
     assert confidence_for_accuracy(*two(np.full(45, 0.9), np.ones(45, bool)), 1.0, 0.1) is None
+    assert confidence_for_accuracy(*two(np.full(2, 0.75), np.ones(2, bool)), 0.5, 0.25) == 0.75  # 0.5 ** 2 is enough
     assert confidence_for_accuracy(*two(np.full(60, 0.9), np.zeros(60, bool)), 0.95, 0.1) is None
 
 
@@ -328,6 +331,22 @@ def test_the_ece_by_chance_is_that_of_drawn_labels():
     assert ece_by_chance(np.array([[1.0, 0.0]] * 9)) == EceByChance(0.0, 0.0)
 
 
+def test_the_draws_of_the_ece_by_chance_do_not_depend_on_how_many_fit_into_memory(monkeypatch):
+    """There are fewer of many images, but at least 200."""
+    probabilities = softmax(made_up(60, 3)[1], axis=1)
+    at_once, least = ece_by_chance(probabilities), ece_by_chance(probabilities, draws=200)
+    monkeypatch.setattr(calibration, "CELLS", 60 * 300)  # the last of four parts is smaller
+    assert ece_by_chance(probabilities) == at_once
+    for most, draws in ((60 * 400, 400), (60 * 100, 200), (59, 200)):
+        monkeypatch.setattr(calibration, "DRAWS", most)
+        assert ece_by_chance(probabilities) == ece_by_chance(probabilities, draws=draws)
+    assert ece_by_chance(probabilities) == least != at_once
+
+
+def test_only_a_probability_of_zero_is_replaced_before_its_logarithm():
+    assert logarithm(np.array([0.0, 1e-12, 1.0])) == pytest.approx([math.log(5e-7), -12 * math.log(10), 0])
+
+
 NAN = np.array([0, 1, 0]), np.array([[0.9, 0.1], [np.nan, np.nan], [0.6, 0.4]])
 
 
@@ -344,6 +363,7 @@ def test_nan_is_refused(function):
     (lambda: with_temperature(np.ones((1, 2)) / 2, 0.0), r"temperature=0\.0"),
     (lambda: fit_temperature(np.array([0]), np.array([[-np.inf, 0.0]])), "finite"),
     (lambda: brier(np.array([0, 1]), np.ones((1, 2)) / 2), "labels"),
+    (lambda: with_temperature(np.array([[0.5, 0.5]]), math.inf), "temperature=inf"),
     (lambda: with_temperature(np.array([[np.nan, 0.5]]), 1.0), "NaN"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused(call, message):

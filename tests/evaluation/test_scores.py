@@ -38,6 +38,7 @@ from evaluation.scores import (
     most_confused,
     per_class,
     ranking_scores,
+    weighted_average_precision,
 )
 
 
@@ -501,6 +502,7 @@ def test_nan_and_infinite_are_refused(call, bad):
     (lambda: macro_auroc(np.array([0, 2]), np.ones((2, 2))), "labels lie in 0 to 1"),
     (lambda: macro_auroc(np.array([-1, 1]), np.ones((2, 2))), "labels lie in 0 to 1, not -1 to 1"),
     (lambda: macro_auroc(np.array([0, 1]), np.ones(2)), r"\(n, classes\)"),
+    (lambda: macro_auroc(np.zeros(0, int), np.ones((0, 2))), r"not \(0,\), \(0, 2\)"),
     (lambda: macro_auroc(np.array([1, 1]), np.full((2, 3), 1 / 3)), "2 positive of 2"),
     (lambda: estimate_metrics(np.array([0, 1]), np.eye(2), np.ones((2, 3))), r"logits need .* \(2, 2\), not \(2, 3\)"),
 ])  # fmt: skip
@@ -514,3 +516,29 @@ def test_the_most_confused_classes_come_first():
     confusion = np.array([[9, 2, 0], [5, 1, 2], [0, 7, 0]])
     found = [(each.label, each.predicted, each.n) for each in most_confused(confusion, ["a", "b", "c"], most=3)]
     assert found == [("c", "b", 7), ("b", "a", 5), ("a", "b", 2)]
+    counts = np.arange(100).reshape(10, 10)
+    found = most_confused(counts, list("abcdefghij"))
+    assert [each.n for each in found] == sorted(counts[~np.eye(10, dtype=bool)], reverse=True)[:50]
+
+
+def test_a_class_that_is_only_predicted_has_an_f1_of_zero_and_one_that_is_neither_has_none():
+    scores = per_class(np.array([[3, 1, 0], [0, 0, 0], [0, 0, 0]]), ["a", "b", "c"])
+    assert [each.f1 for each in scores] == [pytest.approx(6 / 7), 0, None]
+    assert [each.recall is None for each in scores] == [False, True, True]
+    assert [each.precision is None for each in scores] == [False, False, True]
+
+
+def test_probabilities_near_zero_and_one_keep_their_order():
+    """Of float64, without logits: those of classes of which two are next to impossible."""
+    small = 10.0 ** -np.arange(40, 300, 10)
+    scores = ranking_scores(np.stack([small, np.full(26, 0.5), np.full(26, 0.5)], axis=1))
+    assert scores[:, 0] == pytest.approx(np.log(small)) and (scores[:, 1:] == 0).all()
+    rest = 2.0 ** -np.arange(20, 53)
+    scores = ranking_scores(np.stack([1 - rest, rest / 2, rest / 2], axis=1))
+    assert scores[:, 0] == pytest.approx(-np.log(rest), rel=1e-6)
+
+
+def test_a_resample_without_positives_has_no_average_precision():
+    positive, weights = np.array([True, False, False]), np.array([[0, 2, 1], [1, 1, 1]])
+    found = weighted_average_precision(positive, np.array([0.5, 0.75, 0.25]), weights)
+    assert np.isnan(found[0]) and found[1] == 0.5

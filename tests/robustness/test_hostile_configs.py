@@ -3,6 +3,7 @@
 import contextlib
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,14 @@ from omegaconf import OmegaConf
 from common.atomic_io import write_text
 from common.errors import UserError
 from common.run_folder import RunFolder
-from common.untrusted.saved_config import is_allowed_target, read_saved_choices, read_saved_config, read_saved_name
+from common.untrusted.saved_config import (
+    is_allowed_target,
+    read_saved_choices,
+    read_saved_config,
+    read_saved_name,
+    read_saved_overrides,
+    read_typed,
+)
 from engine.cli import CONF
 from engine.run.resume import resume_config
 from tests.support.helpers import content
@@ -152,9 +160,9 @@ def test_a_saved_logger_sends_and_writes_only_where_the_user_s_own_does(tmp_path
     same = saved(tmp_path / "same", OmegaConf.to_yaml({"logger": own}))
     assert read_saved_config(same, (), composed).logger == composed.logger
     run = saved(tmp_path / "run", OmegaConf.to_yaml({"logger": own | change}))
-    with pytest.raises(
-        UserError, match=rf"config\.yaml: {re.escape(words)}.*could send or write elsewhere; set it again, logger"
-    ):
+    again = words.split()[0] if words.count(".") > 1 else "logger"  # one setting, or all loggers
+    match = rf"config\.yaml: {re.escape(words)}.*could send or write elsewhere; set it again, {re.escape(again)}=\.\.\."
+    with pytest.raises(UserError, match=match):
         read_saved_config(run, (), composed)
     read_saved_config(run, ["logger"], composed)  # the command line sets it again
     other_name = OmegaConf.create({"logger": own, "model": {"name": "resnet18"}})
@@ -176,10 +184,32 @@ def test_saved_choices_of_several_files_are_plain_names(tmp_path):
     settings = {"hydra": {"runtime": {"choices": {"model": "resnet18"}}, "overrides": {"task": task}}}
     write_text(run.choices, OmegaConf.to_yaml(settings))
     assert read_saved_choices(run) == {"model": "resnet18", "logger": "[tensorboard,csv]"}
+    assert read_saved_overrides(run) == [each for each in task if each != 5]
+    record = SimpleNamespace(folder=run, run=SimpleNamespace(overrides=["seed=4"]))
+    assert read_typed(record) == [*read_saved_overrides(run), "seed=4"]  # the last one of a key applies
+    run.config.write_text(run.config.read_text() + "logger: {wandb: {}}")
+    assert read_saved_choices(run)["logger"] == "[tensorboard,csv]"
+
+
+def test_a_run_s_list_of_choices_may_be_missing_or_damaged(tmp_path, caplog):
+    run = saved(tmp_path / "run", "")
+    for task in (5, "seed=3", {"a": 1}, None):
+        write_text(run.choices, OmegaConf.to_yaml({"hydra": {"runtime": {"choices": {}}, "overrides": {"task": task}}}))
+        assert read_saved_choices(run) == {} == dict.fromkeys(read_saved_overrides(run))
+    for choices in (5, "model", ["model"], None):
+        write_text(run.choices, OmegaConf.to_yaml({"hydra": {"runtime": {"choices": choices}}}))
+        with pytest.raises(
+            UserError, match=r"hydra\.yaml: hydra\.runtime\.choices is missing; use the checkpoint of another"
+        ):
+            read_saved_choices(run)
+    run.choices.unlink()
+    assert not caplog.messages and read_saved_choices(run) == {} and read_saved_overrides(run) == []
+    assert caplog.messages == [f"{run.choices} is missing, so it is unknown which file of each group the run used"]
 
 
 @pytest.mark.parametrize(("saved_loggers", "choice"), [
     ("logger: {tensorboard: {}, csv: {}}", "[tensorboard,csv]"), ("logger: {../evil: {}}", None), ("logger: {}", None),
+    ("logger: 5", None), ("logger: abc", None), ("logger: [a, b]", None), ("logger: null", None), ("logger: {5: {}}", "[5]"),
 ])  # fmt: skip
 def test_loggers_that_a_file_has_chosen_are_known_by_their_names(tmp_path, saved_loggers, choice):
     assert read_saved_choices(saved(tmp_path / "run", saved_loggers)).get("logger") == choice
@@ -194,6 +224,7 @@ def test_loggers_that_a_file_has_chosen_are_known_by_their_names(tmp_path, saved
      "datamodule.source.arguments.size is '9'"),
     ("augmentation: {_target_: datamodules.transform_list.TransformList, transforms: [{_target_: "
      "torchvision.transforms.v2.Resize, size: [60000, 60000]}]}", "augmentation.transforms.0.size.0 is 60000, but at most 4"),
+    ("batch_transform: {_target_: torchvision.transforms.v2.Pad, padding: -60000}", "batch_transform.padding is -60000"),
 ])  # fmt: skip
 def test_a_saved_configuration_reads_and_fetches_only_what_the_user_s_own_names(tmp_path, change, words):
     run = saved(tmp_path / "run", "")
@@ -250,6 +281,9 @@ DOUBLED = "\n".join(f'a{n}: "${{a{n + 1}}}${{a{n + 1}}}"' for n in range(40)) + 
     ("a: {1: 2}", ["a.1", "not a plain name"]),
     ("'a b': 2", ["not a plain name"]),
     ("model: 5", ["model is '5'"]),
+    ("loss: 5", ["loss is '5' and not a mapping", "loss=..."]),
+    ("optimizer: [1]", ["optimizer is '[1]' and not a mapping", "optimizer=..."]),
+    ("seed: true\nmodel: {}\ndatamodule: {}\ntrainer: {}\ncallbacks: {}", ["seed is 'True' and not a whole number"]),
     ("seed: 1\nmodel: [1]\n", ["model is"]),
     ("callbacks: null", ["model is"]),
     ("[1, 2]", ["cannot be read"]),
@@ -264,12 +298,40 @@ def test_a_saved_configuration_is_untrusted(tmp_path, canary, monkeypatch, text,
     assert all(word in str(caught.value) for word in words) and "swordfish" not in str(caught.value), caught.value
 
 
+def doubled(times):
+    """Return lines in which each value is twice the next one; the last has two characters."""
+    return "".join(f'a{n}: "${{a{n + 1}}}${{a{n + 1}}}"\n' for n in range(times)) + f"a{times}: xx"
+
+
+@pytest.mark.parametrize(("allowed", "refused"), [
+    ("a: " + "[" * 19 + "]" * 19, "a: " + "[" * 20 + "]" * 20), ("\n".join(f"a{n}: [[{n}]]" for n in range(50)), None),
+    (doubled(12), doubled(14)),
+])  # fmt: skip
+def test_a_saved_configuration_may_be_wide_and_is_neither_deep_nor_long(tmp_path, allowed, refused):
+    read_saved_config(saved(tmp_path / "allowed", allowed), (), NOTHING)
+    if refused:
+        with pytest.raises(UserError, match=r"nested deeper than 20|a0 grows without end"):
+            read_saved_config(saved(tmp_path / "refused", refused), (), NOTHING)
+
+
+def test_a_module_whose_name_begins_like_a_listed_one_is_not_imported(tmp_path, monkeypatch, canary):
+    (tmp_path / "callbacks_of_theirs.py").write_text(f"open({str(canary)!r}, 'w')\nclass Theirs: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not is_allowed_target("callbacks_of_theirs.Theirs")
+
+
+def test_a_run_without_a_name_is_called_run(tmp_path):
+    run = saved(tmp_path / "run", "model: {}\nseed: 1\ndatamodule: {}\ntrainer: {}\ncallbacks: {}\n")
+    assert read_saved_name(run, ()) == "run"
+
+
 def test_keys_that_the_command_line_sets_again_are_not_checked(tmp_path):
     folder = saved(tmp_path / "run", 'optimizer: {lr: "${oc.env:SECRET}"}\nloss: {_target_: x, save_dir: /tmp}')
     assert read_saved_config(folder, ["optimizer.lr", "loss"], NOTHING).optimizer.lr is None
     assert read_saved_name(folder, ["optimizer.lr", "loss"]) == "simple_cnn"
-    with pytest.raises(ValueError, match=r"loss\._target_"):
-        read_saved_config(folder, ["optimizer"], NOTHING)
+    for other in (["optimizer"], ["optimizer", "los"], ["optimizer", "loss._target"]):
+        with pytest.raises(ValueError, match=r"loss\._target_"):
+            read_saved_config(folder, other, NOTHING)
     with pytest.raises(ValueError, match=r"optimizer\.lr"):
         read_saved_name(folder, [])
 

@@ -1,5 +1,6 @@
 """What export.py does before a format writes."""
 
+import contextlib
 import json
 import logging
 from dataclasses import replace
@@ -11,9 +12,11 @@ from PIL import Image
 from common.errors import UserError
 from common.progress import Progress
 from inference.backends import CheckpointBackend, ModelDescription
+from inference.export import export as export_module
 from inference.export.export import _calibration_images, export
 from inference.export.int8 import Int8, quantize
 from inference.export.onnx_file import NORMALIZED
+from inference.export.verify import Verification
 from inference.export.web import web_folder
 from inference.image_inputs import ImageInputs
 from tests.support.fake_checkpoints import DECISION, make_checkpoint
@@ -35,6 +38,33 @@ def test_files_that_cannot_be_read_are_skipped_in_calibration_as_in_comparison(t
         _calibration_images(Int8(), splits, str(tmp_path), DESCRIPTION)
 
 
+def test_training_images_calibrate_and_those_of_other_splits_never(tmp_path, monkeypatch):
+    for name in "abcde":
+        Image.new("RGB", (9, 7)).save(tmp_path / f"{name}.png")
+    images = list(ImageInputs(str(tmp_path)))
+    monkeypatch.setattr(export_module, "N_CALIBRATION", 3)
+    found = _calibration_images(Int8(), {"val": images[:1], "": images[:1], "train": images}, None, DESCRIPTION)
+    assert [each.file.name for each in found] == ["a.png", "c.png", "e.png"]
+    for given, words in ((None, "those of the run are not available"), ("x.csv", "images=x.csv has none")):
+        with pytest.raises(
+            UserError, match=f"format=onnx_int8 needs training images, and {words}; give some: images=DIR"
+        ):
+            _calibration_images(Int8(), {"val": images, "test": images}, given, DESCRIPTION)
+
+
+@pytest.mark.parametrize(("agreement", "resizing", "words"), [
+    (0.9, 1e-4, None), (0.899, 0.0, "is below least_agreement=0.9: "), (np.nan, 0.0, "is below least_agreement=0.9: "),
+    (1.0, 1.1e-4, "resizing inside the file changes a probability by 1.1e-04"), (1.0, np.nan, "changes a probability by nan"),
+])  # fmt: skip
+@pytest.mark.parametrize("format", [Int8(), First()], ids=["int8", "first"])
+def test_a_file_that_agrees_too_little_or_gives_nan_is_refused(format, agreement, resizing, words):
+    found = Verification(9, "9 images", 0.1, 1, 0, 0, 0, agreement=agreement, resizing=resizing)
+    with pytest.raises(UserError, match=words) if words else contextlib.nullcontext() as caught:
+        export_module._check_agreement(format, found, 1e-4, 0.9)
+    if words and "below" in words:
+        assert ("calibrate on more training images" in str(caught.value)) == format.calibrates
+
+
 def test_test_images_that_are_given_are_refused(tmp_path, monkeypatch):
     """Made-up images in their place would be no answer to what was asked."""
     allow_any_agreement(monkeypatch)
@@ -52,6 +82,55 @@ class Unrounded(First):
     def open_unrounded(self, model):
         checkpoint = CheckpointBackend(self.checkpoint, "cpu")
         return lambda pixels: checkpoint(np.stack([model.description.pixels(Image.fromarray(p)) for p in pixels]))
+
+
+class Exact(Unrounded):
+    """A file that computes what the checkpoint computes."""
+
+    exact = True
+
+    def open(self, path, model):
+        return self.open_unrounded(model)
+
+
+@pytest.mark.parametrize(("format", "n"), [(Exact(), 2), (First(), 3)], ids=["exact", "other"])
+def test_an_exact_file_is_compared_on_fewer_images(tmp_path, monkeypatch, format, n):
+    allow_any_agreement(monkeypatch)
+    monkeypatch.setattr(export_module, "N_VERIFICATION", 2)
+    monkeypatch.setattr(export_module, "N_INEXACT", 3)
+    format.checkpoint = make_checkpoint(tmp_path / "best.ckpt")
+    lines = [f"{split}{row}.png,{split}" for split in ("val", "test") for row in range(4)]
+    for line in lines:
+        Image.new("RGB", (9, 7)).save(tmp_path / line.partition(",")[0])
+    (tmp_path / "table.csv").write_text("\n".join(["path,split", *lines]))
+    made = export(str(format.checkpoint), format=format, images=str(tmp_path / "table.csv"), further=["test"])
+    assert [made.verification.images, *(each.images for each in made.further)] == [
+        f"{n} of 4 validation images", "3 of 4 test images",
+    ]  # fmt: skip
+    assert made.latency.batch_size == 1 and made.size == 7
+
+
+class Checked(First):
+    """A file that takes images of the network's own size and has a part that is wrong."""
+
+    resizes = False
+
+    def open(self, path, model):
+        self.sizes, computes = set(), super().open(path, model)
+        return lambda pixels: (self.sizes.add(pixels.shape[1:]), computes(pixels))[1]
+
+    def check(self, path, model):
+        assert path.is_file()
+        raise UserError("its second part is wrong")
+
+
+def test_a_format_checks_what_it_writes_besides_the_network(tmp_path, monkeypatch):
+    allow_any_agreement(monkeypatch)
+    checkpoint, format = make_checkpoint(tmp_path / "best.ckpt"), Checked()
+    with pytest.raises(UserError, match="its second part is wrong"):
+        export(str(checkpoint), format=format)
+    side = CheckpointBackend(checkpoint, "cpu").description.image_size
+    assert format.sizes == {(side, side, 3)} and list(tmp_path.iterdir()) == [checkpoint]
 
 
 def test_each_comparison_is_shown_by_what_it_compares(tmp_path, monkeypatch):
@@ -165,7 +244,7 @@ class Described(First):
 def test_a_file_decides_by_a_threshold_of_one_s_own(tmp_path, monkeypatch):
     allow_any_agreement(monkeypatch)
     checkpoint, out = str(make_checkpoint(tmp_path / "best.ckpt")), tmp_path / "out_first.txt"
-    for threshold in (None, 0.125):
+    for threshold in (None, 0):
         export(checkpoint, format=Described(), threshold=threshold, out=str(out))
         written = ModelDescription.from_metadata(json.loads(out.read_text())).decision
         assert written == (DECISION if threshold is None else replace(DECISION, threshold=threshold))

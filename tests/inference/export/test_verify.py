@@ -8,7 +8,7 @@ from scipy.stats import binom
 from common.errors import UserError
 from common.text import format_interval
 from datamodules.decode import open_image, resize
-from evaluation.intervals import accuracy_interval
+from evaluation.intervals import accuracy_interval, design_effect, proportion
 from evaluation.paired_tests import compare_pair
 from inference.backends import ModelDescription
 from inference.export.verify import (
@@ -96,12 +96,14 @@ def test_a_table_of_splits_that_was_copied_in_part_is_not_the_run_s(run, caplog)
         caplog.clear()
         assert known_images(run.best_checkpoint, None, None) == {}
         assert f"splits.csv has 1 {split} images, and result.json 2: copied in part" in caplog.text
+        with pytest.raises(UserError, match=f"has 1 {split} images, and result.json 2: copied in part"):
+            known_images(run.best_checkpoint, str(run.path), None)  # a run that is named
         assert len(known_images(run.best_checkpoint, str(run.splits), None)[split]) == 1
 
 
 def test_spread_is_even():
     assert spread(range(10), 4) == [0, 3, 6, 9] and spread(range(3), 4) == [0, 1, 2]
-    assert len(spread(range(1000), 200)) == 200
+    assert len(spread(range(1000), 200)) == 200 and spread(range(9), 4) == [0, 3, 5, 8]  # of 0, 2.67, 5.33, 8
 
 
 @pytest.mark.parametrize("native_sizes", [True, False])
@@ -118,7 +120,7 @@ def test_differences_by_hand(run, native_sizes):
         Brightness(), constant, VerificationImages(images, "all"), native_sizes, lambda *of: seen.append(of)
     )
     means = [np.asarray(resize(open_image(image_input.file), 32)).mean() / 255 for image_input in images]
-    assert found.n == found.n_labeled == 6 and found.correct_exported == 6
+    assert found.n == found.n_labeled == 6 and found.correct_exported == 6 and found.balanced_cost is None
     assert seen == [(n, 6) for n in range(1, 7)]
     assert found.only_checkpoint == 0 and found.only_exported == found.changed
     assert found.correct_checkpoint == sum(mean > 0.5 for mean in means) == 6 - found.changed
@@ -258,3 +260,86 @@ def test_what_a_file_costs_on_images_in_groups(run):
     assert cost.high > found._replace(grouped=None).cost().high
     interval = accuracy_interval(right[1], groups)
     assert f"of the file 0.9375 (45 of 48, 95% interval {format_interval(*interval)})" in (found.describe_accuracies())
+
+
+def test_accuracies_are_those_of_the_labeled_images_and_widen_with_their_own_groups():
+    found = Verification(500, "all", 0.1, 12, 400, 320, 300, effects=(1.0, 4.0))
+    intervals = [
+        format_interval(*(getattr(proportion(k, n), end) for end in ("low", "high")))
+        for k, n in ((320, 400), (75, 100))
+    ]
+    assert found.describe_accuracies() == (
+        f"accuracy of the checkpoint 0.8000 (320 of 400, 95% interval {intervals[0]}), "
+        f"of the file 0.7500 (300 of 400, 95% interval {intervals[1]})"
+    )
+
+
+def test_checkpoint_and_file_have_effects_of_their_own_and_one_cost_of_both(run):
+    """The checkpoint is wrong on whole groups, the file on any images; of two classes one has fewer images."""
+    images = list(ImageInputs(str(run.splits))) * 10
+    generator, groups = np.random.default_rng(0), np.arange(60) // 5
+    labels = np.where(np.arange(60) < 40, "ants", "bees")
+    images = [
+        each._replace(group=f"p{groups[row]}", label=str(labels[row]), split="val") for row, each in enumerate(images)
+    ]
+    right = np.stack([(groups % 3 > 0), generator.random(60) < 0.6], axis=1)
+
+    def answers(column):
+        asked = iter(range(60))
+
+        def answer(pixels: np.ndarray) -> np.ndarray:
+            if len(pixels) > 1:
+                return np.tile([0.5, 0.5], (len(pixels), 1))
+            row = next(asked)
+            return np.eye(2)[[int((labels[row] == "bees") == right[row, column])]]
+
+        answer.description = Brightness.description
+        return answer
+
+    found = compare_outputs(answers(0), answers(1), VerificationImages(images, "all", "val"), False)
+    assert found.effects == (design_effect(right[:, 0], groups), design_effect(right[:, 1], groups))
+    assert found.effects[0] > found.effects[1] and found.split == "val"
+    pair = compare_pair(right[:, 0][None], right[:, 1][None], MARGIN, groups, (labels == "bees").astype(int))
+    cost = found.balanced_cost
+    assert (cost.value, cost.low, cost.high) == (pair.difference, pair.low, pair.high)
+
+
+def test_images_of_another_class_have_no_label_and_the_largest_difference_is_that_of_any_class(run):
+    images = list(ImageInputs(str(run.splits)))
+    images[0] = images[0]._replace(label="wasps")
+
+    class Three:
+        description = ModelDescription(["ants", "bees", "flies"], 32, MEAN, STD, None)
+
+        def __call__(self, pixels):
+            return np.tile([0.25, 0.375, 0.375], (len(pixels), 1))
+
+    found = compare_outputs(
+        Three(), lambda pixels: np.tile([0.5, 0.25, 0.25], (len(pixels), 1)), VerificationImages(images, "all"), False
+    )
+    assert (found.n, found.n_labeled, found.changed, found.only_checkpoint) == (6, 5, 6, 5)
+    assert found.largest_difference == 0.25
+    damaged = compare_outputs(
+        Three(), lambda pixels: np.full((len(pixels), 3), np.nan), VerificationImages(images, "all"), False
+    )
+    assert np.isnan(damaged.largest_difference) and np.isnan(damaged.agreement)
+
+
+@pytest.mark.parametrize("resizes_exactly", [True, False])
+def test_a_file_s_resizing_is_compared_with_this_project_s(run, resizes_exactly):
+    """A file that is brighter by 0.125 where it resizes itself, and by 0.25 everywhere."""
+
+    def exported(pixels):
+        p = Brightness()(np.full((len(pixels), 32, 32, 3), 64, np.uint8))[:, 1] + 0.25
+        p += 0.125 * (pixels.shape[1:3] != (32, 32))
+        return np.stack([1 - p, p], axis=1)
+
+    images = [
+        each._replace(label=label)
+        for each, label in zip(ImageInputs(str(run.splits)), ["ants", "bees"] * 3, strict=True)
+    ]
+    found = compare_outputs(
+        Brightness(), exported, VerificationImages(images, "all"), True, resizes_exactly=resizes_exactly
+    )
+    assert found.resizing == pytest.approx(0.125 * resizes_exactly)
+    assert found.balanced_cost is None  # of as many ants as bees it is the cost in accuracy
