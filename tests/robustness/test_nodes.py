@@ -10,7 +10,7 @@ from common.run_record import RunRecord
 from tests.support.helpers import NOT_DRAWN, PROJECT, free_port, outcome, read_csv
 from tests.support.processes import BATCH, small_training, start, wait
 
-STOP_AT_STEP = str(PROJECT / "tests" / "support" / "stop_at_step.py")
+STOP_AT_STEP = str(PROJECT / "tests" / "support" / "stop_at_step" / "train.py")
 
 
 def arguments(images, folder, *more):

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 def start(images, folder, *arguments, stop_at=""):
     """Six steps an epoch for each of two processes, three epochs."""
-    command = [sys.executable, str(PROJECT / "tests" / "support" / "stop_at_step.py")]
+    command = [sys.executable, str(PROJECT / "tests" / "support" / "stop_at_step" / "train.py")]
     if not any(a.startswith("ckpt_path") for a in arguments):
         command += ["datamodule=image_folder", f"datamodule.root={images}", "model.image_size=32", "trainer=ddp"]
         command += ["datamodule.batch_size=2", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=3"]

@@ -1,10 +1,13 @@
-"""Run train.py and send it a signal: STOP_AT=PROCESS:STEP:SIGNAL python tests/support/stop_at_step.py ARGUMENTS"""
+"""Run train.py and send it a signal: STOP_AT=PROCESS:STEP:SIGNAL python tests/support/stop_at_step/train.py ARGUMENTS
+
+It has the name of the root script because the command line is completed by it.
+"""
 
 import os
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)  # not this folder
+sys.path[0] = str(Path(__file__).resolve().parents[3])  # not this folder
 
 import train
 from callbacks.step_seed import StepSeed
