@@ -31,8 +31,7 @@ class EpochScores(L.Callback):
     def setup(self, trainer, pl_module, stage: str) -> None:
         if stage == "fit":
             data = trainer.datamodule
-            rows = data.rows("train") if data.overfits else data.rows(data.select_on, limit="val")
-            self._check(data.catalog.labels[rows], data.catalog.classes, "train" if data.overfits else data.select_on)
+            self._check(data.catalog.labels[data.validated_rows()], data.catalog.classes, data.validated_split)
 
     def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         if trainer.state.fn == "fit":

@@ -58,9 +58,9 @@ class LineProgress(L.Callback):
 
     def on_validation_start(self, trainer, pl_module) -> None:
         data = trainer.datamodule
-        split = "train" if data.overfits else data.select_on
+        split = data.validated_split
         text = f"{name_epoch(trainer)}, {split}" if self._fits else f"evaluation on {split}"
-        self._set(text, data.n_used(split))
+        self._set(text, len(data.validated_rows()))
 
     def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         self._count(trainer, batch_idx)

@@ -29,19 +29,21 @@ class TerminateOnNaN(L.Callback):
     def __init__(self):
         self._sum: torch.Tensor | None = None
         self._since = 0  # first step of the sum
+        self._step = 0  # from 1; accumulated batches share it
         self._lr = 0.0  # of this step; after it, a schedule has set the next one
         self._images: torch.Tensor | list[str] = []  # rows of the last batch; for streamed images, their places
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self._step = trainer.global_step + 1
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        loss, step = outputs["loss"].detach(), trainer.global_step
+        loss = outputs["loss"].detach()
         if self._sum is None:
-            self._sum, self._since = torch.zeros_like(loss), step
+            self._sum, self._since = torch.zeros_like(loss), self._step
         self._sum += loss
         self._images = batch["names"] if "names" in batch else batch["rows"]
-        if loss.device.type == "cpu" or step % EVERY_ON_DEVICE == 0 or ends_epoch(trainer):
+        if loss.device.type == "cpu" or self._step % EVERY_ON_DEVICE == 0 or ends_epoch(trainer):
             self._check(trainer)
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
@@ -49,7 +51,7 @@ class TerminateOnNaN(L.Callback):
             self._check(trainer)
 
     def _check(self, trainer) -> None:
-        value, step = self._sum, trainer.global_step
+        value, step = self._sum, self._step
         if trainer.world_size > 1:  # all processes end in the same step; otherwise one would wait for the others
             value = trainer.strategy.reduce(value.clone(), reduce_op="sum")
         if not torch.isfinite(value):
@@ -75,5 +77,5 @@ class TerminateOnNaN(L.Callback):
         return (
             f"the loss is {shown} at {where} (epoch {trainer.current_epoch + 1}, learning rate {self._lr:g}). Try a smaller "
             f"optimizer.lr or trainer.gradient_clip_val=1{'; last.ckpt and best.ckpt are from earlier' if kept else ''}. "
-            f"Images of {'this step' if self._since == step else 'the last step'}: {images}"
+            f"Images of {'this' if self._since == step else 'the last'} batch: {images}"
         )

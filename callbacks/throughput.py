@@ -94,13 +94,13 @@ class Throughput(L.Callback):
 
 
 def peak_memory_mib() -> dict[str, float]:
-    """Return the peak resident memory of the process and, if there is a GPU, its peak memory; in MiB."""
+    """Return the peak resident memory of the process and, if it used a GPU, the peak memory there; in MiB."""
     peaks = {}
     if sys.platform != "win32":
         import resource
 
         unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes on macOS, KiB on Linux
         peaks["process"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         peaks["gpu"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
     return peaks

@@ -679,7 +679,7 @@ class Throughput:
     epochs: list[EpochSpeed] = field(default_factory=list)
     """Every epoch of this process."""
     time_to_first_step_s: float | None = None
-    """Seconds from the start of the process to the end of the first optimizer step."""
+    """Seconds from the start of the process, or of its job in a sweep, to the end of the first training batch."""
     peak_memory_mib: dict[str, float] = field(default_factory=dict)
     """Peak memory of `process` and, if a GPU was used, of `gpu`."""
 

@@ -7,6 +7,7 @@ import contextlib
 import io
 import itertools
 import logging
+import math
 import os
 import shutil
 import socket
@@ -31,11 +32,11 @@ from datamodules.pixel_cache import JPEGS, PIXELS, PLACES, STATS, THUMBNAILS, VE
 
 log = logging.getLogger(__name__)
 
-CHUNK = 1024  # files that a thread pool is given at once
+CHUNK = 1024  # files that a thread pool is given at once; the futures of 100,000 would take much memory
 ANNOUNCED = 2000  # images; reading this many takes a while
 PART = 8  # files that a thread is given at once; handing out small files one by one takes a quarter of the time
 JPEGS_BYTES = 2**30  # size of one file of JPEGs
-SAVED_S = 30.0  # seconds of reading that are lost at most when a process ends
+SAVED_S = 30.0  # seconds of reading after which progress is saved; about as much is lost when a process ends
 SILENT_S = 10 * SAVED_S  # a folder without a write for this long belongs to a process that has ended
 STATE = "state.npz"  # progress of a cache that is being built
 
@@ -206,7 +207,7 @@ class _Building:
             whole = np.array([not held.stats.errors[row] for row in earlier.earlier_rows.tolist()], bool)
             earlier = earlier._replace(rows=earlier.rows[whole], earlier_rows=earlier.earlier_rows[whole])
             self.writers[look].take(earlier, held)
-            for known in earlier.place.glob("near*"):
+            for known in earlier.place.glob("near*.npz"):  # not its lock
                 shutil.copyfile(known, self.folder / look.name() / known.name)
         except (ValueError, OSError) as error:
             if isinstance(error, OSError) and error.errno in DISK_ERRORS:
@@ -296,12 +297,22 @@ def scan(
             write(row, image)
         progress.count(next(done), len(rows))
 
+    def decode_part(part: list[int], until_s: float) -> int:
+        """Return how many were decoded: none if it is too late, so slow files do not delay the next save."""
+        if time.monotonic() > until_s:
+            return 0
+        for row in part:
+            decode(row)
+        return len(part)
+
     with ThreadPoolExecutor(len(own_cores())) as pool, Progress("reading the images", log) as progress:
-        for start in range(begin, len(rows), CHUNK):  # the futures of 100,000 files at once would take much memory
+        start = begin
+        while start < len(rows):
             chunk = rows[start : start + CHUNK].tolist()
             parts = [chunk[first : first + PART] for first in range(0, len(chunk), PART)]
-            list(pool.map(lambda part: [decode(row) for row in part], parts))
-            yield min(start + CHUNK, len(rows))
+            until_s = [math.inf, *[time.monotonic() + SAVED_S / 2] * (len(parts) - 1)]
+            start += sum(itertools.takewhile(bool, [*pool.map(decode_part, parts, until_s)]))
+            yield start
 
 
 def read_statistics(files: Sequence[str], look: Look) -> ImageStats:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from common.checks import check_between
 from common.errors import UserError
 from common.text import clean, join_words, plural
-from common.untrusted.description import IMAGENET_MEAN, IMAGENET_STD, Fit, Interpolation
+from common.untrusted.description import IMAGENET_MEAN, IMAGENET_STD, LARGEST_IMAGE, Fit, Interpolation
 from datamodules import gpu_cache, near_duplicates
 from datamodules.audit import Finding
 from datamodules.batch_transform import BatchTransform, check_batch_transform, mix_batch
@@ -124,7 +124,7 @@ class ImageDataModule(L.LightningDataModule):
         super().__init__()
         check_between("datamodule.batch_size", batch_size, 1, 2**20)
         check_between("datamodule.num_workers", num_workers, 0, 1024)
-        check_between("model.image_size", image_size, 1, 4096)
+        check_between("model.image_size", image_size, 1, LARGEST_IMAGE)
         check_between("datamodule.split_seed", split_seed, 0, 2**32 - 1)
         check_between("datamodule.cache_max_gib", cache_max_gib, 0, 1_000_000)
         check_between("datamodule.gpu_cache_gib", gpu_cache_gib, 0, 1_000_000)
@@ -436,6 +436,15 @@ class ImageDataModule(L.LightningDataModule):
         seed = self.seed if split == "train" else self.rules["seed"]
         return rows[spread_rows(self.catalog.labels[rows], wanted, seed)]
 
+    @property
+    def validated_split(self) -> str:
+        """The split on which each epoch is validated: val, test with `select_on="test"`, or train in an overfitting run."""
+        return "train" if self.overfits else self.select_on
+
+    def validated_rows(self) -> np.ndarray:
+        """Return the rows on which each epoch is validated: of this split, what the limit of val leaves."""
+        return self.rows(self.validated_split, limit="val")
+
     def describe_part(self, split: str) -> str | None:
         """Return `8 of 14 test images` if a limit leaves only a part, else None; val of an overfitting run is train."""
         if split == "val" and self.overfits:
@@ -464,9 +473,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> StatefulDataLoader:
         """Load the images that choose the epoch: val, or test with `select_on="test"`; train in an overfitting run."""
-        if self.overfits:
-            return self._loader(self.rows("train"))
-        return self._loader(self.rows("val" if self.select_on == "val" else "test", limit="val"))
+        return self._loader(self.validated_rows())
 
     def test_dataloader(self) -> StatefulDataLoader:
         return self._loader(self.rows("test"))
@@ -564,8 +571,9 @@ class ImageDataModule(L.LightningDataModule):
         drops_single = training and self.batch_size > 1 and len(sampler) % self.batch_size == 1
         if drops_single and not self._warned_single:
             self._warned_single = True
-            log.warning("the last training batch would hold a single image, too few for batch norm; this image is "
-                        "skipped, a different one each epoch")  # fmt: skip
+            which = "" if self.overfits else ", a different one each epoch"
+            log.warning("the last training batch would hold a single image, too few for batch norm; this image is skipped%s",
+                        which)  # fmt: skip
         workers = workers_that_fit(self.num_workers, self.batch_size * self.image_size**2 * 3)
         return StatefulDataLoader(
             dataset,
@@ -575,7 +583,7 @@ class ImageDataModule(L.LightningDataModule):
             num_workers=workers,
             collate_fn=keep_batch,
             persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self._device.type == "cuda",
         )
 
 

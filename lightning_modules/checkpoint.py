@@ -68,6 +68,20 @@ def read_checkpoint(path: Path) -> dict:
     return state
 
 
+def check_readable(described: dict) -> None:
+    """Check before training that `read_checkpoint` accepts this description.
+
+    Raises:
+        UserError: a class name, the range of the images or a setting of the network that a checkpoint cannot have.
+    """
+    try:
+        check_description(*(described[key] for key in SELF_DESCRIPTION[1:]), source="this run")
+        check_network(described["network"], "this run")
+    except UserError as error:
+        advice = "set datamodule.range=LOW,HIGH" if "its range" in str(error) else "change it"
+        raise UserError(f"{str(error).removesuffix(NEXT)}which a checkpoint cannot have; {advice}") from error
+
+
 def epochs_done(path: Path) -> int:
     """Return how many epochs a checkpoint was trained for; the weights are not read.
 

@@ -31,10 +31,10 @@ def time_passes(one_pass: Callable[[], object], threads: int | None) -> dict:
         threads: number of CPU threads that a pass uses; None: it computes elsewhere, so only the spread of the times can show
             a disturbance.
     """
-    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     user = os.getuid() if hasattr(os, "getuid") else ""
     lock = Path(tempfile.gettempdir(), f"justenough-latency-{user}.lock")
     with locked(lock, LONGEST_WAIT_S, what="measuring latency") as is_single:
+        load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
         started = time.perf_counter()
         found = _time_once(one_pass, threads)
         if found["flag"] and time.perf_counter() - started < LONGEST_REPEATED_S:

@@ -65,7 +65,8 @@ def check_description(classes, image_size, mean, std, fit, value_range, interpol
     if not isinstance(fit, str) or fit not in get_args(Fit):
         raise _odd(source, "fit", fit, f"one of {', '.join(get_args(Fit))}")
     if value_range is not None and not _is_range(value_range):
-        raise _odd(source, "range", value_range, "two numbers, the lower first, and whether they are for all images")
+        allowed = "two numbers within 1e30, the lower first, and whether they are for all images"
+        raise _odd(source, "range", value_range, allowed)
 
 
 def check_preprocessing(image_size, mean, std, interpolation, source: str) -> None:

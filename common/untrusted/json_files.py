@@ -20,7 +20,7 @@ def read_json(path: Path, largest: int, then: str = NEXT) -> dict:
     Raises:
         UserError: the file is missing, too large, cut off, not UTF-8, not an object, or holds NaN or a huge number; names it.
     """
-    check_size(path, largest)
+    check_size(path, largest, then)
     try:
         content = msgspec.json.decode(path.read_bytes())
         if _largest(content) >= LARGEST_NUMBER:

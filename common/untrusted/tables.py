@@ -36,14 +36,12 @@ OTHER_NAMES = {
 }  # fmt: skip
 
 
-def check_size(path: Path, largest: int) -> None:
-    """Raise UserError if a file is larger than what a run writes, or is not a regular file."""
+def check_size(path: Path, largest: int, then: str = "no run writes that") -> None:
+    """Raise UserError if a file is larger than allowed, or is not a regular file; `then` ends the message."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     if (size := path.stat().st_size) > largest:
-        raise UserError(
-            f"{path}: {size / 2**20:,.0f} MiB, which is more than {largest / 2**20:,.0f} MiB; no run writes that"
-        )
+        raise UserError(f"{path}: {size / 2**20:,.0f} MiB, which is more than {largest / 2**20:,.0f} MiB; {then}")
 
 
 def check_complete(path: Path) -> None:
@@ -121,7 +119,7 @@ class OwnTable:
         Raises:
             UserError: see `iterate_csv`; says what to change.
         """
-        check_size(self.path, LARGEST_TABLE)
+        check_size(self.path, LARGEST_TABLE, "remove columns that are not needed")
         self.notes.clear()
         encoding = self._encoding()
         errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"

@@ -84,8 +84,8 @@ class Chunks(Shards):
                 yield sample
             if is_empty:
                 raise UserError(
-                    f"{self.key}: process {share.rank + 1} of {share.world_size} gets none of the {self.n_images:,} images; "
-                    "use fewer trainer.devices"
+                    f"{self.key}: process {share.rank}, of {share.world_size} from 0 on, gets none of the {self.n_images:,} "
+                    "images; use fewer trainer.devices"
                 )
 
     def read_in_order(self) -> Iterator[Sample]:

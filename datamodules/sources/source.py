@@ -13,9 +13,9 @@ import numpy as np
 
 from common.errors import UserError
 from common.text import clean, join_words
+from common.untrusted.description import LONGEST_NAME, MOST_CLASSES
 from datamodules.sources.catalog import SPLIT_WORDS, SPLITS, UNASSIGNED, Catalog, Texts, repeated_rows
 
-MOST_CLASSES = 100_000
 FEW_VALUES = 20  # classes that may be numbers, however few images they have
 OTHER_WORDS = [word for word in SPLIT_WORDS if word not in SPLITS]
 NO_LABELS = {"nan", "NaN", "<NA>"}  # missing values of pandas; None and NA may be classes
@@ -303,6 +303,8 @@ def _find_problem(row, source: Source) -> str | None:
         return f"path and label must be texts; found path={path!r:.200} label={label!r:.60}"
     if label != label.strip() or "\0" in label:
         return f"label={label[:60]!r}: remove the {'NUL bytes in' if chr(0) in label else 'spaces around'} the name"
+    if len(label) > LONGEST_NAME:
+        return f"label={label[:60]!r}...: has {len(label):,} characters; at most {LONGEST_NAME:,} are possible"
     if not is_utf8(label):  # a path need not be UTF-8, since file names need not be
         return f"label={label[:60]!r}: not in UTF-8"
     if source.classes and label not in source.classes:

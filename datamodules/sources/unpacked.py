@@ -15,8 +15,9 @@ from PIL import Image
 
 from common.atomic_io import atomic_folder
 from common.errors import UserError
-from common.locks import one_at_a_time
+from common.locks import locked, one_at_a_time
 from common.text import clean
+from datamodules.decode import FORMATS
 from datamodules.memory import collect_warnings
 from datamodules.sources.csv_table import CsvTable
 from datamodules.sources.source import UNASSIGNED, ImageRow, Source
@@ -71,7 +72,7 @@ def _unpack(records: Iterable[Record], folder: Path) -> None:
     """Write all records into a folder with their table; file names are content hashes, so datamodule.splits can match them."""
     for table in folder.parent.glob(f"*.building-*/{TABLE}"):
         if time.time() - table.stat().st_mtime > SILENT_S:
-            shutil.rmtree(table.parent, ignore_errors=True)
+            _remove_unless_written(table.parent, folder)
     copies: Counter = Counter()  # number of further copies of an image
     with (
         atomic_folder(folder) as building,
@@ -95,6 +96,17 @@ def _unpack(records: Iterable[Record], folder: Path) -> None:
             (building / WARNINGS).write_text(texts, encoding="utf-8", errors="replace")
 
 
+def _remove_unless_written(left: Path, folder: Path) -> None:
+    """Remove what a process that has ended has left; one that downloads before it writes has the lock of its folder."""
+    other = left.with_name(left.name.partition(".building-")[0])
+    if other == folder:  # its lock is held here
+        shutil.rmtree(left, ignore_errors=True)
+        return
+    with locked(other.with_name(f"{other.name}.lock"), removes=True) as is_free:
+        if is_free:
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def _encode(image: bytes | Image.Image) -> tuple[bytes, str]:
     """Return the content of a file and its suffix."""
     if not isinstance(image, bytes):
@@ -102,7 +114,7 @@ def _encode(image: bytes | Image.Image) -> tuple[bytes, str]:
         image.save(buffer, format="PNG")
         return buffer.getvalue(), "png"
     try:
-        with Image.open(io.BytesIO(image)) as opened:
+        with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
             return image, opened.format.lower()
     except Exception:  # of many types; reading the data set will name the file that is not an image
         return image, "unknown"

@@ -47,6 +47,7 @@ from engine.run.idle_in_run import idle_in_run, warn_of_idle_in_run
 from engine.run.loggers import Loggers, log_settings, open_loggers
 from engine.run.resume import check_unseen, compare_images, evaluated_elsewhere, resume_errors, settings_of_network
 from lightning_modules.checkpoint import (
+    check_readable,
     check_same_network,
     epochs_done,
     load_best,
@@ -133,6 +134,8 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
         warn_of_idle_in_run(record, idle, trains)
         model.hparams["range"] = data.value_range and list(data.value_range)
         model.hparams["mean"], model.hparams["std"] = data.mean, data.std
+        if trains:
+            check_readable(model.hparams)
         progress.set("measuring the cost")
         record.model = describe_model(config, model, record)
         progress.set("starting the training")
@@ -534,7 +537,7 @@ def fit(
     classifier, epoch, content = load_best(Path(best.best_model_path))
     found = BestEpoch(
         epoch=epoch,
-        monitor=best.monitor.replace("val/", "train/" if data.overfits else f"{data.select_on}/"),
+        monitor=best.monitor.replace("val/", f"{data.validated_split}/"),
         value=float(best.best_model_score),
         checkpoint=best.best_model_path,
     )

@@ -59,7 +59,7 @@ def test_a_run_that_resumes_with_another_monitor_keeps_its_rows(train):
 
 def checked(labels, monitored="val/auroc", classes=("a", "b", "c")):
     data = SimpleNamespace(
-        overfits=False, select_on="val", rows=lambda split, limit=None: np.arange(len(labels)),
+        validated_split="val", validated_rows=lambda: np.arange(len(labels)),
         catalog=SimpleNamespace(labels=np.array(labels), classes=list(classes)),
     )  # fmt: skip
     EpochScores(monitored={monitored: BEST}).setup(SimpleNamespace(datamodule=data), None, "fit")

@@ -15,6 +15,11 @@ def test_the_learning_rate_is_that_of_the_step_and_not_of_the_next_one(train):
     assert ran.status == 1 and "at step 2 (epoch 1, learning rate 7.5e+29)" in ran.err, ran.err
 
 
+def test_accumulated_batches_share_their_step(train):
+    ran = train("optimizer=sgd", "optimizer.lr=1e30", "trainer.accumulate_grad_batches=2", *SIMPLE_CNN)
+    assert ran.status == 1 and " at step 2 (epoch 1," in ran.err and "Images of this batch: " in ran.err, ran.err
+
+
 def test_gradients_are_clipped(train):
     ran = train(
         "optimizer=sgd",

@@ -14,6 +14,8 @@ from datamodules.transform_list import TransformList
 from tests.support.configs import data_module
 from tests.support.helpers import make_images
 
+pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true but no accelerator")
+
 
 @pytest.fixture
 def data(tmp_path):

@@ -255,6 +255,30 @@ def test_a_killed_builder_with_a_damaged_state_is_not_continued(files, tmp_path)
     assert all(np.array_equal(cache[row], whole[row]) for row in range(6))
 
 
+def test_slow_files_do_not_delay_the_next_save(monkeypatch):
+    """Files are given out in parts of 8 for about half of the 30 seconds after which progress is saved, but at most 1,024."""
+    clock, read = [0.0], []
+
+    def scan_image(path, row, *_):
+        read.append(row)
+        clock[0] += 1.0 if 2000 <= row < 2100 else 0.001
+
+    monkeypatch.setattr(cache_build, "own_cores", lambda: [0])
+    monkeypatch.setattr(cache_build, "scan_image", scan_image)
+    monkeypatch.setattr(cache_build.time, "monotonic", lambda: clock[0])
+    done = [*cache_build.scan([""] * 5000, np.arange(5000), 0, None, Look(32))]
+    assert read == [*range(5000)] and done[:2] == [1024, 2016] and done[-1] == 5000
+    assert done[2] == 2032 and max(np.diff(done)) == 1024
+
+
+def test_the_lock_of_who_compares_images_is_not_copied_into_a_new_cache(files, tmp_path):
+    place = open_pixel_cache(files[:4], Look(32), tmp_path / "cache").path.parent
+    (place / "near.lock").touch()
+    (place / "near.npz").touch()
+    further = open_pixel_cache(files, Look(32), tmp_path / "cache").path.parent
+    assert sorted(each.name for each in further.glob("near*")) == ["near.npz"]
+
+
 def test_what_is_being_built_is_not_taken_for_an_earlier_cache(files, tmp_path, monkeypatch, caplog):
     open_pixel_cache(files[:4], Look(32), tmp_path / "cache")
     building = tmp_path / "cache" / f"{Look(32).name()}-{'0' * 24}.building-elsewhere-1-x"

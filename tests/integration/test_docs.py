@@ -20,7 +20,14 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_a_page_names_exist(page):
     named = set(re.findall(r"`((?:[a-z_]+/)+[\w.-]*)`", page.read_text()))
-    no_files = ("outputs/", "checkpoints/", "runs/", "val/", "hydra/")  # of runs, metrics and groups of Hydra's
+    no_files = (
+        "outputs/",
+        "checkpoints/",
+        "runs/",
+        "val/",
+        "test/",
+        "hydra/",
+    )  # of runs, metrics and groups of Hydra's
     gone = sorted(path for path in named if not path.startswith(no_files) and not (PROJECT / path).exists())
     assert not gone
 

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import subprocess
 import sys
@@ -11,7 +12,14 @@ from common.run_folder import RunFolder
 from common.run_record import Decision
 from engine.run import checkpoint_io
 from engine.run.checkpoint_io import AtomicCheckpointIO, write_checkpoint
-from lightning_modules.checkpoint import as_safetensors, epochs_done, load_classifier, load_network, read_checkpoint
+from lightning_modules.checkpoint import (
+    as_safetensors,
+    check_readable,
+    epochs_done,
+    load_classifier,
+    load_network,
+    read_checkpoint,
+)
 from lightning_modules.network_errors import register_by_name
 from lightning_modules.networks.registry import build_network
 from lightning_modules.pretrained_weights import load_initial_weights
@@ -182,6 +190,19 @@ def test_a_network_that_is_unknown_or_does_not_fit(tmp_path, change, words):
     torch.save(state, path)
     with pytest.raises(UserError, match=rf"best\.ckpt: .*{words}"):
         load_network(path)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({}, None),
+    ({"range": (-3.4e38, 200.0, False)}, r"its range is .* which a checkpoint cannot have; .*datamodule\.range=LOW,HIGH"),
+    ({"network": {"network": "my.Own", "width": 70_000}}, "this run: its network.width is 70000 .*; change it$"),
+    ({"classes": ["a", "b" * 1001]}, "this run: its classes is .*; change it$"),
+])  # fmt: skip
+def test_what_no_checkpoint_can_have_is_refused_before_training(tmp_path, change, words):
+    path = make_checkpoint(tmp_path / "best.ckpt")
+    described = torch.load(path, weights_only=True)["hyper_parameters"] | change
+    with pytest.raises(UserError, match=words) if words else contextlib.nullcontext():
+        check_readable(described)
 
 
 @pytest.mark.parametrize(("schema", "words"), [

@@ -1,11 +1,15 @@
+import io
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from common.errors import UserError
+from common.locks import locked
 from datamodules.sources.source import ImageRow, Source, read_source
-from datamodules.sources.unpacked import UnpackedSource
+from datamodules.sources.unpacked import Record, UnpackedSource, _unpack
 
 
 class Cells(Source):
@@ -57,6 +61,7 @@ OTHER = ImageRow("b", "y")
     ([ImageRow("a", "x", subsets=None), OTHER], "row 1: subsets=None: use a dict of texts"),
     ([ImageRow("a", "x", subsets={"site": 1}), OTHER], "row 1: subsets={'site': 1}: use a dict of texts"),
     ([ImageRow("a", "x "), OTHER], "row 1: label='x ': remove the spaces"),
+    ([ImageRow("a", "x" * 1001), OTHER], r"row 1: label='x{60}'\.\.\.: has 1,001 characters; at most 1,000 are possible"),
     ([ImageRow("a", "x\0y"), OTHER], r"row 1: label='x\\x00y': remove the NUL bytes in the name"),
     ([ImageRow("a", "x", "late"), OTHER], "row 1: split='late'; use train, val, test"),
     ([ImageRow("a", "x", weight=-1), OTHER], "row 1: weight='-1'; use a number of 0 or more"),
@@ -96,6 +101,21 @@ def test_a_source_of_unpacked_images_without_its_methods_is_named(tmp_path):
     source.version = lambda: "1"
     with pytest.raises(UserError, match=r"^datamodule\.source=.*UnpackedSource: its class needs a method records"):
         read_source(source)
+
+
+def test_only_what_no_process_writes_any_more_is_removed(tmp_path):
+    """Of folders without a write for a day: one whose lock is held, as during a download, stays."""
+    for name in ("mine", "left", "loading"):
+        folder = tmp_path / f"{name}.building-host-1-x"
+        folder.mkdir()
+        (folder / "images.csv").touch()
+        os.utime(folder / "images.csv", (0, 0))
+    content = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(content, format="PPM")  # a format that decoding does not read
+    with locked(tmp_path / "loading.lock"):
+        _unpack([Record(content.getvalue(), "a", "train")], tmp_path / "mine")
+    assert sorted(each.name for each in tmp_path.iterdir() if each.is_dir()) == ["loading.building-host-1-x", "mine"]
+    assert [each.suffix for each in (tmp_path / "mine").rglob("*") if each.is_file()].count(".unknown") == 1
 
 
 @pytest.mark.parametrize(("labels", "joined"), [
