@@ -69,6 +69,7 @@ from reports.smallest_words import SKEWED, guess_share
 log = logging.getLogger(__name__)
 
 LATENCY = "latency_ms"
+UNMEASURABLE = f"{LATENCY} cannot be measured"  # why a candidate is excluded
 START = "start"  # a key of the stages' seconds: the time until the images are read, and to start workers
 DECISIVE = ("metric", "good_enough", "target_accuracy", "cost", "limits", "seeds", "race", "finals", "candidates")
 
@@ -479,8 +480,14 @@ class Smallest:
     def _take_known_latencies(self) -> None:
         """Give candidates the latencies on which this command or another process has based its decisions."""
         if self._asks_latency:
-            take_known_latencies(self.candidates, len(self.record.data["classes"]), self.folder)
-            apply_limits(self.candidates, self.question.limits)
+            failed = take_known_latencies(self.candidates, len(self.record.data["classes"]), self.folder)
+            self._apply_latencies(failed)
+
+    def _apply_latencies(self, failed: list[Candidate]) -> None:
+        """Exclude candidates above a limit, and those whose latency cannot be measured: MACs would be taken for ms."""
+        apply_limits(self.candidates, self.question.limits)
+        for each in failed:
+            each.excluded = each.excluded or UNMEASURABLE
 
     def _pick_measured(self, pick: Callable[..., list[Racer]], pool: list[int], most: int) -> list[int]:
         """Return the candidates of a pool that are likely to race, judged by MACs; their latencies are within the limit."""
@@ -494,7 +501,7 @@ class Smallest:
                 return fast
 
     def _measure_latencies(self, indices: list[int]) -> None:
-        """Measure latencies that are missing, such as after a change of the machine, and exclude candidates above the limit.
+        """Measure latencies that are missing, such as after a change of the machine, and exclude candidates by them.
 
         Where latency decides, MACs would decide in the place of those that are missing.
         """
@@ -506,7 +513,7 @@ class Smallest:
         self.progress.set("measuring latency")
         with self._timed("latency"):
             measure_latencies(listed, len(self.record.data["classes"]), self.folder)
-        apply_limits(self.candidates, self.question.limits)
+        self._apply_latencies([each for each in listed if each.costs.latency is None])
 
     def _pick(self, pool: list[int], cost: str, most: int) -> list[Racer]:
         """Return the reference of a pool and at most `most` candidates that race against it by a cost."""
@@ -531,6 +538,8 @@ class Smallest:
                 "candidates.backbones=[NAME], candidates.image_sizes=[64]"
             )
         left = [each for each in self.candidates if not each.excluded]
+        if not left and not measured:
+            return f"candidates: {UNMEASURABLE} of any, see above; use costs and limits other than {LATENCY}"
         possible = [each for each in left if each.probe is not None or is_raced_unprobed(each)]
         if not possible:
             return f"candidates: no network was screened. {' '.join(self.record.notes)}"
