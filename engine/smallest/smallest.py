@@ -140,7 +140,7 @@ class Smallest:
     def _prepare(self) -> None:
         database_url(self.settings.storage, self.folder)
         if self._asks_latency:
-            check_onnx(f"cost={LATENCY}" if LATENCY in self.question.cost else f"limits.{LATENCY}")
+            check_onnx(self._asks_latency)
         small = [
             "model=truncated", f"model.image_size={min(self.settings.candidates.image_sizes)}", "model.weights=null"
         ]  # fmt: skip
@@ -474,8 +474,11 @@ class Smallest:
             self.note(f"The network with the best probe, {best.name} ({best.probe.value:.3f}), does not race: {why}.")
 
     @property
-    def _asks_latency(self) -> bool:
-        return LATENCY in (*self.question.cost, *self.question.limits)
+    def _asks_latency(self) -> str:
+        """The setting that needs latencies; empty if none does."""
+        if LATENCY in self.question.cost:
+            return f"cost={LATENCY}"
+        return f"limits.{LATENCY}" if LATENCY in self.question.limits else ""
 
     def _take_known_latencies(self) -> None:
         """Give candidates the latencies on which this command or another process has based its decisions."""
@@ -538,9 +541,12 @@ class Smallest:
                 "candidates.backbones=[NAME], candidates.image_sizes=[64]"
             )
         left = [each for each in self.candidates if not each.excluded]
-        if not left and not measured:
-            return f"candidates: {UNMEASURABLE} of any, see above; use costs and limits other than {LATENCY}"
         possible = [each for each in left if each.probe is not None or is_raced_unprobed(each)]
+        if not possible and any(each.excluded == UNMEASURABLE for each in self.candidates):
+            return (
+                f"{self._asks_latency}: the latency of no screened network can be measured (the warnings say why); use "
+                f"costs and limits other than {LATENCY}"
+            )
         if not possible:
             return f"candidates: no network was screened. {' '.join(self.record.notes)}"
         fastest_s = min(self.times.of_head(each) if each.pretrained else self.times.of(each) for each in possible)

@@ -257,7 +257,7 @@ def test_what_has_no_latency_does_not_race_where_latency_decides(tmp_path, monke
     search.record, search.budget = SmallestRecord(question=search.question, data={"classes": ["a", "b"]}), Budget(None)
     search.times = SimpleNamespace(of=lambda each: 1.0, of_head=lambda each: 0.1)
     if n_failed == len(found):
-        with pytest.raises(UserError, match=r"^candidates: latency_ms cannot be measured of any"):
+        with pytest.raises(UserError, match=r"^(cost=latency_ms|limits.latency_ms): the latency of no screened "):
             search._plan_race()
     else:
         assert {found[index].keep for index in search._plan_race()["places"]}.isdisjoint(fails)
