@@ -143,7 +143,7 @@ def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> dict[str,
     try:
         with parquet.ParquetFile(path) as file:
             schema, n = file.schema_arrow, file.metadata.num_rows
-            if n * len(schema.names) > LARGEST_TABLE:
+            if n * len(schema.names) > LARGEST_TABLE // 8:  # bytes of a float64
                 raise UserError(
                     f"{path}: {n:,} images with {len(schema.names):,} columns are more than a table may have"
                 )

@@ -421,7 +421,7 @@ def smallest_name(arguments: list[str], values: dict[str, Override]) -> str:
 
 
 def safe_name(text: str) -> str:
-    """Return `text` in [A-Za-z0-9._-] and under 100 characters, with a hash where that changes it."""
+    """Return `text` in [A-Za-z0-9._-] and at most LONGEST_NAME characters, with a hash where that changes it."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")
     if safe and safe == re.sub("[=,]", "-", text) and len(safe) <= LONGEST_NAME:
         return safe

@@ -21,7 +21,7 @@ def help_groups(conf: Path, verb: str, further: str | None = None) -> str:
         defaults |= entry if isinstance(entry, dict) else {}
     choices = {name: _files(conf / name) for name in defaults if not name.startswith(("override ", "hydra/"))}
     for name in choices if further else ():
-        choices[name] += _files(Path(further) / name)
+        choices[name] = sorted({*choices[name], *_files(Path(further) / name)})
     if "hydra/jobs" in defaults:  # the verb sweeps
         choices["hydra/launcher"] = [
             "basic",

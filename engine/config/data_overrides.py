@@ -43,7 +43,7 @@ def complete_data(arguments: list[str], further_conf: str | None = None) -> tupl
         further_conf: folder of the user's own configuration files.
 
     Raises:
-        UserError: a folder is given to a data source that has its own images.
+        UserError: a folder is given to a data source that has its own images, or a name is not UTF-8.
     """
     _check_utf8(arguments)
     arguments = [RANGE.sub(r"\1=[\2]", argument) if RANGE.fullmatch(argument) else argument for argument in arguments]

@@ -29,7 +29,7 @@ def _known() -> set[str]:
     groups = {
         re.sub(r"^override |[/@].*", "", name) for each in files.defaults if OmegaConf.is_dict(each) for name in each
     }
-    return (groups | set(files)) - {"recipe", "experiment", "debug", "defaults"} | {"callbacks", "hydra"}
+    return (groups | set(files)) - {"recipe", "experiment", "debug", "defaults"}
 
 
 def check_top_level(config: DictConfig) -> None:

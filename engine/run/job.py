@@ -313,7 +313,7 @@ def _how_to_resume(job: Job, config: DictConfig) -> str:
     if not job.folder.last_checkpoint.is_file():
         return "; no checkpoint was written yet"
     again = [each for each in job.overrides if each.lstrip("+").startswith(NOT_KEPT)]
-    if "test" not in stages:  # otherwise resuming would open the test images
+    if "test" not in stages:  # otherwise the resumed run would be evaluated on the test images
         again.append(f"stages={stages}")
     launcher = {"": "python", "torchrun": "torchrun ...", "srun": "srun ... python"}[STATE.process.launcher]
     checkpoint = quote_override("ckpt_path", str(job.folder.last_checkpoint))

@@ -70,8 +70,8 @@ def settings_of_network(network: Mapping) -> dict[str, object]:
 def network_of_checkpoint(ckpt_path: Path, given: Collection[str]) -> list[str]:
     """Return the settings of a checkpoint's network, except those that are given.
 
-    None where the command line chooses a model, or where the checkpoint, which may be untrusted, has more than plain settings
-    of a network of this project: then the command line must give them.
+    There are none where the command line chooses a model, or where the checkpoint, which may be untrusted, has more than plain
+    settings of a network of this project: then the command line must give them.
     """
     if {"model", "experiment"} & set(given):
         return []

@@ -22,6 +22,7 @@ from common.errors import UserError
 from common.text import join_words, override_value
 from engine.search.settings import SearchSettings
 from engine.search.space import Space, list_points, run_name
+from engine.state import STATE
 
 log = logging.getLogger(__name__)
 
@@ -114,9 +115,10 @@ def open_study(
     changed = [key for key in {**first, **current} if first.get(key) != current.get(key)]
     differences = [f"{key}={current.get(key, 'absent')} instead of {first.get(key, 'absent')}" for key in changed]
     if differences:
+        other = " ".join(dict.fromkeys(["name=NAME", STATE.other_folder]))  # the new trials need a folder, too
         raise UserError(
             f"name={settings.name}: this study was started with different settings: {join_words(differences, 20)}. "
-            "name=OTHER starts a new study"
+            f"For a new study, use another {other}"
         )
     return study
 

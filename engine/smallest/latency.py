@@ -81,8 +81,11 @@ def measure_latencies(candidates: Sequence[Candidate], num_classes: int, folder:
         for group in filter(None, new):
             for candidate, found in _measure(group, num_classes):
                 known.add(candidate, found)
-                known.take(candidate)
-    flagged = [each for group in waiting.values() for each in group if each.costs.latency and each.costs.latency.flag]
+    listed = [each for group in waiting.values() for each in group]
+    for each in listed:
+        if reason := known.take(each).get("failed"):
+            log.warning("the latency of %s cannot be measured: %s", each.name, reason)
+    flagged = [each for each in listed if each.costs.latency and each.costs.latency.flag]
     if flagged:
         first, count = flagged[0], plural(len(flagged), "measurement")
         which = first.name if len(flagged) == 1 else f"the first was {first.name}"
@@ -91,18 +94,22 @@ def measure_latencies(candidates: Sequence[Candidate], num_classes: int, folder:
 
 def take_known_latencies(
     candidates: Sequence[Candidate], num_classes: int, folder: Path, *, flagged: bool = True
-) -> None:
+) -> list[Candidate]:
     """Give each candidate without a latency the one that the folder has; measure nothing.
+
+    Return the candidates of which the folder says that their latency cannot be measured.
 
     Args:
         flagged: also take flagged latencies, such as those measured on a busy machine.
     """
-    known = _Known(folder / FILE, num_classes)
+    known, failed = _Known(folder / FILE, num_classes), []
     for candidate in candidates:
         if candidate.costs.latency is None:
-            known.take(candidate)
+            if "failed" in (known.take(candidate) or {}):
+                failed.append(candidate)
             if candidate.costs.latency and candidate.costs.latency.flag and not flagged:
                 candidate.costs.latency = None
+    return failed
 
 
 class _Known:
@@ -127,16 +134,12 @@ class _Known:
                     "%s cannot be read, so latencies are measured again: %s", path, clean(error, LONGEST_REASON)
                 )
 
-    def take(self, candidate: Candidate) -> bool:
-        """Give a candidate its latency; return whether it is known, which includes that it cannot be measured."""
+    def take(self, candidate: Candidate) -> dict | None:
+        """Give a candidate its latency; return its fields, or `failed` and why it has none, or None if nothing is known."""
         found = self._latencies.get(self._key(candidate))
-        if found is None:
-            return False
-        if "failed" in found:
-            log.warning("the latency of %s cannot be measured: %s", candidate.name, found["failed"])
-        else:
+        if found and "failed" not in found:
             candidate.costs.latency = Latency(**found)
-        return True
+        return found
 
     def add(self, candidate: Candidate, found: dict) -> None:
         self._latencies[self._key(candidate)] = found

@@ -26,6 +26,7 @@ from datamodules.image_datamodule import ImageDataModule
 from datamodules.normalize import as_batch, normalize
 from datamodules.pixel_cache import JpegPixels, Look
 from datamodules.splits import join_groups, spread_rows
+from engine.cli import MAY_DIFFER
 from engine.config.validate import validate
 from engine.run.cost import on_gpu
 from engine.run.stages import ANY, MEMORY, build_data
@@ -231,7 +232,8 @@ class Screen:
         cuts = [candidate.keep for candidate in self.groups[key]]
         weights = self.files.get(key[0], "auto")
         folds = self.folds and len(self.folds)
-        return {"metric": self.metric, "folds": folds, "weights": weights, "cuts": cuts, "overrides": self.overrides}
+        overrides = _decisive(self.overrides)
+        return {"metric": self.metric, "folds": folds, "weights": weights, "cuts": cuts, "overrides": overrides}
 
     def _read(self, path: Path, question: dict[str, Any]) -> PassResult | None:
         """Return the result of an earlier command or another process; None where the pass is still to be done."""
@@ -242,7 +244,10 @@ class Screen:
         except UserError as error:
             log.info("screen: %s; this pass is repeated", error)
             return None
-        if result.question != question:
+        known = result.question
+        if isinstance(known.get("overrides"), list):  # up to version 0.6.0, it has all of them
+            known["overrides"] = _decisive(known["overrides"])
+        if known != question:
             return None
         had = result.budget_minutes
         had_less = had is None or self.budget_minutes is None or self.budget_minutes > had
@@ -503,6 +508,11 @@ def read_folds(config: DictConfig, folds: int) -> list[Rows]:
     with repeats_hidden(all_information=True):
         of_folds = (OmegaConf.merge(config, {"datamodule": {"folds": folds, "fold": fold}}) for fold in range(folds))
         return [tuple(map(each.catalog.rows, ("train", "val"))) for each in map(read_images, of_folds)]
+
+
+def _decisive(overrides: list) -> list:
+    """Return the overrides without those that may change when a search resumes."""
+    return [each for each in overrides if not MAY_DIFFER.match(str(each).lstrip("+"))]
 
 
 def _machine(config: DictConfig) -> str:

@@ -69,6 +69,7 @@ from reports.smallest_words import SKEWED, guess_share
 log = logging.getLogger(__name__)
 
 LATENCY = "latency_ms"
+UNMEASURABLE = f"{LATENCY} cannot be measured"  # why a candidate is excluded
 START = "start"  # a key of the stages' seconds: the time until the images are read, and to start workers
 DECISIVE = ("metric", "good_enough", "target_accuracy", "cost", "limits", "seeds", "race", "finals", "candidates")
 
@@ -139,7 +140,7 @@ class Smallest:
     def _prepare(self) -> None:
         database_url(self.settings.storage, self.folder)
         if self._asks_latency:
-            check_onnx(f"cost={LATENCY}" if LATENCY in self.question.cost else f"limits.{LATENCY}")
+            check_onnx(self._asks_latency)
         small = [
             "model=truncated", f"model.image_size={min(self.settings.candidates.image_sizes)}", "model.weights=null"
         ]  # fmt: skip
@@ -473,14 +474,23 @@ class Smallest:
             self.note(f"The network with the best probe, {best.name} ({best.probe.value:.3f}), does not race: {why}.")
 
     @property
-    def _asks_latency(self) -> bool:
-        return LATENCY in (*self.question.cost, *self.question.limits)
+    def _asks_latency(self) -> str:
+        """The setting that needs latencies; empty if none does."""
+        if LATENCY in self.question.cost:
+            return f"cost={LATENCY}"
+        return f"limits.{LATENCY}" if LATENCY in self.question.limits else ""
 
     def _take_known_latencies(self) -> None:
         """Give candidates the latencies on which this command or another process has based its decisions."""
         if self._asks_latency:
-            take_known_latencies(self.candidates, len(self.record.data["classes"]), self.folder)
-            apply_limits(self.candidates, self.question.limits)
+            failed = take_known_latencies(self.candidates, len(self.record.data["classes"]), self.folder)
+            self._apply_latencies(failed)
+
+    def _apply_latencies(self, failed: list[Candidate]) -> None:
+        """Exclude candidates above a limit, and those whose latency cannot be measured: MACs would be taken for ms."""
+        apply_limits(self.candidates, self.question.limits)
+        for each in failed:
+            each.excluded = each.excluded or UNMEASURABLE
 
     def _pick_measured(self, pick: Callable[..., list[Racer]], pool: list[int], most: int) -> list[int]:
         """Return the candidates of a pool that are likely to race, judged by MACs; their latencies are within the limit."""
@@ -494,7 +504,7 @@ class Smallest:
                 return fast
 
     def _measure_latencies(self, indices: list[int]) -> None:
-        """Measure latencies that are missing, such as after a change of the machine, and exclude candidates above the limit.
+        """Measure latencies that are missing, such as after a change of the machine, and exclude candidates by them.
 
         Where latency decides, MACs would decide in the place of those that are missing.
         """
@@ -506,7 +516,7 @@ class Smallest:
         self.progress.set("measuring latency")
         with self._timed("latency"):
             measure_latencies(listed, len(self.record.data["classes"]), self.folder)
-        apply_limits(self.candidates, self.question.limits)
+        self._apply_latencies([each for each in listed if each.costs.latency is None])
 
     def _pick(self, pool: list[int], cost: str, most: int) -> list[Racer]:
         """Return the reference of a pool and at most `most` candidates that race against it by a cost."""
@@ -532,6 +542,11 @@ class Smallest:
             )
         left = [each for each in self.candidates if not each.excluded]
         possible = [each for each in left if each.probe is not None or is_raced_unprobed(each)]
+        if not possible and any(each.excluded == UNMEASURABLE for each in self.candidates):
+            return (
+                f"{self._asks_latency}: the latency of no screened network can be measured (the warnings say why); use "
+                f"costs and limits other than {LATENCY}"
+            )
         if not possible:
             return f"candidates: no network was screened. {' '.join(self.record.notes)}"
         fastest_s = min(self.times.of_head(each) if each.pretrained else self.times.of(each) for each in possible)

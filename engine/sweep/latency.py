@@ -55,7 +55,7 @@ def measure_latencies(sweep: SweepProgress) -> None:
 
 def deploy_rest(sweep: SweepProgress, name: str | None, register: Sequence[str]) -> None:
     """Export the network of each finished job without a file of this format: jobs that ran side by side, or before `deploy`
-    was set. The files are not compared on test images, which these runs have already opened once."""
+    was set. The files are not compared on test images, on which these runs were evaluated already."""
     records = [] if name is None else sorted(sweep.records(), key=lambda record: record.folder.path)
     waiting = [record for record in records if _is_undeployed(record, name)]
     if not waiting:
@@ -71,15 +71,21 @@ def deploy_rest(sweep: SweepProgress, name: str | None, register: Sequence[str])
 
     print(f"\nExporting {plural(len(waiting), 'run')} in turn as {name}")
     for record in waiting:
-        with folder_lock(record.folder) as locked:
-            record = RunRecord.read(record.folder)
-            if not locked or not _is_undeployed(record, name):
-                continue
-            deploy(record, name, record.folder.best_checkpoint, register=register)
-            with tolerate_disk_errors(record.folder.record):
-                _write(record)
-            for line in record.deployed.describe_lines():
-                print(f"{record.folder.path.name}: {line}", flush=True)
+        job = record.folder.path.name
+        try:
+            with folder_lock(record.folder) as locked:
+                record = RunRecord.read(record.folder)
+                if not locked or not _is_undeployed(record, name):
+                    continue
+                deploy(record, name, record.folder.best_checkpoint, register=register)
+                with tolerate_disk_errors(record.folder.record):
+                    _write(record)
+                for line in record.deployed.describe_lines():
+                    print(f"{job}: {line}", flush=True)
+        except UserError as error:
+            log.warning("%s: not exported: %s", job, error)
+        except Exception as error:  # a broken job must not fail the others, which are recorded and complete
+            log.exception("%s: not exported: %r", job, error)
 
 
 def _is_undeployed(record: RunRecord, name: str) -> bool:

@@ -76,7 +76,8 @@ def complete_sweep(config: DictConfig) -> str:
     as many settings as possible.
 
     Raises:
-        UserError: `seeds` or `good_enough` is invalid or swept, a value is repeated, or both `seed` and `seeds` are given.
+        UserError: `seeds` or `good_enough` is invalid, one of them or `deploy` is swept, a value is repeated, or both `seed`
+            and `seeds` are given.
     """
     check_good_enough(config.good_enough)
     values = swept_values(config)

@@ -14,12 +14,11 @@ from common.text import clean
 from common.untrusted.json_files import read_json
 from inference.arguments import checkpoint_argument
 from inference.demo import server
-from inference.export.export import MANIFEST, export
+from inference.export.export import LARGEST_JSON, MANIFEST, export
 from inference.export.web import PAGE
 from inference.export.web.onnxruntime_web import PACKAGE
 from inference.export.web.web_folder import WebFolder
 
-LARGEST = 2**20  # bytes of a JSON file of the folder
 MADE_AGAIN = "export it again: python export.py ckpt=FILE format=web out=DIR"
 
 
@@ -86,7 +85,7 @@ def web_files(folder: Path) -> list[str]:
         UserError: it is not an export of format=web, a file is missing or lies elsewhere, or the network has changed.
     """
     try:
-        manifest = read_json(folder / MANIFEST, LARGEST)
+        manifest = read_json(folder / MANIFEST, LARGEST_JSON)
     except OSError as error:
         raise UserError(f"ckpt={folder}: {MANIFEST} cannot be read ({error.strerror}); {MADE_AGAIN}") from error
     if manifest.get("format") != "web":
@@ -99,6 +98,6 @@ def web_files(folder: Path) -> list[str]:
             raise UserError(f"ckpt={folder}: its file {clean(str(name), 40)} is missing; {MADE_AGAIN}")
     if not {"index.html", "model.json", "model.onnx"} <= set(names):
         raise UserError(f"ckpt={folder}: {MANIFEST} lists no page; {MADE_AGAIN}")
-    if read_json(folder / "model.json", LARGEST).get("sha256") != _sha256(folder / "model.onnx"):
+    if read_json(folder / "model.json", LARGEST_JSON).get("sha256") != _sha256(folder / "model.onnx"):
         raise UserError(f"ckpt={folder}: model.onnx is not the network that export.py verified; {MADE_AGAIN}")
     return names

@@ -23,6 +23,7 @@ from common.run_folder import missing_folders, remove_empty, shown_script
 from common.run_record import Latency
 from common.targets import import_extra, resolve_target
 from common.text import clean, file_size, join_words, shell_quote, typed_override
+from common.untrusted.json_files import read_json
 from datamodules.decode import DECODER
 from inference.arguments import check_export_arguments, check_threshold, checkpoint_argument, is_read_by_predict
 from inference.backends import CheckpointBackend, ModelDescription
@@ -48,6 +49,7 @@ from lightning_modules.latency import time_passes
 
 LONGEST = 300  # characters of an error that a format raises
 MANIFEST = "export.json"  # in an exported folder: its format, what it was compared on, and its files
+LARGEST_JSON = 2**20  # bytes of a JSON file of the folder
 
 
 class Exported(NamedTuple):
@@ -331,9 +333,9 @@ def _check_replaceable(path: Path, format: FileFormat) -> None:
     if not found:
         return
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(path / MANIFEST, LARGEST_JSON)
         of_format, known = manifest["format"], {MANIFEST, *manifest["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, UserError, KeyError, TypeError):
         of_format, known = None, set()
     if of_format not in (None, format.name):
         raise UserError(f"out={path}: contains an export of format={clean(of_format, 40)}; {use_other}, or remove it")

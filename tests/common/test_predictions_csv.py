@@ -86,6 +86,23 @@ def test_a_damaged_parquet_file_is_named(folder, damage):
         read_predictions(folder, "test")
 
 
+@pytest.mark.parametrize("is_too_large", [False, True])
+def test_a_small_file_with_values_that_fill_the_memory_is_refused(folder, monkeypatch, is_too_large):
+    """Of 2,000 equal rows: as float64, their 2,000 * 105 values take 1.68 MB."""
+    made = predictions(folder, 1)
+    repeated = (made.fingerprints * 2000, made.labels.repeat(2000), made.predicted.repeat(2000), made.classes)
+    write_predictions(
+        folder, "test", Predictions(*repeated, made.probabilities.repeat(2000, axis=0), made.paths * 2000, folder)
+    )
+    assert folder.predictions_parquet("test").stat().st_size < 300_000
+    monkeypatch.setattr(predictions_csv, "LARGEST_TABLE", 1_679_999 if is_too_large else 1_680_000)
+    if not is_too_large:
+        assert len(read_predictions(folder, "test").labels) == 2000
+        return
+    with pytest.raises(UserError, match="2,000 images with 105 columns are more than a table may have"):
+        read_predictions(folder, "test")
+
+
 def test_the_test_images_of_such_a_run_are_recognized(folder, monkeypatch):
     made = predictions(folder)
     write_predictions(folder, "test", made)

@@ -82,6 +82,15 @@ def test_every_example_composes(shown, verb):
         compose_verb(verb, *given)
 
 
+def test_files_of_the_users_own_are_listed_among_the_others(tmp_path):
+    conf, own = shutil.copytree(CONF, tmp_path / "conf"), tmp_path / "own" / "optimizer"
+    own.mkdir(parents=True)
+    for name in ("between", "sgd"):  # conf/ has the second, too
+        (own / f"{name}.yaml").write_text("")
+        (conf / "optimizer" / f"{name}.yaml").write_text("")
+    assert help.help_groups(CONF, "train", str(own.parent)) == help.help_groups(conf, "train")
+
+
 def test_a_new_file_and_a_new_group_are_listed(tmp_path):
     conf = shutil.copytree(CONF, tmp_path / "conf")
     (conf / "optimizer" / "zeroth.yaml").write_text("")

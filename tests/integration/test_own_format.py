@@ -278,6 +278,11 @@ def test_an_older_export_is_replaced_and_nothing_else(checkpoint, tmp_path):
             "contains files that are not an export of format=folder (CNAME, ",
         ),
         (
+            lambda: (place / "export.json").write_text("[" * 100_000),
+            Folder,
+            "contains files that are not an export of format=folder (CNAME, export.json and ",
+        ),
+        (
             lambda: (shutil.rmtree(place), place.write_text("mine")),
             Folder,
             "is a file, but format=folder writes a folder",

@@ -126,7 +126,7 @@ def test_a_sweep_that_has_finished_is_exported_without_training(train, formats, 
     assert "Exporting 2 runs in turn as first" in ran.out
     records = [RunRecord.read(path) for path in sorted(sweep.rglob("result.json"))]
     assert [each.deployed.val.accuracy.value for each in records] == [0.5, 0.5]
-    assert all(each.deployed.test is None for each in records)  # test images were opened before
+    assert all(each.deployed.test is None for each in records)  # evaluated on test already
     assert "Exported files" in (sweep / "report.html").read_text()
     (row,) = read_csv(sweep / "table.csv")
     assert (row["exported_as"], float(row["exported_accuracy"]), float(row["exported_bytes"])) == ("first", 0.5, 7)

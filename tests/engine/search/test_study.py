@@ -15,6 +15,7 @@ from engine.search import study
 from engine.search.objectives import Objective
 from engine.search.settings import SearchSettings
 from engine.search.space import suggest_point
+from engine.state import STATE
 from tests.support.helpers import Killed
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # of heartbeats and retries
@@ -210,13 +211,14 @@ def test_the_trial_of_a_killed_process_is_retried_and_no_other(opened, monkeypat
     assert [t.values for t in study.effective_trials(opened(), SPACE).values()] == [[0.6], [0.5]]
 
 
-def test_a_study_keeps_its_settings(opened):
+def test_a_study_keeps_its_settings(opened, monkeypatch):
+    monkeypatch.setattr(STATE, "command", ["python", "search.py", "name=made_up"])
     opened()
     opened()
     space = {"x": FloatDistribution(0.0, 2.0), "z": CategoricalDistribution(["1", "2"])}
     expected = (
         r"name=made_up.*space x=\{low:0.0,high:2.0\} instead of \{low:0.0,high:1.0\}, space y=absent instead of.*"
-        r"space z=\[1,2\] instead of absent.*name=OTHER"
+        r"space z=\[1,2\] instead of absent. For a new study, use another name=NAME$"
     )
     with pytest.raises(UserError, match=expected):
         opened(space=space)
@@ -224,7 +226,10 @@ def test_a_study_keeps_its_settings(opened):
         opened(name=key, space={"x": FloatDistribution(1.0, 2.0)})
         with pytest.raises(UserError, match=rf"space x=\{{low:1.0,high:2.0,{key}:.* instead of \{{low:1.0,high:2.0\}}"):
             opened(name=key, space={"x": other})
-    with pytest.raises(UserError, match=r"base_overrides=\[.?seed=3.?\] instead of \[\]"):
+    monkeypatch.setattr(STATE, "command", ["python", "search.py", "name=made_up", "hydra.run.dir=there"])
+    with pytest.raises(
+        UserError, match=r"base_overrides=\[.?seed=3.?\] instead of \[\]. .* name=NAME hydra.run.dir=DIR$"
+    ):
         opened(base_overrides=["seed=3"])
     with pytest.raises(UserError, match=r"objectives=\[val.loss\] instead of \[val.accuracy\]"):
         opened(("val.loss",))

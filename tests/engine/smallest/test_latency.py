@@ -138,6 +138,8 @@ def test_a_failed_export_leaves_the_others(timed, tmp_path, monkeypatch, caplog)
         (message,) = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
         assert "features.3, 32 px cannot be measured: its export failed (RuntimeError: no such operator)" in message
         caplog.clear()
+    later = [candidate("features.1"), candidate("features.3"), candidate("features.7")]
+    assert take_known_latencies(later, 2, tmp_path) == later[1:2] and not caplog.records
 
 
 def test_a_busy_machine_is_shown(tmp_path, monkeypatch, caplog):

@@ -197,6 +197,21 @@ def test_the_same_command_reads_the_results_and_another_metric_the_features(scre
     assert probes(damaged) == probes(given) and forward_passes[2:] == [("simple_cnn", 16), ("simple_cnn", 32)]
 
 
+@pytest.mark.parametrize("version", ["0.6.0", "now"])
+def test_what_may_change_when_a_search_resumes_repeats_no_pass(screened, tmp_path, version):
+    given, passes = screened(candidates(sizes=(16,)), "datamodule.cache_max_gib=9")
+    (file,) = (tmp_path / "a" / "screen").glob("*.json")
+    if version == "0.6.0":
+        content = json.loads(file.read_text())
+        content["question"]["overrides"] = [*content["question"]["overrides"], "datamodule.cache_max_gib=9"]
+        file.write_text(json.dumps(content))
+    before = file.stat().st_mtime_ns
+    again, same = screened(candidates(sizes=(16,)), f"datamodule.cache={tmp_path / 'other'}", "++overview=false")
+    assert (probes(again), same, file.stat().st_mtime_ns) == (probes(given), passes, before)
+    screened(candidates(sizes=(16,)), "optimizer.lr=0.5")
+    assert file.stat().st_mtime_ns != before
+
+
 def test_features_are_of_the_same_pixels_weights_and_machine(screened, forward_passes, weights, tmp_path, monkeypatch):
     part = {name: each for name, each in torch.load(weights).items() if not name.startswith("features.block3")}
     torch.save(part, tmp_path / "part.pth")  # the last convolution is in no file

@@ -237,6 +237,39 @@ def test_what_a_limit_of_latency_excludes_leaves_its_place_to_faster_networks(tm
     assert len(measured) < len(found) * 2 / 3
 
 
+@pytest.mark.parametrize("question", [{"cost": ["latency_ms"]}, {"cost": ["macs"], "limits": {"latency_ms": 99.0}}])
+@pytest.mark.parametrize("n_failed", [2, 4])
+def test_what_has_no_latency_does_not_race_where_latency_decides(tmp_path, monkeypatch, caplog, question, n_failed):
+    """The most expensive cuts, which have the best probes, cannot be exported; a million MACs take a millisecond."""
+    search, found = object.__new__(Smallest), candidates(("resnet18",), sizes=(96,), cuts=4)
+    fails = [each.keep for each in sorted(found, key=lambda each: -each.costs.macs)[:n_failed]]
+
+    def measure(listed, n_classes):
+        for each in listed:
+            timed = asdict(latency(each.costs.macs / 1e6))
+            yield each, {"failed": "no such operator"} if each.keep in fails else timed
+
+    monkeypatch.setattr("engine.smallest.latency._measure", measure)
+    search.question = Question(metric="accuracy", good_enough=0.02, **question)
+    search.settings, search.candidates, search.folder = SimpleNamespace(n_raced=3, min_epochs=4), found, tmp_path
+    search.config = SimpleNamespace(trainer=SimpleNamespace(max_epochs=16))
+    search.progress, search.runs = SimpleNamespace(set=lambda text: None), SimpleNamespace(reopen=lambda: None)
+    search.record, search.budget = SmallestRecord(question=search.question, data={"classes": ["a", "b"]}), Budget(None)
+    search.times = SimpleNamespace(of=lambda each: 1.0, of_head=lambda each: 0.1)
+    if n_failed == len(found):
+        with pytest.raises(UserError, match=r"^(cost=latency_ms|limits.latency_ms): the latency of no screened "):
+            search._plan_race()
+    else:
+        assert {found[index].keep for index in search._plan_race()["places"]}.isdisjoint(fails)
+    wanted = ["latency_ms cannot be measured" if each.keep in fails else None for each in found]
+    assert [each.excluded for each in found] == wanted
+    assert [each.getMessage().count("no such operator") for each in caplog.records] == [1] * n_failed
+    for each in found:  # as in a command that resumes
+        each.excluded = each.costs.latency = None
+    search._take_known_latencies()
+    assert [each.excluded for each in found] == wanted and len(caplog.records) == n_failed
+
+
 @pytest.mark.parametrize(("left_s", "n"), [(None, 3), (20.0, 2), (0.0, 0)])
 def test_what_is_cheaper_races_below_the_most_accurate_one_where_none_of_the_race_is(left_s, n):
     """A training of 9 s, half of which counts, in half of the time that is left."""

@@ -6,11 +6,11 @@ import pytest
 from filelock import FileLock
 
 from common.run_folder import RunFolder
-from common.run_record import RunRecord, write_record
+from common.run_record import Deployed, RunRecord, write_record
 from engine.run.cost import measure_latency_later
 from engine.sweep import latency
 from engine.sweep.progress import SweepProgress
-from tests.support.fake_runs import change_record
+from tests.support.fake_runs import change_record, make_run
 from tests.support.helpers import SIMPLE_CNN
 
 LATER = "latency: measured at the end of the sweep, when nothing trains"
@@ -106,6 +106,32 @@ def test_a_job_of_another_process_is_noticed_by_its_lock(tmp_path, monkeypatch, 
         monkeypatch.setattr(latency, "_waits", lambda record: True)
         latency.measure_latencies(begun(tmp_path))
     assert "the latencies of 2 runs are not measured yet: another process still runs jobs of this sweep" in caplog.text
+
+
+def test_a_broken_job_leaves_the_export_of_the_others(tmp_path, monkeypatch, caplog, capsys):
+    """The record of one is damaged when its turn comes, and the configuration of another is gone."""
+    progress = begun(tmp_path)
+    for name in "abcd":
+        folder = RunFolder(make_run(tmp_path / name))
+        change_record(folder.path, best={"checkpoint": "best.ckpt"})
+        folder.config.parent.mkdir(exist_ok=True)
+        folder.config.write_text("ckpt_path: null\n")
+    RunFolder(tmp_path / "c").config.unlink()
+    asked = []
+
+    def deploy(record, name, checkpoint, register):
+        asked.append(record.folder.path.name)
+        RunFolder(tmp_path / "b").record.write_text("{")  # after the sweep has read it
+        record.deployed = Deployed(format=name, file="best.onnx", bytes=7)
+
+    monkeypatch.setattr("engine.run.deploy.deploy", deploy)
+    latency.deploy_rest(progress, "onnx", [])
+    assert asked == ["a", "c", "d"]
+    found = [RunRecord.read(tmp_path / name).deployed for name in ("a", "c", "d")]
+    assert [each and each.bytes for each in found] == [7, None, 7]
+    shown = [each.getMessage() for each in caplog.records]
+    assert len(shown) == 2 and shown[0].startswith("b: not exported: ") and "result.json" in shown[0]
+    assert shown[1].startswith("c: not exported: FileNotFoundError(") and "a: as onnx: " in capsys.readouterr().out
 
 
 @pytest.mark.thorough
