@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 COLUMNS = ("path", "fingerprint", "label", "predicted")  # followed by p_CLASS for each class
 MOST_IN_CSV = 100  # classes; with a thousand, a table of 100,000 images would take a gigabyte
+MOST_VALUES = 2**30  # of a table in parquet, which a small file may repeat: a million images of a thousand classes
 RERUN = "run the stage test again"
 
 
@@ -143,7 +144,7 @@ def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> dict[str,
     try:
         with parquet.ParquetFile(path) as file:
             schema, n = file.schema_arrow, file.metadata.num_rows
-            if n * len(schema.names) > LARGEST_TABLE // 8:  # bytes of a float64
+            if n * len(schema.names) > MOST_VALUES:
                 raise UserError(
                     f"{path}: {n:,} images with {len(schema.names):,} columns are more than a table may have"
                 )

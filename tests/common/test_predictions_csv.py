@@ -88,14 +88,14 @@ def test_a_damaged_parquet_file_is_named(folder, damage):
 
 @pytest.mark.parametrize("is_too_large", [False, True])
 def test_a_small_file_with_values_that_fill_the_memory_is_refused(folder, monkeypatch, is_too_large):
-    """Of 2,000 equal rows: as float64, their 2,000 * 105 values take 1.68 MB."""
+    """Of 2,000 equal rows with 105 values each."""
     made = predictions(folder, 1)
     repeated = (made.fingerprints * 2000, made.labels.repeat(2000), made.predicted.repeat(2000), made.classes)
     write_predictions(
         folder, "test", Predictions(*repeated, made.probabilities.repeat(2000, axis=0), made.paths * 2000, folder)
     )
     assert folder.predictions_parquet("test").stat().st_size < 300_000
-    monkeypatch.setattr(predictions_csv, "LARGEST_TABLE", 1_679_999 if is_too_large else 1_680_000)
+    monkeypatch.setattr(predictions_csv, "MOST_VALUES", 209_999 if is_too_large else 210_000)
     if not is_too_large:
         assert len(read_predictions(folder, "test").labels) == 2000
         return
