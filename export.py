@@ -1,4 +1,4 @@
-"""Export a trained network as one file that runs elsewhere: python export.py ckpt=outputs/MODEL/DATE/checkpoints/best.ckpt"""
+"""Export a trained network for use elsewhere: python export.py ckpt=outputs/MODEL/DATE/checkpoints/best.ckpt"""
 
 import hydra
 from omegaconf import DictConfig
@@ -6,11 +6,13 @@ from omegaconf import DictConfig
 from common.progress import Progress
 from common.signals import stop_immediately
 from engine import cli
+from inference.arguments import checkpoint_argument
 
 
 @hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="export")
 def main(config: DictConfig) -> None:
     with cli.keep_error("export", config), stop_immediately():
+        checkpoint_argument(config.ckpt)  # refuse a wrong one before torch is imported
         with Progress("starting"):
             from engine.config.instantiate import instantiate
             from inference.export.export import run  # late: help and command-line errors need no torch

@@ -143,9 +143,10 @@ def measure(
     logits: np.ndarray | None = None,
     groups: np.ndarray | None = None,
 ) -> SplitMetrics:
-    """Compute every metric of a split except `loss` and `test_evaluations`, which the engine fills in.
+    """Compute every metric of a split except `loss`, `part` and `test_evaluations`, which the engine fills in.
 
-    A mean over classes counts only classes with images; `auroc` and `binary` are None if all images are of one class.
+    A mean over classes counts only classes with images, macro F1 also those that were predicted; `auroc` and `binary` are None
+    if all images are of one class.
 
     Args:
         decision: of the checkpoint.

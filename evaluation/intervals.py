@@ -25,7 +25,7 @@ class Interval(NamedTuple):
 
 
 class Seeds(NamedTuple):
-    """A metric over the seeds of one run; spread and interval are None for a single seed."""
+    """A metric over the seeds of one setting; standard deviation and interval are None for a single seed."""
 
     mean: float
     standard_deviation: float | None

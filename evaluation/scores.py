@@ -2,7 +2,7 @@
 
 n images, K classes, B resamples, G distinct scores. Labels are (n,) class indices, probabilities (n, K). A confusion matrix has
 the true classes as rows.
-Classes without images do not count: a mean over classes is over the others.
+Classes without images do not count in means over classes, except in macro F1 if they were predicted.
 """
 
 import numpy as np

@@ -6,6 +6,7 @@ B images, S pixels a side, K classes.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -160,12 +161,15 @@ class OnnxBackend:
             raise UserError(
                 f"device={device}: onnxruntime supports only {', '.join(available)} here; use device=cpu for {path}"
             )
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            raise UserError(f"device={device}: not available; use auto or cpu, or with a GPU cuda or cuda:N")
         options = runtime.SessionOptions()
         options.log_severity_level = 3  # errors
         of_torch = os.environ.get("OMP_NUM_THREADS", "")
         options.intra_op_num_threads = threads or (int(of_torch) if of_torch.isdigit() else 0)  # 0: all cores
         on_gpu = device != "cpu" and "CUDAExecutionProvider" in available
-        providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if on_gpu else ["CPUExecutionProvider"]
+        gpu = "CUDAExecutionProvider", {"device_id": int(device.partition(":")[2] or 0)}
+        providers = [gpu, "CPUExecutionProvider"] if on_gpu else ["CPUExecutionProvider"]
         try:
             self.session = runtime.InferenceSession(path, options, providers=providers)
             texts = self.session.get_modelmeta().custom_metadata_map

@@ -21,6 +21,7 @@ from common.run_record import Baseline, ClassScores, Decision, SplitMetrics, des
 from common.table import Table
 from common.text import clean, join_words, plural, printable, short_name
 from inference.arguments import check_predict_arguments, checkpoint_argument
+from inference.explain.ranking import LABELS_TO_CHECK
 from inference.image_inputs import (
     TABLES,
     ImageInput,
@@ -58,6 +59,8 @@ def _run(config: DictConfig, checkpoint: Path, images: str | list[str] | None, p
 
     inputs = resolve_images(images, config.root)
     table = table_path(config.out, [part.path for part in inputs.tables])
+    if config.explain and isinstance(inputs, RunImages) and table.name == LABELS_TO_CHECK:
+        raise UserError(f"out={table}: explain=true writes the labels to check there; use another name, out=NAME.csv")
     model = Predictor.from_checkpoint(checkpoint, str(config.device), config.register)
     if config.threshold is not None:
         model.set_threshold(config.threshold)

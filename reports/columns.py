@@ -37,10 +37,8 @@ from reports.report_data import (
 from reports.wording import always_predicting
 
 LONGEST_ERROR = 120  # characters
-NOTE = (
-    "Each accuracy has its 95% interval, and ± its standard deviation over seeds if there are several. Validation images "
-    "also chose the epochs, which flatters validation accuracies. "
-)
+NOTE = "Each accuracy has its 95% interval, and ± its standard deviation over seeds if there are several. "
+CHOSE_EPOCHS = "Validation images also chose the epochs, which flatters validation accuracies. "
 COMPARISON_NOTE = (
     "The difference is from the best row's {split} accuracy, on the same images and seeds, with its 95% interval. {verdicts}"
     "p: the p-value for equal accuracy, Holm-corrected for {m}{choice}. "
@@ -203,7 +201,7 @@ def note(group: ResultGroup, *, for_paper: bool = False) -> str:
     if not any(any(row.accuracies.values()) for row in group.rows):
         return COST_NOTE
     tests = sum(row.comparison.pair is not None for row in group.rows)
-    text = NOTE
+    text = NOTE if group.selected_on_test else NOTE + CHOSE_EPOCHS
     if tests:
         m = plural(tests, "comparison")
         choice = (
@@ -361,6 +359,5 @@ def _chosen_from(best: BestOfValue) -> Cell:
 def _folds(row: ResultRow) -> Cell:
     if not row.folds:
         return Cell("-", None)
-    of_seeds = Counter(run.seed for run in row.runs).values()
-    counts = " to ".join(map(str, dict.fromkeys((min(of_seeds), max(of_seeds)))))
-    return Cell(f"{counts} of {row.data.folds}", min(of_seeds))
+    counts = " to ".join(map(str, dict.fromkeys(row.folds_per_seed)))
+    return Cell(f"{counts} of {row.data.folds}", row.folds_per_seed[0])

@@ -58,7 +58,7 @@ def load(folder: Path) -> Side:
         states = ", ".join(sorted({run.status for run in loaded.runs}))
         raise UserError(f"{folder}: no finished run (status {states}); finish it first")
     finished = sorted(loaded.finished, key=lambda run: (run.seed or 0, run.folder.path))
-    side = Side(str(folder), finished, loaded.left_out)
+    side = Side(str(folder), finished, loaded.why_excluded)
     _check_only_seeds_differ(side)
     return side
 
@@ -201,7 +201,8 @@ def _verdicts(
     if n_seeds < FEWEST_SEEDS:
         one = "one seed" if n_seeds == 1 else f"{n_seeds} seeds"
         lines.append(
-            f"with {one} each this is about these trained networks; comparing their settings takes three seeds or more"
+            f"with {one} each this is about these trained networks; comparing their settings takes "
+            f"{FEWEST_SEEDS} seeds or more"
         )
     return lines
 

@@ -46,7 +46,10 @@ class Levels(NamedTuple):
 
 
 def pareto_front(points: Sequence[Point]) -> set[int]:
-    """Return the ranks of the points that no other beats: at most the cost, at least the accuracy, and better in one."""
+    """Return the ranks of the points that no other beats: at most the cost, at least the accuracy, and better in one.
+
+    Of equal points it is the one with the best rank.
+    """
     front, best = set(), -np.inf
     for point in sorted(points, key=lambda p: (p.cost, -p.accuracy, p.rank)):
         if point.accuracy > best:

@@ -17,7 +17,7 @@ from evaluation.intervals import Interval, accuracy_interval
 from evaluation.paired_tests import PairedComparison, compare_pair, format_p, holm
 from reports.accuracy import groups_of, read_common
 from reports.config_diff import differences
-from reports.load_runs import Run, find_records, load_runs
+from reports.load_runs import Run, load_below
 from reports.svg import COLORS, STYLE, to_svg
 from reports.wording import LEVEL
 
@@ -62,11 +62,11 @@ def read_curves(folder: Path) -> Curves:
     Raises:
         UserError: no record, none finished, or runs that were measured on different images.
     """
-    loaded = load_runs(find_records(str(folder)))
+    loaded = load_below(folder)
     trained = [run for run in loaded.finished if run.record.best]
     if not any(map(_has_sizes, trained)):
         raise UserError(f"{folder}: no finished run to draw a learning curve from; see the errors of its runs")
-    return curves_of(trained, loaded.left_out)
+    return curves_of(trained, loaded.why_excluded)
 
 
 def curves_of(trained: Sequence[Run], excluded: list[str]) -> Curves:
@@ -194,8 +194,8 @@ def draw(curves: Curves, size: tuple[float, float] = (7.2, 4.6)) -> Figure:
     axes.minorticks_off()
     seeds = max(len(point.seeds) for points in curves.points.values() for point in points)
     n = next(iter(curves.points.values()))[0].right.shape[1]
-    axes.set(xlabel="training images", ylabel=f"{curves.split} accuracy, 95% interval")
-    axes.set_title(f"Learning curve, {n:,} {curves.split} images, {seeds} seed{'s' * (seeds > 1)}")
+    axes.set(xlabel="training images", ylabel=f"{SPLIT_NAMES[curves.split]} accuracy, 95% interval")
+    axes.set_title(f"Learning curve, {n:,} {SPLIT_NAMES[curves.split]} images, {seeds} seed{'s' * (seeds > 1)}")
     axes.grid(axis="y", color="0.5", alpha=0.2)
     if len(curves.points) <= MOST_WITHIN:
         axes.legend(loc="best", facecolor="none")

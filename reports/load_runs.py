@@ -71,8 +71,8 @@ class LoadedRuns(NamedTuple):
         return [run for run in self.runs if run.status == "finished"]
 
     @property
-    def left_out(self) -> list[str]:
-        """The reason why each record that is not a finished run is left out."""
+    def why_excluded(self) -> list[str]:
+        """The reason why each record that is not a finished run is excluded."""
         unfinished = [f"{run.folder.path}: not finished" for run in self.runs if run.status != "finished"]
         return [*unfinished, *(why for _, why in self.excluded)]
 
@@ -166,7 +166,9 @@ def load_below(path: Path) -> LoadedRuns:
     try:
         return load_runs(find_records(str(path)))
     except UserError as error:
-        raise UserError(str(error).removeprefix("runs=").replace(EXAMPLE, "e.g. outputs/MODEL/DATE")) from error
+        raise UserError(
+            str(error).removeprefix("runs=").removeprefix("runs: ").replace(EXAMPLE, "e.g. outputs/MODEL/DATE")
+        ) from error
 
 
 def common_folder(paths: Sequence[Path]) -> Path:

@@ -70,7 +70,8 @@ def _data(row: ResultRow) -> list[str]:
     origins = list(dict.fromkeys(run.data.splits_from for run in runs if run.data.splits_from))
     sentences += [f"Splits: {clean('; '.join(origins))}."] if origins else []
     if row.folds:
-        sentences.append(f"{len(row.folds)} of {data.folds} folds of a cross-validation were trained for each seed.")
+        n_folds = " to ".join(map(str, dict.fromkeys(row.folds_per_seed)))
+        sentences.append(f"{n_folds} of {data.folds} folds of a cross-validation were trained for each seed.")
     for split, found in row.outcomes.items():
         if isinstance(found, CorrectnessMatrix) and found.groups is not None:
             sentences.append(f"The {SPLIT_NAMES[split]} images form {len(set(found.groups.tolist())):,} groups.")
@@ -151,7 +152,7 @@ def _choice(about: RunInfo, group: str, name: str) -> str | None:
 
 
 def _selection(group: ResultGroup) -> list[str]:
-    row, split = group.rows[0], "test" if group.selected_on_test else "validation"
+    row, split = group.rows[0], group.ranked_on
     seeds = [str(seed) for seed in row.seeds]
     trained = f"It was trained with {plural(len(seeds), 'seed')} ({join_words(seeds, MOST_SEEDS)})."
     sentences = [trained] if _was_trained(row) else []

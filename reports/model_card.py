@@ -25,6 +25,7 @@ from common.run_record import (
 from common.table import Table, escape_markdown
 from common.text import SPLIT_NAMES, capped, clean, format_interval, join_words, own_names, plural, register_argument
 from evaluation.describe import (
+    NAMES,
     describe_accuracy,
     describe_calibration,
     describe_caveats,
@@ -44,7 +45,6 @@ FEW_IMAGES = 30  # of a class
 GROUPS = (
     "model", "recipe", "optimizer", "scheduler", "loss", "augmentation", "batch_transform", "trainer", "datamodule", "decision",
 )  # fmt: skip
-METRICS = (("balanced_accuracy", "balanced accuracy"), ("f1", "macro F1"), ("auroc", "AUROC"))
 FITS = {  # what datamodule.fit does to images that are not square, unless it squashes them
     "crop": ": the largest square in the center of an image",
     "pad": ": the whole image, padded with black to a square",
@@ -166,7 +166,7 @@ def _training(run: Run, is_lone: bool) -> list[str]:
         kept = f"kept from the weights, learning rate of the backbone times {norms.lr_factor:g}"
     lines = _facts(initial_weights=run.model.weights, statistics_of_batch_norms=kept)
     if best:
-        on = "test" if run.selected_on_test else "validation"
+        on = SPLIT_NAMES.get((best.monitor or "val").partition("/")[0], "training")
         value = "" if best.value is None else f" of {best.value:.4f}"
         lines.append(f"chosen on {on} images: epoch {best.epoch}, for its {best.monitor}{value}")
     if is_lone:
@@ -214,7 +214,7 @@ def _metrics_table(measured: list[tuple[str, SplitMetrics]]) -> Table:
     rows = [["accuracy", *(format_accuracy(metrics.accuracy) for _, metrics in measured)]]
     rows.append(["accuracy of guessing the most frequent class", *(_guessing(metrics) for _, metrics in measured)])
     further = {name: name for _, metrics in measured for name in metrics.further}
-    for key, name in (dict(METRICS) | further).items():
+    for key, name in (NAMES | further).items():
         rows.append([f"{name} (95% interval)", *(_with_interval(metrics, key) for _, metrics in measured)])
     rows.append(["cross entropy", *(_digits(metrics.loss) for _, metrics in measured)])
     rows.append(["images (n)", *(f"{metrics.accuracy.n:,}" for _, metrics in measured)])
@@ -241,10 +241,8 @@ def _class_tables(run: Run, split: str, metrics: SplitMetrics) -> list[Table]:
 def _decisions(record: RunRecord, split: str, metrics: SplitMetrics) -> list[str]:
     decision, n, lines = record.decision, metrics.accuracy.n, []
     if decision:
-        lines.append(
-            f"fitted on {decision.fitted_on:,} validation images, which also chose the epoch and so flatter; kept in the "
-            "checkpoint"
-        )
+        n_fitted = plural(decision.fitted_on or 0, "validation image")
+        lines.append(f"fitted on {n_fitted}, which also chose the epoch and so flatter; kept in the checkpoint")
     if metrics.ece is not None:
         about = describe_calibration(metrics, decision)
         lines.append(f"expected calibration error (ECE) {_name(split, metrics)}: {about}")

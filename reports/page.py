@@ -22,7 +22,7 @@ from reports.report_data import ReportData, ResultGroup, ResultRow
 from reports.run_links import link, row_links, use
 from reports.search_section import search_section
 from reports.significance import answer, describe_accuracy, describe_selection_bias
-from reports.top_losses import MOST_CLASSES, confusion, with_thumbnails
+from reports.top_losses import confusion, with_thumbnails
 from reports.training_curves import training_curves
 
 MOST_DRAWN = svg.MOST_LINES
@@ -110,7 +110,7 @@ def _group(group: ResultGroup, folder: Path, drawn: bool, detailed: bool) -> dic
         "best": _best(group),
         "table": result_table(group),
         "files": [(len(row.runs), row_links(row, folder)) for row in group.rows],
-        "use": use(group, folder),
+        "use": use(group, folder, with_overview=drawn and detailed),
         "note": note(group),
         "exports": export_table(group),
         "exports_notes": [EXPORT_NOTE, *failed_exports(group)],
@@ -201,7 +201,7 @@ def _costs(group: ResultGroup) -> dict:
             continue
         front = pareto_front(points)
         points = [point for point in points if point.rank in best | front]
-        drawings.append(Markup(accuracy_figure(title, points, front, label, levels, f"{_split_of(group)} accuracy")))
+        drawings.append(Markup(accuracy_figure(title, points, front, label, levels, f"{group.ranked_on} accuracy")))
         for rank in front:
             fronts[rank].append(word)
     points = [
@@ -213,7 +213,7 @@ def _costs(group: ResultGroup) -> dict:
         "costs": drawings, "points": points,
         "cost_notes": _cost_notes(rows, bool(measured and rows[0].macs) and not differ, "latency" in drawn),
         "needs_names": len(points) > MOST_NAMED or any(len(each["name"]) > LONGEST_LABEL for each in points),
-        "levels": levels, "split": _split_of(group).capitalize(), "n_best": len(best),
+        "levels": levels, "split": group.ranked_on.capitalize(), "n_best": len(best),
     }  # fmt: skip
 
 
@@ -223,10 +223,6 @@ def _point(row: ResultRow, cost: float | None, label: str) -> Point:
         return Point(row.rank, 0.0, None, None, cost, row.name, f"{row.rank}. {row.name}: {costs}")
     words = f"{row.rank}. {row.name}: accuracy {describe_accuracy(found)}, {costs}"
     return Point(row.rank, found.value, found.low, found.high, cost, row.name, words)
-
-
-def _split_of(group: ResultGroup) -> str:
-    return "test" if group.selected_on_test else "validation"
 
 
 def _levels(group: ResultGroup) -> Levels:
@@ -294,7 +290,7 @@ def _confusion(row: ResultRow, named: bool) -> dict | None:
     summed = f", summed over {plural(len(row.runs), 'run')}" if len(row.runs) > 1 else ""
     name = f"{row.rank}. {row.name}: " if named else ""
     cells = []
-    if len(made.classes) <= MOST_CLASSES:
+    if made.counts is not None:
         for counts, shares in zip(made.counts.tolist(), made.shares.tolist(), strict=True):
             cells.append([{"count": n, "share": share} for n, share in zip(counts, shares, strict=True)])
     return {

@@ -35,7 +35,7 @@ def compare_settings(group: ResultGroup, unfinished: Sequence[ResultRow]) -> Non
 
 def best_note(group: ResultGroup) -> str:
     """Explain the tables of single settings."""
-    by = "test" if group.selected_on_test else "validation"
+    by = group.ranked_on
     return (
         f"Each line is the row with this value that {by} ranks first; # is its rank in the table above. Its {by} accuracy "
         "chose it, which flatters values with more tries. Differences are from the best row of all, as above."

@@ -1,5 +1,6 @@
 """What a report shows, computed once by `aggregate` and shared by the page, Markdown, CSV, LaTeX and the screen."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -97,6 +98,12 @@ class ResultRow:
     @property
     def ranked_by(self) -> Accuracy | None:
         return self.accuracies["test" if self.selected_on_test else "val"]
+
+    @property
+    def folds_per_seed(self) -> tuple[int, int]:
+        """The fewest and the most folds of a seed, which may lack some, as after failed runs."""
+        counts = Counter(run.seed for run in self.runs).values()
+        return min(counts), max(counts)
 
     @cached_property
     def baselines(self) -> dict[str, Baseline]:
@@ -282,6 +289,11 @@ class ResultGroup:
     @property
     def selected_on_test(self) -> bool:
         return self.rows[0].selected_on_test
+
+    @property
+    def ranked_on(self) -> str:
+        """The split whose accuracy ranks the rows, in words."""
+        return "test" if self.selected_on_test else "validation"
 
     @property
     def study(self) -> Study | None:

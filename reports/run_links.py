@@ -54,17 +54,21 @@ def _repetition(run: Run) -> str:
     return f"seed {run.seed}" if run.fold is None else f"seed {run.seed}, fold {run.fold}"
 
 
-def use(group: ResultGroup, page_folder: Path) -> dict | None:
-    """Return commands, links and overview of the network that the answer names; None if it has no checkpoint."""
+def use(group: ResultGroup, page_folder: Path, *, with_overview: bool = True) -> dict | None:
+    """Return commands, links and, if asked, overview of the network that the answer names; None if it has no checkpoint."""
     run = chosen_run(group)
     if run is None:
         return None
     row = group.named_row
-    why = "the best by validation" if row is group.rows[0] else "the smallest network that is shown to be good enough"
+    why = (
+        f"the best by {group.ranked_on}"
+        if row is group.rows[0]
+        else "the smallest network that is shown to be good enough"
+    )
     if len(group.rows) == 1:
         why = ""
     if len(row.runs) > 1:
-        best = f"the best of its {plural(len(_with_checkpoint(row)), 'run')} by validation"
+        best = f"the best of its {plural(len(_with_checkpoint(row)), 'run')} by {group.ranked_on}"
         why += f"{'; ' if why else ''}{_repetition(run)}, {best}"
     checkpoint = typed_override("ckpt", _as_typed(run.folder.best_checkpoint))
     register = register_argument(run.record.run.settings)
@@ -74,7 +78,7 @@ def use(group: ResultGroup, page_folder: Path) -> dict | None:
         "why": why,
         "commands": commands,
         "links": run_links(run, page_folder),
-        "overview": overview(run.folder.figure(OVERVIEW)),
+        "overview": overview(run.folder.figure(OVERVIEW)) if with_overview else None,
         "overview_of": f"{row.name}, {_repetition(run)}" if len(row.runs) > 1 else row.name,
         "overview_link": link(run.folder.figure(OVERVIEW), page_folder, "overview"),
     }
@@ -86,7 +90,7 @@ def chosen_run(group: ResultGroup) -> Run | None:
         return None  # its own page has it
     row = group.named_row
     runs = _with_checkpoint(row)
-    return None if not runs or row.guesses or row.ranked_by is None else max(runs, key=_validation_accuracy)
+    return None if not runs or row.guesses or row.ranked_by is None else max(runs, key=_ranking_accuracy)
 
 
 def _is_file(path: Path) -> bool:
@@ -115,7 +119,7 @@ def overview(path: Path) -> str | None:
         return None
 
 
-def _validation_accuracy(run: Run) -> float:
+def _ranking_accuracy(run: Run) -> float:
     measured = run.record.val or run.record.test
     return measured.accuracy.value if measured and measured.accuracy else -1.0
 

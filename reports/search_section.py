@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from common.errors import UserError
 from common.search_record import SearchRecord
 from common.text import clean, compact_count, finite_number, join_words, plural
+from evaluation.describe import NAMES
 from reports.run_links import link
 from reports.studies import PAGE
 from reports.svg import COLORS, INK, PAPER, STYLE, panel, to_svg
@@ -20,6 +21,10 @@ ROUGH = 30  # trials below which an importance is a rough guide
 MOST_BARS = 12
 LARGEST = 1e15  # absolute value of an objective that is still drawn
 LONGEST_NAME = 200  # characters of a trial's settings
+WORDS = {  # of objectives
+    **NAMES, "ece": "ECE", "macs": "MACs", "macs_thop": "MACs by thop", "checkpoint_mib": "checkpoint size (MiB)",
+    "latency_p50_ms": "latency (ms)",
+}  # fmt: skip
 
 
 class Value(NamedTuple):
@@ -127,9 +132,7 @@ def _importance(shares: dict[str, float]) -> str:
         places = range(len(shown), 0, -1)
         axes.barh(list(places), [share for _, share in shown], height=0.6, color=COLORS[0])
         for place, (_, share) in zip(places, shown, strict=True):
-            axes.annotate(
-                f"{share:.0%}", (max(share, 0), place), (4, 0), textcoords="offset points", va="center", fontsize=8
-            )
+            axes.annotate(f"{share:.0%}", (share, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
         axes.set_yticks(
             list(places), [clean(name.split(".")[-1], 30).encode("ascii", "replace").decode() for name, _ in shown]
         )
@@ -146,11 +149,8 @@ def _importance(shares: dict[str, float]) -> str:
 def _words(key: str) -> str:
     """Return an objective's key in words: `validation accuracy`, `MACs`."""
     section, _, name = clean(key, 60).partition(".")
-    if section == "val":
-        return f"validation {name.replace('_', ' ')}"
-    return {"macs": "MACs", "macs_thop": "MACs by thop", "latency_p50_ms": "latency, ms"}.get(
-        name, name.replace("_", " ")
-    )
+    words = WORDS.get(name, name.replace("_", " "))
+    return f"validation {words}" if section == "val" else words
 
 
 def _number(value: float) -> str:

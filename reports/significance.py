@@ -158,10 +158,11 @@ def _good_enough(group: ResultGroup) -> str:
     which = "The smaller network" if len(smaller) == 1 else f"All {len(smaller):,} smaller networks"
     if all(row.guesses for row in smaller):
         return f"{which} {'is' if len(smaller) == 1 else 'are'} no better than guessing."
-    if group.choice is None:
-        reason = smaller[0].comparison.reason or "validation predictions are missing"
-        return f"{which} {'was' if len(smaller) == 1 else 'were'} not compared with the best: {reason}."
     shown = group.named_row is not best
+    if group.choice is None and not shown:
+        able = next(row for row in smaller if not row.guesses)
+        reason = able.comparison.reason or "validation predictions are missing"
+        return f"{which} {'was' if len(smaller) == 1 else 'were'} not compared with the best: {reason}."
     row = group.named_row if shown else group.choice.row
     size = f"{row.name} with {_macs(row)}, {row.macs / best.macs:.2g} times as many as {best.name}"
     pair = row.comparison.pair
@@ -180,7 +181,7 @@ def _good_enough(group: ResultGroup) -> str:
     trained = "" if is_of_settings(pair) else " as trained"
     if shown:
         how = "chosen on validation, shown on test"
-        if row is not group.choice.row:
+        if group.choice is None or row is not group.choice.row:
             how = "shown on test, which also chose it, so its test accuracy is a little too good"
         return f"The smallest network shown to be good enough{trained} {within} is {size}; {how}: {found}."
     nearest = "The one chosen on validation" if group.choice.within else "The nearest on validation"

@@ -360,7 +360,7 @@ def _others_title(record: SmallestRecord, others: list[int]) -> str:
 
 
 def _front_table(record: SmallestRecord) -> Table | None:
-    """Make the table of the networks that no other one beats in both costs."""
+    """Make the table of the networks that no other one of at least their accuracy beats in the costs that were asked for."""
     if len(record.question.cost) < 2 or not record.front:
         return None
     candidates = [record.candidates[index] for index in record.front]

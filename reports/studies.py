@@ -46,7 +46,9 @@ class Study(NamedTuple):
         except UserError as error:
             return [f"The answer of this search cannot be read ({clean(str(error), LONGEST_SENTENCE)})."]
         sentences = found.sentences[:MOST_SENTENCES] if found else []
-        return [clean(each, LONGEST_SENTENCE) for each in sentences] or ["This search has no answer yet."]
+        return [text for each in sentences if (text := clean(each, LONGEST_SENTENCE).strip())] or [
+            "This search has no answer yet."
+        ]
 
 
 @cache

@@ -91,9 +91,9 @@ def _repetitions(folder: Path) -> tuple[list[Run], list[str]]:
         )
     if len({run.fold for run in runs}) > 1:
         raise UserError(f"{folder}: its runs are folds, each with other images; give the folder of one of them")
-    if repeated := [seed for seed, count in Counter((run.seed, run.fold) for run in runs).items() if count > 1]:
-        raise UserError(f"{folder}: seed {repeated[0][0]} appears twice, which would count as two; delete one")
-    return runs, loaded.left_out
+    if repeated := [seed for seed, count in Counter(run.seed for run in runs).items() if count > 1]:
+        raise UserError(f"{folder}: seed {repeated[0]} appears twice, which would count as two; delete one")
+    return runs, loaded.why_excluded
 
 
 def _columns(predictions: Predictions) -> dict[str, list[str]]:

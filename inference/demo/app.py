@@ -12,6 +12,7 @@ from common.errors import UserError
 from common.progress import Progress
 from common.text import clean
 from common.untrusted.json_files import read_json
+from datamodules.decode import DECODER
 from inference.arguments import checkpoint_argument
 from inference.demo import server
 from inference.export.export import LARGEST_JSON, MANIFEST, export
@@ -63,10 +64,11 @@ def find_or_make(checkpoint: Path, runtime: str | None, cache: str, register: Se
 
 
 def _fingerprint(checkpoint: Path) -> str:
-    """Return a name for the parts of a page: checkpoint, this version, the page's files and the runtime of the network."""
+    """Return a name for the parts of a page: checkpoint, this version, Pillow's, the page's files and the network's runtime."""
     parts = [
         _sha256(checkpoint),
         importlib.metadata.version("justenough"),
+        DECODER,  # with the version of Pillow, whose resizing is in the network's file
         PACKAGE,
         *map(_sha256, sorted(PAGE.iterdir())),
     ]

@@ -46,6 +46,8 @@ def check_address(host: str, port: int) -> None:
 def _address_errors(host: str, port: int):
     try:
         yield
+    except UnicodeError as error:  # of a name with an empty or too long part, such as 127.0..1
+        raise UserError(f"host={host}: not an address; use 127.0.0.1, or 0.0.0.0 for all addresses") from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise UserError(

@@ -25,7 +25,7 @@ from common.targets import import_extra, resolve_target
 from common.text import clean, file_size, join_words, shell_quote, typed_override
 from common.untrusted.json_files import read_json
 from datamodules.decode import DECODER
-from inference.arguments import check_export_arguments, check_threshold, checkpoint_argument, is_read_by_predict
+from inference.arguments import check_export_arguments, check_threshold, is_read_by_predict
 from inference.backends import CheckpointBackend, ModelDescription
 from inference.export.file_format import Computes, FileFormat, TrainedModel
 from inference.export.preprocessing import plain
@@ -69,7 +69,6 @@ def run(config: DictConfig, make_format: Callable[[], object]) -> None:
     Args:
         make_format: builds the format that the node `format` describes.
     """
-    checkpoint_argument(config.ckpt)  # refuse a wrong one before the format imports torch
     made = checked_format(HydraConfig.get().runtime.choices["format"], config, make_format)
     if made.exact:
         warn_of_idle(HydraConfig.get().overrides.task, {"least_agreement": f"with format={made.name}, which is exact"})
@@ -87,7 +86,8 @@ def run(config: DictConfig, make_format: Callable[[], object]) -> None:
     if not made.exact:
         print(exported.verification.describe_agreement())
     if exported.latency:
-        print(f"{exported.latency.describe()}, one thread of the processor, preprocessing included")
+        included = ", preprocessing included" if config.preprocessing else ""
+        print(f"{exported.latency.describe()}, one thread of the processor{included}")
     path = exported.path
     print(f"{path}: {file_size(exported.size)}, {made.describe(config.preprocessing)}")
     if is_read_by_predict(path):
@@ -264,7 +264,8 @@ def _check_agreement(
             f"above largest_difference={largest_difference:g}; nothing was written. Please report it"
         )
     if not found.agreement >= least_agreement:
-        more = "calibrate on more training images like those it will label (images=DIR), " if format.calibrates else ""
+        other = f"calibrate on training images more like those it will label (images=DIR; at most {N_CALIBRATION} are used), "
+        more = other if format.calibrates else ""
         raise UserError(
             f"{format}: {found.describe()}, {found.describe_agreement()}. That is below least_agreement={least_agreement:g}: "
             f"the file is broken, or loses too much; nothing was written. Next, with python export.py: {more}"
@@ -380,7 +381,7 @@ def _compute(format: FileFormat, computes: Computes, k: int, pixels: np.ndarray)
 
 
 def _measure_latency(computes: Computes, image_size: int) -> Latency:
-    """Measure the file with one image of the network's own size, so it need not resize it."""
+    """Measure the file with one image of the network's own size, which a file that resizes resizes all the same."""
     image = np.zeros((1, image_size, image_size, 3), np.uint8)
     return Latency(batch_size=1, device="cpu", **time_passes(lambda: computes(image), threads=1))
 

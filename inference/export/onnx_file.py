@@ -40,7 +40,7 @@ class OnnxFile(FileFormat):
         self.native = resize == "native"
         self.exact = type(self).exact and not self.native
         self.resizes_exactly = not self.native
-        if self.native:
+        if self.native and type(self).exact:  # else pillow would not make it exact
             self.exact_instead = "format.resize=pillow"
         self.versions = ""  # of the written file
 

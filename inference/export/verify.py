@@ -107,9 +107,14 @@ def known_images(checkpoint: Path, images: str | list[str] | None, root: str | N
     The result is empty, with a warning, if the run's images are not available.
 
     Raises:
-        UserError: none of the given images exist.
+        UserError: there are no images where `images` or `root` says, or a table of them is damaged.
     """
     run = run_of_checkpoint(checkpoint) if images is None else named_run(images)
+    if images is None and run is None and root is not None:
+        raise UserError(
+            f"root={root}: {checkpoint} is not in the folder of a run, whose images it could be the root of; name the images, "
+            "images=DIR or images=TABLE.csv, or leave out root"
+        )
     if images is None and run is None:
         log.warning(
             "%s: not in the folder of a run with its splits; verifying on synthetic images; for real ones, give the folder of "
@@ -123,7 +128,7 @@ def known_images(checkpoint: Path, images: str | list[str] | None, root: str | N
         for split in ("val", "test") if run else ():
             check_whole(run, split, len(found.get(split, ())))
     except UserError as error:
-        if images is not None:
+        if images is not None or root is not None:
             raise
         log.warning("%s", error)
         return {}

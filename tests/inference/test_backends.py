@@ -106,6 +106,9 @@ def make_onnx(path, size):
 def test_an_onnx_file_whose_description_names_another_size(tmp_path):
     backend = open_backend(make_onnx(tmp_path / "8.onnx", 8), "cpu")
     assert backend(np.zeros((2, 8, 8, 3), np.uint8)).shape == (2, 2)
+    for device in ("gpu", "cuda:", "cuda:-1", "CUDA"):
+        with pytest.raises(UserError, match=f"^device={device}: "):
+            open_backend(tmp_path / "8.onnx", device)
     with pytest.raises(
         UserError, match=r"9\.onnx: not an .* input has the shape \['n', 3, 8, 8\], for an image_size of 9"
     ):

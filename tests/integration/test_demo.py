@@ -66,6 +66,7 @@ def test_an_address_that_cannot_be_served():
             ("127.0.0.1", "http", "port=http: use 1 to 65535"),
             ("127.0.0.1", 80.5, "port=80.5: use 1 to 65535"),
             ("192.0.2.1", port, "host=192.0.2.1: not an address of this machine"),
+            ("127.0..1", port, "host=127.0..1: not an address; use 127.0.0.1"),
         ):
             with pytest.raises(UserError, match=words):
                 server.check_address(host, number)

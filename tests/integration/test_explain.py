@@ -67,6 +67,17 @@ def test_the_least_certain_test_images_of_a_run(explained):
     assert f"Explained: {out}/predictions.html" in printed
 
 
+def test_the_labels_to_check_replace_no_predictions(explained, predict, tmp_path):
+    run, *_ = explained
+    table = tmp_path / "labels_to_check.csv"
+    status, _, err = predict(f"ckpt={run.best_checkpoint}", f"images={run.path}", "explain=true", f"out={table}")
+    assert (
+        status == 1
+        and f"ERROR: out={table}: explain=true writes the labels to check there" in err
+        and not table.exists()
+    )
+
+
 def test_corrected_labels_are_a_table_for_training(explained, two_colors):
     run, printed, out = explained
     table = out / "labels_to_check.csv"

@@ -11,7 +11,7 @@ from common.run_folder import RunFolder
 from common.run_record import Latency, Proportion, increment_test_evaluations
 from evaluation.paired_tests import compare_pair
 from reports.accuracy import CorrectnessMatrix
-from reports.columns import result_table
+from reports.columns import note, result_table
 from reports.compare import compare, load
 from reports.significance import answer
 from tests.support.fake_runs import change_record, judged, make_run
@@ -323,6 +323,8 @@ def test_runs_selected_on_test_are_ranked_by_it_in_a_group_with_a_warning(run, s
     assert [row.name for row in chosen.rows] == ["model=c", "model=b"] and not honest.rows[0].selected_on_test
     assert "too good" in answer(chosen)[0] and "the test images chose the epoch" in chosen.heading
     assert chosen.selection_bias is None
+    assert note(chosen).endswith("The test images chose the epoch, so these accuracies are too good.")
+    assert "Validation images also chose the epochs" in note(honest) and "Validation" not in note(chosen)
 
 
 def test_a_single_run_selected_on_test_says_so_in_a_sentence_of_its_own(run, summary):

@@ -79,7 +79,7 @@ def test_two_runs(run, compared):
         "A in place of B: good enough (margin 0.02): 0.175 above, not below (95%) with 40 test images and 1 seed",
         "B in place of A: not shown to be good enough (margin 0.02): 0.175 below, at least 0.034 below (95%) with 40 test "
         "images and 1 seed",
-        "with one seed each this is about these trained networks; comparing their settings takes three seeds or more",
+        "with one seed each this is about these trained networks; comparing their settings takes 3 seeds or more",
         "for a single network, with fewer than 3 errors the 95% interval of accuracy can cover as little as 84%",
         "for a single network, with 40 images or fewer the 95% interval of accuracy can cover as little as 91%",
     ]

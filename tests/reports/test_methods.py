@@ -146,6 +146,12 @@ def test_folds_groups_and_repeated_or_missing_evaluations(tmp_path):
     text = written(tmp_path / "f")
     assert "Each fold has 200 training and 60 validation images." in text
     assert "3 of 5 folds of a cross-validation were trained for each seed." in text
+    for fold in (0, 1):
+        settings = {**RECIPE, "datamodule.fold": fold}
+        make_run(
+            tmp_path / "f" / f"two{fold}", seed=2, settings=settings, n={"val": 60}, data={"folds": 5, "fold": fold}
+        )
+    assert "2 to 3 of 5 folds of a cross-validation were trained for each seed." in written(tmp_path / "f")
     assert "No test images were evaluated." in text and "Test accuracy" not in text
 
     folder = make_run(tmp_path / "g", settings=RECIPE)

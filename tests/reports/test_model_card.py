@@ -247,6 +247,9 @@ def test_limits_name_a_missing_test_result_and_a_selection_on_test(tmp_path):
     assert "There is no test result" in card and "**The epoch was chosen on these images.**" in card
     selected = RunRecord.read(make_run(tmp_path / "b", epochs=0, data={"select_on": "test"}))
     assert "all results here are too good" in model_card(selected, "x")
+    for split, name in (("test", "test"), ("train", "training")):
+        selected.best = BestEpoch(epoch=3, monitor=f"{split}/accuracy", value=0.9)
+        assert f"chosen on {name} images: epoch 3, for its {split}/accuracy of 0.9000" in model_card(selected, "x")
     selected.test = selected.val = None
     assert "Nothing was measured." in model_card(selected, "x")
 

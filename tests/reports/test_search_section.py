@@ -104,5 +104,9 @@ def test_two_objectives_have_a_figure_each_and_a_search_without_a_finished_trial
     section = search_section(searched, searched)
     assert len(section["figures"]) == 3
     assert "The lowest MACs, 1M, is that of trial 2 of 3 (keep=1000000.0)." in section["sentences"]
+    objectives = ["val.f1", "model.checkpoint_mib"]
+    replace(two, objectives=objectives).write(searched)
+    words = " ".join(search_section(searched, searched)["sentences"])
+    assert "validation macro F1" in words and "lowest checkpoint size (MiB), 1M, is" in words
     replace(two, trials=[SearchTrial(state="failed")], importance={}).write(searched)
     assert search_section(searched, searched)["figures"] == []

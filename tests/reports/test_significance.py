@@ -239,6 +239,19 @@ def test_the_answer_names_the_smallest_that_is_shown_to_be_good_enough(run, summ
     assert verdicts == ["the best", "good enough as trained", "good enough as trained", "worse as trained"]
 
 
+def test_where_validation_cannot_choose_test_images_may_show_a_network(run, summary):
+    run("large", choices={"model": "large"}, wrong={"val": set(), "test": set(range(50))}, cost=(2e8, 2e7, 9), **LARGE)
+    wrong = {"val": {1}, "test": {*range(48), 100}}
+    folder = run("small", choices={"model": "small"}, wrong=wrong, cost=(1e8, 1e7, 9), **LARGE)
+    (folder / "predictions_val.csv").unlink()
+    (group,) = summary().groups
+    assert group.choice is None and group.named_row is group.rows[1]
+    assert answer(group)[1].startswith(
+        "The smallest network shown to be good enough as trained (at most 0.02 below model=large)"
+    )
+    assert "; shown on test, which also chose it, so its test accuracy is a little too good: " in answer(group)[1]
+
+
 def test_what_is_not_shown_is_not_called_good_enough_and_what_would_decide_is_named(run, summary):
     run("large", choices={"model": "large"}, wrong={"val": set(), "test": {0, 1}}, cost=(200e6, 1e7, 9))
     run("small", choices={"model": "small"}, wrong={"val": {1, 2}, "test": {1, 2, 3}}, cost=(50e6, 1e5, 9))

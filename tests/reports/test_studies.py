@@ -105,6 +105,10 @@ def test_a_search_of_smallest_keeps_its_own_answer(outputs):
     for text in (as_text(judged_all(outputs)), as_markdown(judged_all(outputs), "").replace("\\", "")):
         assert f"{head}. {costs}. C{proof[1:]}." in text  # as sentences
     assert use(of_smallest, outputs) is None
+    record.answer.sentences = ["", " \n"]
+    record.write(outputs / "smallest" / "pets")
+    (of_smallest,) = [g for g in judged_all(outputs).groups if g.study and g.study.folder.name == "runs"]
+    assert answer(of_smallest) == ["This search has no answer yet."]
 
 
 def test_the_contents_lead_to_the_sections_and_their_own_pages(outputs):

@@ -29,7 +29,11 @@ def read(path: str) -> np.ndarray:
     """Return an image as training saw it: upright, RGB, alpha over white, every pixel used when it shrinks."""
     from PIL import Image, ImageOps
 
-    image = ImageOps.exif_transpose(Image.open(path))
+    image = Image.open(path)
+    image.draft(
+        None, (max(512, 2 * SIZE),) * 2
+    )  # a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, as in training
+    image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":
         sys.exit(f"{path}: has more than 8 bits per channel; scale it to 8 first, as in training")
     if image.has_transparency_data:

@@ -56,7 +56,7 @@ def find_runtime(given: str | None, cache: Path) -> dict[str, bytes]:
     kept = cache / f"onnxruntime-web-{VERSION}"
     if not kept.is_dir():
         _fetch(kept)
-    return _read(kept, f"{kept}, which npm fetched: remove it, and it is fetched again; it")
+    return _read(kept, f"{kept} (fetched by npm; remove it to fetch it again)")
 
 
 def _fetch(place: Path) -> None:

@@ -15,7 +15,7 @@ from inference.backends import CheckpointBackend, ModelDescription
 from inference.export import export as export_module
 from inference.export.export import _calibration_images, export
 from inference.export.int8 import Int8, quantize
-from inference.export.onnx_file import NORMALIZED
+from inference.export.onnx_file import NORMALIZED, OnnxFile
 from inference.export.verify import Verification
 from inference.export.web import web_folder
 from inference.image_inputs import ImageInputs
@@ -62,7 +62,16 @@ def test_a_file_that_agrees_too_little_or_gives_nan_is_refused(format, agreement
     with pytest.raises(UserError, match=words) if words else contextlib.nullcontext() as caught:
         export_module._check_agreement(format, found, 1e-4, 0.9)
     if words and "below" in words:
-        assert ("calibrate on more training images" in str(caught.value)) == format.calibrates
+        assert ("calibrate on training images more like those" in str(caught.value)) == format.calibrates
+
+
+@pytest.mark.parametrize(("format", "instead"), [
+    (OnnxFile("native"), "format.resize=pillow"), (Int8("native"), "format=onnx"), (Int8(), "format=onnx"),
+], ids=["onnx", "int8, native", "int8"])  # fmt: skip
+def test_what_is_proposed_in_place_of_an_inexact_file_is_exact(format, instead):
+    found = Verification(9, "9 images", 0.1, 1, 0, 0, 0, agreement=0.0, resizing=0.0)
+    with pytest.raises(UserError, match=f"use {instead}, which is exact"):
+        export_module._check_agreement(format, found, 1e-4, 0.9)
 
 
 def test_test_images_that_are_given_are_refused(tmp_path, monkeypatch):

@@ -65,6 +65,9 @@ def test_images_that_are_gone_or_given(run, tmp_path, caplog):
     assert known_images(elsewhere, None, None) == {} and "not in the folder of a run" in caplog.text
     assert "give the folder of the run that trained it: images=RUN" in caplog.text
     assert known_images(elsewhere, str(run.path), None).keys() >= {"train", "val"}
+    for checkpoint, words in ((elsewhere, "not in the folder of a run"), (run.best_checkpoint, "no such folder")):
+        with pytest.raises(UserError, match=f"^root=/nowhere: .*{words}"):  # made-up images would be no answer
+            known_images(checkpoint, None, "/nowhere")
     (tmp_path / "images").rename(tmp_path / "moved")
     assert known_images(run.best_checkpoint, None, None) == {}
     assert "the run's images are no longer in" in caplog.text
