@@ -58,10 +58,10 @@ class SweepReport(Callback):
         with _refusing():
             wait_for_all(config.hydra.launcher)
             about = complete_sweep(config)
-            check_deploy(config.deploy, config.stages)
             if config.hydra.launcher._target_ == ray_launcher.NAME:
                 ray_launcher.connect(config.hydra.launcher.ray)
             check_jobs(config)
+            check_deploy(config.deploy, config.stages)
             print(about, flush=True)  # Hydra makes the jobs from `config` as it is now
         with contextlib.suppress(OSError):  # Hydra meets the same error in its next step, where it ends the sweep
             self.progress = SweepProgress.begin(config, STATE.command)
