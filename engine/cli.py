@@ -402,8 +402,8 @@ def sweep_name(arguments: list[str], overrides: list[Override]) -> str:
     """
     experiment = next((o for o in overrides if o.key_or_group == "experiment" and not o.is_sweep_override()), None)
     of_name = (*MULTIRUN, experiment.input_line) if experiment else ()
-    file = CONF / "experiment" / f"{experiment.value()}.yaml" if experiment else None
-    if file and file.is_file() and re.search("^seeds:", file.read_text(encoding="utf-8"), re.MULTILINE):
+    file = data_overrides.experiment_file(str(experiment.value()), config_dir(arguments)) if experiment else None
+    if file and re.search("^seeds:", file.read_text(encoding="utf-8"), re.MULTILINE):
         of_name += tuple(override.input_line for override in overrides if override.key_or_group == "seeds")
     hashed = sorted(a for a in arguments if a not in of_name and not MAY_DIFFER.match(a.lstrip("+")))
     swept = "_".join(override.key_or_group.split(".")[-1] for override in overrides if override.is_sweep_override())

@@ -87,16 +87,19 @@ def _chosen_source(given: dict[str, Override], further_conf: str | None) -> tupl
         return True, read_saved_choices(run).get("datamodule")
     if "experiment" in given and not given["experiment"].is_delete():
         name = _text(given["experiment"])
-        for folder in (GROUP.parent, *([Path(further_conf)] if further_conf else [])):
-            file = folder / "experiment" / f"{name}.yaml"
-            if name and file.is_file():
-                chosen = re.search(
-                    r"^\s*(?:-\s*override\s+/)?datamodule:[ \t]*([^\s#]+)",
-                    file.read_text(encoding="utf-8"),
-                    re.MULTILINE,
-                )
-                return chosen is not None, chosen and chosen[1]
+        if name and (file := experiment_file(name, further_conf)):
+            chosen = re.search(
+                r"^\s*(?:-\s*override\s+/)?datamodule:[ \t]*([^\s#]+)", file.read_text(encoding="utf-8"), re.MULTILINE
+            )
+            return chosen is not None, chosen and chosen[1]
     return False, None
+
+
+def experiment_file(name: str, further_conf: str | None) -> Path | None:
+    """Return the file of an experiment as Hydra finds it: that of conf/ comes first, and the name may end in .yaml."""
+    folders = (CONF, *([Path(further_conf)] if further_conf else []))
+    files = [folder / "experiment" / f"{name.removesuffix('.yaml')}.yaml" for folder in folders]
+    return next((file for file in files if file.is_file()), None)
 
 
 def _check_root(given: dict[str, Override], source: str | None) -> None:

@@ -177,6 +177,16 @@ def test_an_experiment_with_other_data_or_settings_is_another_sweep():
     assert sweep_of("datamodule.root=/a", "-m", "experiment=batch_sizes") in names  # in any order
 
 
+def test_further_seeds_of_the_user_s_own_experiment_are_of_the_same_sweep(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseeds: 3\n")
+    (tmp_path / "experiment" / "plain.yaml").write_text("# @package _global_\nseed: 3\n")
+    for name, same in (("mine", True), ("mine.yaml", True), ("plain", False)):
+        typed = (f"--config-dir={tmp_path}", f"experiment={name}", "-m")
+        assert (sweep_of(*typed) == sweep_of(*typed, "seeds=5")) == same
+    assert sweep_of("experiment=batch_sizes.yaml", "seeds=1") == sweep_of("experiment=batch_sizes.yaml")
+
+
 def test_the_flag_of_a_sweep_may_be_anywhere():
     assert complete_overrides(["seed=1,2", "-m"])[:2] == ["-m", "seed=1,2"]
 

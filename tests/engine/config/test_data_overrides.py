@@ -58,7 +58,7 @@ def test_the_source_of_a_run_stays(here):
 
 @pytest.mark.parametrize("typed", [
     ["datamodule=elpv", "+datamodule.root=/a"], ["datamodule=elpv", "datamodule.root=/a"],
-    ["experiment=elpv_paper", "+datamodule.root=/a"],
+    ["experiment=elpv_paper", "+datamodule.root=/a"], ["experiment=elpv_paper.yaml", "datamodule.root=/a"],
 ])  # fmt: skip
 def test_a_folder_for_a_source_with_images_of_its_own_is_refused(typed):
     with pytest.raises(
