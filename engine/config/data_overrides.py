@@ -23,6 +23,8 @@ SOURCES = {
 PATHS = ("datamodule.root", "datamodule.table", "datamodule.splits")
 RANGE = re.compile(r"(\+*datamodule\.range)=([^,\[\]{}()\s]+,[^,\[\]{}()\s]+)")  # two values of a sweep, to Hydra
 GROUP = CONF / "datamodule"
+# In an experiment's file: in its defaults, in lines or in brackets, or swept
+CHOSEN = re.compile(r"^(?:\s*|[^#\n]*override\s+/)datamodule:[ \t]*([^\s#{}\]]*[^\s#{}\],])", re.MULTILINE)
 
 
 def expand_home(argument: str) -> str:
@@ -88,9 +90,7 @@ def _chosen_source(given: dict[str, Override], further_conf: str | None) -> tupl
     if "experiment" in given and not given["experiment"].is_delete():
         name = _text(given["experiment"])
         if name and (file := experiment_file(name, further_conf)):
-            chosen = re.search(
-                r"^\s*(?:-\s*override\s+/)?datamodule:[ \t]*([^\s#]+)", file.read_text(encoding="utf-8"), re.MULTILINE
-            )
+            chosen = CHOSEN.search(file.read_text(encoding="utf-8"))
             return chosen is not None, chosen and chosen[1]
     return False, None
 
