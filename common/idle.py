@@ -23,7 +23,7 @@ def warn_of_idle(typed: Sequence[str], idle: Mapping[str, str], where: str = "")
     """
     without = {}
     for text in typed:
-        key, value = _key(text), text.partition("=")[2]
+        key, value = key_of(text), text.partition("=")[2]
         if text.startswith("~") or value in ("null", "false"):
             continue
         found = (why for name, why in idle.items() if name in (key, text) or key.startswith(f"{name}."))
@@ -41,11 +41,12 @@ def warn_of_repeated(command: Sequence[str]) -> None:
         command: the command as typed.
     """
     typed = [text for text in command if "=" in text and not text.startswith(("-", "~"))]
-    last = {_key(text): text for text in typed}
+    last = {key_of(text): text for text in typed}
     for text in dict.fromkeys(typed):
-        if text != last[_key(text)]:
-            log.warning("%s: overridden by %s, which comes later", text, last[_key(text)])
+        if text != last[key_of(text)]:
+            log.warning("%s: overridden by %s, which comes later", text, last[key_of(text)])
 
 
-def _key(text: str) -> str:
-    return text.lstrip("+").partition("=")[0]
+def key_of(text: str) -> str:
+    """Return the key of a typed setting."""
+    return text.lstrip("+~").partition("=")[0]

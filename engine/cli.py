@@ -225,7 +225,7 @@ def complete_overrides(arguments: list[str]) -> list[str]:
     except OverrideParseException:
         return [*flags, *typed]  # Hydra reports it
     values = {override.key_or_group: override for override in overrides}
-    _check_overrides(values, flags)
+    _check_overrides(values)
     plain = {key: override.value() for key, override in values.items() if not override.is_sweep_override()}
     script, added = Path(sys.argv[0]).name, []
     if script == SMALLEST:
@@ -268,7 +268,7 @@ def _network_of_checkpoints(values: dict[str, Override]) -> list[str]:
     return networks[0] if networks else []
 
 
-def _check_overrides(values: dict[str | None, Override], flags: list[str]) -> None:
+def _check_overrides(values: dict[str | None, Override]) -> None:
     """Raise UserError for a setting that Hydra would misread or for which it has no message."""
     if None in values or "" in values:
         raise UserError(
@@ -280,14 +280,10 @@ def _check_overrides(values: dict[str | None, Override], flags: list[str]) -> No
             raise UserError(
                 f"{values[key].input_line}: {script} has no run folder; choose where it writes with {PLACES[script]}"
             )
-    if "hydra.run.dir" in values and set(MULTIRUN) & set(flags):
+    if script in ("search.py", SMALLEST) and "hydra.sweep.dir" in values:  # train.py: see SweepReport
         raise UserError(
-            f"{values['hydra.run.dir'].input_line}: is for a single run; for a sweep use hydra.sweep.dir=DIR"
+            f"{values['hydra.sweep.dir'].input_line}: is for a sweep of train.py (-m); for {script} use hydra.run.dir=DIR"
         )
-    sweeps = set(MULTIRUN) & set(flags) or {"experiment", "hydra.mode"} & set(values)  # a file may set the mode
-    if script in ("train.py", "search.py", SMALLEST) and "hydra.sweep.dir" in values and not sweeps:
-        what = "a sweep (-m); for a single run" if script == "train.py" else f"a sweep of train.py (-m); for {script}"
-        raise UserError(f"{values['hydra.sweep.dir'].input_line}: is for {what} use hydra.run.dir=DIR")
     for key, override in values.items():
         if override.is_delete() and re.fullmatch(r"\w+", key) and not (CONF / key).is_dir():
             known = OmegaConf.load(CONF / f"{Path(script).stem}.yaml")
@@ -402,8 +398,8 @@ def sweep_name(arguments: list[str], overrides: list[Override]) -> str:
     """
     experiment = next((o for o in overrides if o.key_or_group == "experiment" and not o.is_sweep_override()), None)
     of_name = (*MULTIRUN, experiment.input_line) if experiment else ()
-    file = CONF / "experiment" / f"{experiment.value()}.yaml" if experiment else None
-    if file and file.is_file() and re.search("^seeds:", file.read_text(encoding="utf-8"), re.MULTILINE):
+    file = data_overrides.experiment_file(str(experiment.value()), config_dir(arguments)) if experiment else None
+    if file and re.search("^seeds:", file.read_text(encoding="utf-8"), re.MULTILINE):
         of_name += tuple(override.input_line for override in overrides if override.key_or_group == "seeds")
     hashed = sorted(a for a in arguments if a not in of_name and not MAY_DIFFER.match(a.lstrip("+")))
     swept = "_".join(override.key_or_group.split(".")[-1] for override in overrides if override.is_sweep_override())

@@ -74,6 +74,11 @@ def read_saved_config(run: RunFolder, given: Collection[str], composed: DictConf
     return config
 
 
+def untrusted_keys(config: DictConfig) -> list[str]:
+    """Return the keys at which `read_saved_config` accepts the value only from the command line or the user's own files."""
+    return [key for key, _ in _find_untrusted(OmegaConf.to_container(config, resolve=False), {})]
+
+
 def read_saved_name(run: RunFolder, given: Collection[str]) -> str:
     """Read `model.name` of a run; "run" if there is none. Errors as of `read_saved_config`."""
     return str(OmegaConf.select(_read(run, given), "model.name") or "run")

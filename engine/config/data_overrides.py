@@ -23,6 +23,8 @@ SOURCES = {
 PATHS = ("datamodule.root", "datamodule.table", "datamodule.splits")
 RANGE = re.compile(r"(\+*datamodule\.range)=([^,\[\]{}()\s]+,[^,\[\]{}()\s]+)")  # two values of a sweep, to Hydra
 GROUP = CONF / "datamodule"
+# In an experiment's file: in its defaults, in lines or in brackets, or swept
+CHOSEN = re.compile(r"^(?:\s*|[^#\n]*override\s+/)datamodule:[ \t]*([^\s#{}\]]*[^\s#{}\],])", re.MULTILINE)
 
 
 def expand_home(argument: str) -> str:
@@ -87,16 +89,17 @@ def _chosen_source(given: dict[str, Override], further_conf: str | None) -> tupl
         return True, read_saved_choices(run).get("datamodule")
     if "experiment" in given and not given["experiment"].is_delete():
         name = _text(given["experiment"])
-        for folder in (GROUP.parent, *([Path(further_conf)] if further_conf else [])):
-            file = folder / "experiment" / f"{name}.yaml"
-            if name and file.is_file():
-                chosen = re.search(
-                    r"^\s*(?:-\s*override\s+/)?datamodule:[ \t]*([^\s#]+)",
-                    file.read_text(encoding="utf-8"),
-                    re.MULTILINE,
-                )
-                return chosen is not None, chosen and chosen[1]
+        if name and (file := experiment_file(name, further_conf)):
+            chosen = CHOSEN.search(file.read_text(encoding="utf-8"))
+            return chosen is not None, chosen and chosen[1]
     return False, None
+
+
+def experiment_file(name: str, further_conf: str | None) -> Path | None:
+    """Return the file of an experiment as Hydra finds it: that of conf/ comes first, and the name may end in .yaml."""
+    folders = (CONF, *([Path(further_conf)] if further_conf else []))
+    files = [folder / "experiment" / f"{name.removesuffix('.yaml')}.yaml" for folder in folders]
+    return next((file for file in files if file.is_file()), None)
 
 
 def _check_root(given: dict[str, Override], source: str | None) -> None:

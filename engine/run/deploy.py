@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.progress import Progress
 from common.run_record import Deployed, ExportMetrics, RunRecord
 from common.targets import check_installed
-from common.text import clean, did_you_mean
+from common.text import clean, did_you_mean, quote_override
 from engine.config.instantiate import instantiate
 from engine.error_messages import user_message
 from evaluation.intervals import proportion
@@ -29,11 +29,12 @@ MEASURED = ("val", "test")  # splits on which a file's accuracy is measured
 PAGE = "web"  # not a file format: its page runs the onnx file
 
 
-def check_deploy(name: object, stages: Sequence[str] = ("fit",)) -> None:
+def check_deploy(name: object, stages: object = ("fit",)) -> None:
     """Check `deploy` as far as possible before training.
 
     Args:
         name: a format: a file of conf/format or of the user's own folder; None: no export.
+        stages: a list or, as typed for a sweep, perhaps a single one.
 
     Raises:
         UserError: an unknown format, one that is not measured, a package that is not installed, or a run without a trained
@@ -44,9 +45,10 @@ def check_deploy(name: object, stages: Sequence[str] = ("fit",)) -> None:
     made = make_format(name)
     for package in made.packages:
         check_installed(package, f"deploy={name}", made.extra)
-    if not set(stages) & {"fit", "test"}:
+    chosen = [stages] if isinstance(stages, str) or not isinstance(stages, Sequence) else stages
+    if not {"fit", "test"} & set(chosen):
         raise UserError(
-            f"deploy={name}: stages=[{','.join(stages)}] trains and evaluates no network, so there is none to export; "
+            f"deploy={name}: {quote_override('stages', chosen)} trains and evaluates no network, so there is none to export; "
             "add fit, or leave out deploy"
         )
 

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.early_stopping import EarlyStopping
-from common.idle import warn_of_idle
+from common.idle import key_of, warn_of_idle
 from common.run_record import RunRecord, flatten
 from common.text import override_value, plural
 from datamodules.splits import GIVEN
@@ -78,7 +78,9 @@ def warn_of_idle_in_run(record: RunRecord, idle: Mapping[str, str], trains: bool
         trains: whether the run trains; what files set for its training needs no warning in an evaluation.
     """
     typed = record.run.overrides  # with the files of the run that ckpt_path names, which nobody typed
-    typed = typed if record.in_sweep else [each for each in typed if each in STATE.command]
+    if not record.in_sweep:
+        keys = {key_of(each) for each in STATE.command}  # the values have been completed
+        typed = [each for each in typed if key_of(each) in keys]
     warn_of_idle(typed, idle)
     if trains and record.run.debug is None:  # debug runs turn off most of a file, as their user wants
         for choice, settings in settings_of_files(typed).items():
@@ -92,7 +94,7 @@ def settings_of_files(typed: Sequence[str]) -> dict[str, list[str]]:
     Returns:
         GROUP=NAME as typed -> KEY=VALUE of its file and of those that it inherits from.
     """
-    chosen = {text.lstrip("+~").partition("=")[0]: text for text in typed}
+    chosen = {key_of(text): text for text in typed}
     found = {}
     for group, text in chosen.items():
         values = {}

@@ -14,13 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 from common.atomic_io import tolerate_disk_errors, write_text
 from common.errors import DISK_ERRORS, REMOVED_FOLDER, StopRequested, TrialPruned, UserError
 from common.flags import own_folders
-from common.idle import warn_of_repeated
+from common.idle import key_of, warn_of_repeated
 from common.locks import locked
 from common.progress import Progress
 from common.run_folder import RunFolder, shown_script
 from common.run_record import RunRecord, SplitMetrics, increment_test_evaluations
 from common.signals import ignore_stops, slurm_requeue, stop_immediately
 from common.text import quote_override, shell_join
+from common.untrusted.saved_config import untrusted_keys
 from engine import error_messages, log_handlers
 from engine.process_tuning import collect_garbage
 from engine.processes import (
@@ -312,7 +313,12 @@ def _how_to_resume(job: Job, config: DictConfig) -> str:
         return resume_advice(job.command)
     if not job.folder.last_checkpoint.is_file():
         return "; no checkpoint was written yet"
-    again = [each for each in job.overrides if each.lstrip("+").startswith(NOT_KEPT)]
+    untrusted = untrusted_keys(config)  # classes of the user's own; those of chosen files are found there again
+    again = [
+        each for each in job.overrides
+        if each.lstrip("+").startswith(NOT_KEPT)
+        or (key_of(each) not in job.choices and any(f"{key}.".startswith(f"{key_of(each)}.") for key in untrusted))
+    ]  # fmt: skip
     if "test" not in stages:  # otherwise the resumed run would be evaluated on the test images
         again.append(f"stages={stages}")
     launcher = {"": "python", "torchrun": "torchrun ...", "srun": "srun ... python"}[STATE.process.launcher]

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.checks import check_good_enough, check_whole_numbers
 from common.errors import UserError
+from common.flags import config_dir
 from common.text import did_you_mean, quote_override
 from engine.cli import safe_name
 from engine.config.annotations import matches_type, type_name
@@ -71,7 +72,8 @@ def read_settings(config: DictConfig) -> SearchSettings:
     values["space"] = read_space(default_space if values["space"] is None else values["space"])
     values["base_overrides"] = read_base_overrides(values["base_overrides"])
     if "datamodule" not in values["space"]:
-        values["base_overrides"], STATE.data_source = complete_data(values["base_overrides"])
+        base, own = values["base_overrides"], config_dir(STATE.command[2:])
+        values["base_overrides"], STATE.data_source = complete_data(base, own)
     values["pruning"] = _pruning(values["pruning"], values["objectives"])
     check_space(values["space"], values["base_overrides"])
     return SearchSettings(**values)

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import UserError
+from common.idle import key_of
 from common.progress import EVERY_S, Progress
 from common.run_folder import missing_folders
 from common.text import printable
@@ -46,6 +47,7 @@ class SweepReport(Callback):
             check_trainer_group(config)  # first, since the name of the run's folder depends on it
             if config.hydra.job.name == "train":  # smallest.py shares this configuration
                 check_single_run(config)
+                _check_folder("hydra.sweep.dir", "is for a sweep (-m); for a single run use hydra.run.dir=DIR")
         with contextlib.suppress(OSError, OmegaConfBaseException):  # as below
             STATE.made_folders += missing_folders(Path(config.hydra.run.dir))
 
@@ -56,12 +58,13 @@ class SweepReport(Callback):
         for name in SHOWN:
             logging.getLogger(name).setLevel(logging.INFO)
         with _refusing():
+            _check_folder("hydra.run.dir", "is for a single run; for a sweep use hydra.sweep.dir=DIR")
             wait_for_all(config.hydra.launcher)
             about = complete_sweep(config)
-            check_deploy(config.deploy, config.stages)
             if config.hydra.launcher._target_ == ray_launcher.NAME:
                 ray_launcher.connect(config.hydra.launcher.ray)
             check_jobs(config)
+            check_deploy(config.deploy, config.stages)
             print(about, flush=True)  # Hydra makes the jobs from `config` as it is now
         with contextlib.suppress(OSError):  # Hydra meets the same error in its next step, where it ends the sweep
             self.progress = SweepProgress.begin(config, STATE.command)
@@ -98,6 +101,12 @@ class SweepReport(Callback):
         for name in self.progress.unfinished() if self.progress else []:
             if name not in known:  # it ran in another process
                 STATE.failed.append(FailedJob(name, None, in_sweep=True))
+
+
+def _check_folder(key: str, message: str) -> None:
+    """Refuse a folder that the mode ignores; an experiment's file may set the mode, and run_cli adds both folders."""
+    if typed := next((each for each in STATE.command if key_of(each) == key), None):
+        raise UserError(f"{typed}: {message}")
 
 
 @contextlib.contextmanager

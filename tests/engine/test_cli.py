@@ -177,6 +177,16 @@ def test_an_experiment_with_other_data_or_settings_is_another_sweep():
     assert sweep_of("datamodule.root=/a", "-m", "experiment=batch_sizes") in names  # in any order
 
 
+def test_further_seeds_of_the_user_s_own_experiment_are_of_the_same_sweep(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseeds: 3\n")
+    (tmp_path / "experiment" / "plain.yaml").write_text("# @package _global_\nseed: 3\n")
+    for name, same in (("mine", True), ("mine.yaml", True), ("plain", False)):
+        typed = (f"--config-dir={tmp_path}", f"experiment={name}", "-m")
+        assert (sweep_of(*typed) == sweep_of(*typed, "seeds=5")) == same
+    assert sweep_of("experiment=batch_sizes.yaml", "seeds=1") == sweep_of("experiment=batch_sizes.yaml")
+
+
 def test_the_flag_of_a_sweep_may_be_anywhere():
     assert complete_overrides(["seed=1,2", "-m"])[:2] == ["-m", "seed=1,2"]
 
@@ -262,23 +272,20 @@ def test_a_search_takes_no_folder_of_a_sweep(monkeypatch, script):
         complete_overrides(["hydra.sweep.dir=/x"])
 
 
-@pytest.mark.parametrize("flag", ["-m", "--multirun"])
-def test_a_sweep_takes_no_folder_of_a_single_run(flag):
-    with pytest.raises(
-        UserError, match=r"^hydra.run.dir=/x: is for a single run; for a sweep use hydra.sweep.dir=DIR$"
-    ):
-        complete_overrides([flag, "seed=1,2", "hydra.run.dir=/x"])
+FOR_SWEEP = "is for a sweep (-m); for a single run use hydra.run.dir=DIR"
+FOR_RUN = "is for a single run; for a sweep use hydra.sweep.dir=DIR"
 
 
-def test_a_single_run_takes_no_folder_of_a_sweep(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["train.py"])
-    with pytest.raises(
-        UserError, match=r"^hydra.sweep.dir=/x: is for a sweep \(-m\); for a single run use hydra.run.dir=DIR$"
-    ):
-        complete_overrides(["seed=1", "hydra.sweep.dir=/x"])
-    assert "hydra.sweep.dir=/x" in complete_overrides(
-        ["experiment=batch_sizes", "hydra.sweep.dir=/x"]
-    )  # sweeps without -m
+@pytest.mark.parametrize(("arguments", "key", "message"), [
+    (["-m", "seed=1,2"], "hydra.run.dir", FOR_RUN), (["--multirun", "seed=1,2"], "hydra.run.dir", FOR_RUN),
+    (["experiment=optimizers"], "hydra.run.dir", FOR_RUN), (["hydra.mode=MULTIRUN"], "hydra.run.dir", FOR_RUN),
+    ([], "hydra.sweep.dir", FOR_SWEEP), (["experiment=final_model"], "hydra.sweep.dir", FOR_SWEEP),
+])  # fmt: skip
+def test_a_folder_that_the_mode_ignores_is_refused(train, tmp_path, arguments, key, message):
+    """An experiment sets the mode in its file: what a command line with one says is not enough to know it."""
+    ran = train(*arguments, f"{key}={tmp_path / 'out'}", small=False)
+    assert (ran.status, ran.err) == (1, f"ERROR: {key}={tmp_path / 'out'}: {message}\n")
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize(

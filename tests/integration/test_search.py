@@ -383,6 +383,14 @@ def test_bad_input_is_one_line(search, arguments, words):
     assert "secret" not in ran.err and not (ran.folder / "trials").exists()
 
 
+def test_an_experiment_of_the_user_s_own_chooses_its_data_source_as_in_train_py(search, tmp_path):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    text = "# @package _global_\ndefaults:\n  - override /datamodule: elpv\n"
+    (tmp_path / "conf" / "experiment" / "cells.yaml").write_text(text)
+    ran = search(f"--config-dir={tmp_path / 'conf'}", "base_overrides='experiment=cells datamodule.root=/images'")
+    assert ran.status == 1 and "datamodule.root=/images: datamodule=elpv brings its own images" in ran.err, ran.err
+
+
 @pytest.mark.thorough
 def test_a_refused_search_leaves_no_log_of_the_data_that_it_took_or_of_its_warnings(search, two_colors):
     data, twice = f"datamodule.root={two_colors}", ["n_startup_trials=2", "n_startup_trials=3"]

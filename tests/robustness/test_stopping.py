@@ -3,11 +3,14 @@
 import functools
 import logging
 import os
+import shlex
 import signal
 from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch import Callback
+from torch import nn
 
 from common.errors import UserError
 from common.run_folder import RunFolder
@@ -24,6 +27,20 @@ EVERY_TWO_STEPS = "callbacks.last_checkpoint.every_n_train_steps=2"  # of three 
 @pytest.fixture
 def at_step(monkeypatch):
     return functools.partial(helpers.at_step, monkeypatch)
+
+
+class Own(Callback):
+    """A callback of the user's own."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+
+class Tiny(nn.Sequential):
+    """A backbone of the user's own."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU())
 
 
 def kill():
@@ -147,6 +164,19 @@ def test_a_signal_saves_and_the_message_names_the_command_that_resumes(train, fi
     assert ran.status == 0, ran.err
     assert outcome(finished_run.folder) == outcome(stopped.folder)
     assert scalars(finished_run.folder) == scalars(stopped.folder)
+
+
+def test_the_command_that_resumes_names_classes_of_the_user_s_own_again(train, at_step):
+    backbone = f"model.backbone={__name__}.Tiny"
+    classes = [backbone, f"+callbacks.a._target_={__name__}.Own", f"+callbacks.b={{_target_:{__name__}.Own,size:5}}"]
+    at_step(4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    stopped = train("model=truncated", "model.keep=1", *classes, "+callbacks.a.size=3", "stages=[fit]", "optimizer=sgd")
+    assert stopped.status == 143, stopped.err
+    command = shlex.split(stopped.err.partition("Resume with: python train.py ")[2])
+    assert [each for each in command if each.startswith(("model", "+", "optimizer"))] == classes
+    ran = train(*command, small=False, to=stopped.folder)
+    assert ran.status == 0, ran.err
+    assert [ran.record.run.settings[f"callbacks.{name}.size"] for name in "ab"] == [3, 5]
 
 
 def test_a_signal_in_the_last_step_of_an_epoch_waits_for_its_end(train, at_step):

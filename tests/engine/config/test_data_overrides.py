@@ -58,7 +58,7 @@ def test_the_source_of_a_run_stays(here):
 
 @pytest.mark.parametrize("typed", [
     ["datamodule=elpv", "+datamodule.root=/a"], ["datamodule=elpv", "datamodule.root=/a"],
-    ["experiment=elpv_paper", "+datamodule.root=/a"],
+    ["experiment=elpv_paper", "+datamodule.root=/a"], ["experiment=elpv_paper.yaml", "datamodule.root=/a"],
 ])  # fmt: skip
 def test_a_folder_for_a_source_with_images_of_its_own_is_refused(typed):
     with pytest.raises(
@@ -66,6 +66,19 @@ def test_a_folder_for_a_source_with_images_of_its_own_is_refused(typed):
         match=r"datamodule.root=/a: datamodule=elpv.* takes no root; for your images: datamodule=image_folder",
     ):
         complete_data(typed)
+
+
+@pytest.mark.parametrize(("text", "chosen"), [
+    ("defaults:\n  - override /datamodule: elpv  # cells\n", True), ("defaults: [{override /datamodule: elpv}]\n", True),
+    ("defaults: [base, {override /datamodule: elpv, override /model: resnet18}]\n", True),
+    ("hydra: {sweeper: {params: {seed: '1,2'}}}\n# override /datamodule: elpv\n", False), ("datamodule: {fold: 1}\n", False),
+])  # fmt: skip
+def test_an_experiment_of_the_user_s_own_chooses_its_source(here, text, chosen):
+    (here / "experiment").mkdir()
+    (here / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}")
+    typed = ["experiment=mine", "datamodule.table=/t.csv"]
+    added = [] if chosen else ["datamodule=csv"]
+    assert complete_data(typed, str(here))[0] == [*typed, *added]
 
 
 @pytest.mark.parametrize(("typed", "whole"), [

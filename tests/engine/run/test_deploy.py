@@ -74,6 +74,8 @@ def test_the_file_is_that_of_export_py_which_predict_py_reads(train, two_colors,
     (["deploy=missing"], "deploy=missing: no_such_package is not installed; install it with pip install -e '.[onnx]'"),
     (["deploy=first", "stages=[cost]"], "deploy=first: stages=[cost] trains and evaluates no network"),
     (["-m", "deploy=first,fails"], "deploy=first,fails: applies to the whole sweep and cannot be swept; give one"),
+    (["-m", "deploy=first", "stages=cost"], "deploy=first: stages=[cost] trains and evaluates no network"),
+    pytest.param(["-m", "deploy=first", "stages=null"], "stages=null: null is not a stage", marks=pytest.mark.thorough),
     pytest.param(["-m", "deploy=web"], "deploy=web: the page", marks=pytest.mark.thorough),
 ])  # fmt: skip
 def test_what_cannot_be_is_known_before_anything_is_trained(train, formats, tmp_path, arguments, message):
@@ -81,6 +83,14 @@ def test_what_cannot_be_is_known_before_anything_is_trained(train, formats, tmp_
     ran = train(formats, *QUICK, *arguments, f"{key}={tmp_path / 'out'}")
     assert ran.status == 1 and ran.err.startswith(f"ERROR: {message}") and len(ran.err.splitlines()) == 1, ran.err
     assert not (tmp_path / "out").exists() and "epoch" not in ran.out
+
+
+def test_a_stage_by_itself_trains_too(monkeypatch):
+    """A sweep with stages=fit was refused: as a list, this text is f, i and t."""
+    monkeypatch.setattr(deploy, "make_format", lambda name: SimpleNamespace(packages=(), extra=""))
+    deploy.check_deploy("first", "fit")
+    with pytest.raises(UserError, match=r"deploy=first: stages=\[cost\] trains and evaluates no network"):
+        deploy.check_deploy("first", "cost")
 
 
 @pytest.mark.thorough

@@ -188,6 +188,18 @@ def test_settings_of_the_chosen_experiment_s_file_are_warned_of_unless_they_are_
     assert debug.status == 0 and not any("experiment=mine" in each for each in debug.record.run.warnings)
 
 
+def test_settings_that_are_completed_count_as_typed(train, own, places, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(places["teacher"].parent))
+    (tmp_path / "conf" / "experiment" / "deep.yaml").write_text("# @package _global_\ndatamodule: {range: [0, 9]}\n")
+    typed = ["datamodule.range=0,255", "teacher=~/teacher.ckpt", "~callbacks.distillation", own, "experiment=deep"]
+    ran = train(*SIMPLE_CNN, "trainer.max_epochs=1", "stages=[fit]", *typed)
+    assert ran.status == 0, ran.err
+    assert [each for each in ran.record.run.warnings if "no effect" in each] == [
+        "datamodule.range=[0,255]: has no effect on images of 8 bits per channel",
+        f"teacher={places['teacher']}: has no effect without callbacks.distillation",
+    ]
+
+
 def test_settings_of_other_files_of_the_user_s_own_are_warned_of_too(train, own):
     chosen = [*SIMPLE_CNN, own, "callbacks=[default,mine]", "scheduler=late", "trainer.max_epochs=1", "stages=[fit]"]
     ran = train(*chosen)
