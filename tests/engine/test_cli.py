@@ -1,6 +1,7 @@
 import importlib
 import logging
 import re
+import shutil
 import signal
 import sys
 from types import ModuleType, SimpleNamespace
@@ -48,8 +49,11 @@ def test_a_warning_says_what_to_set_where_python_reads_file_names_as_ascii(monke
     "verb, module",
     [("export", "inference.export.export"), ("demo", "inference.demo.app"), ("report", "reports.report")],
 )
-def test_a_command_that_imports_for_long_shows_that_it_is_starting(in_process, monkeypatch, verb, module):
-    shown = []
+def test_a_command_that_imports_for_long_shows_that_it_is_starting(in_process, monkeypatch, tmp_path, verb, module):
+    shown, typed = [], []
+    if verb == "export":
+        typed = [f"ckpt={tmp_path / 'a.ckpt'}"]  # a wrong one is refused before
+        (tmp_path / "a.ckpt").touch()
 
     class Slow(ModuleType):
         def __getattr__(self, name):  # of `from module import run`, and what the import asks for
@@ -57,7 +61,7 @@ def test_a_command_that_imports_for_long_shows_that_it_is_starting(in_process, m
             return lambda *_: shown.append(Progress._innermost)
 
     monkeypatch.setitem(sys.modules, module, Slow(module))
-    assert in_process(importlib.import_module(verb)) == (0, "", "")
+    assert in_process(importlib.import_module(verb), *typed) == (0, "", "")
     assert {*shown[:-1]} == {"starting"} and shown[-1] is None
 
 
@@ -185,6 +189,18 @@ def test_further_seeds_of_the_user_s_own_experiment_are_of_the_same_sweep(tmp_pa
         typed = (f"--config-dir={tmp_path}", f"experiment={name}", "-m")
         assert (sweep_of(*typed) == sweep_of(*typed, "seeds=5")) == same
     assert sweep_of("experiment=batch_sizes.yaml", "seeds=1") == sweep_of("experiment=batch_sizes.yaml")
+
+
+def test_a_file_of_the_user_s_own_that_would_not_be_read_is_refused(tmp_path):
+    (tmp_path / "optimizer").mkdir()
+    own, usual = tmp_path / "optimizer" / "sgd.yaml", cli.CONF / "optimizer" / "sgd.yaml"
+    shutil.copyfile(usual, own)
+    complete_overrides([f"--config-dir={tmp_path}", "optimizer=sgd"])
+    own.write_text(usual.read_text().replace("lr: 0.05", "lr: 0.07"))
+    with pytest.raises(
+        UserError, match=r"^--config-dir=.*: optimizer/sgd.yaml has the name of a file of conf/.*rename it"
+    ):
+        complete_overrides([f"--config-dir={tmp_path}", "optimizer=sgd"])
 
 
 def test_the_flag_of_a_sweep_may_be_anywhere():
