@@ -199,13 +199,15 @@ def test_a_nan_loss_prunes_the_trial_and_is_no_failure(search):
     def run(config, record, callbacks=()):
         if config.model.keep == 4:
             trainer = SimpleNamespace(
-                global_step=7, is_last_batch=True, current_epoch=0, world_size=1, is_global_zero=True,
+                global_step=6, is_last_batch=True, current_epoch=0, world_size=1, is_global_zero=True,
                 default_root_dir="nowhere",
                 optimizers=[SimpleNamespace(param_groups=[{"lr": 9.0}])],
                 datamodule=SimpleNamespace(catalog=SimpleNamespace(paths=["a.png"])),
             )  # fmt: skip
-            batch = {"rows": torch.tensor([0])}
-            TerminateOnNaN().on_train_batch_end(trainer, None, {"loss": torch.tensor(math.nan)}, batch, 0)
+            batch, check = {"rows": torch.tensor([0])}, TerminateOnNaN()
+            check.on_train_batch_start(trainer, None, batch, 0)
+            trainer.global_step = 7
+            check.on_train_batch_end(trainer, None, {"loss": torch.tensor(math.nan)}, batch, 0)
         fake_run(lambda _: 0.7)(config, record, callbacks)
 
     ran = search("space={model.keep:[3,4]}", "objectives=[val.accuracy,model.macs]", "seeds=[1]", run=run)
