@@ -312,11 +312,13 @@ def _check_flags(flags: list[str], typed: list[str]) -> None:
         raise UserError("-sc: needs the name of a shell: python train.py -sc install=bash")
     if (own := config_dir(flags)) and not Path(own).is_dir():
         raise UserError(f"--config-dir={own}: no such folder; give the folder that holds model/NAME.yaml and the like")
-    for file in sorted(Path(own).rglob("*.yaml")) if own else ():
-        same = CONF / file.relative_to(own)
+    for file in sorted(CONF.rglob("*.yaml")) if own else ():  # not of their folder, which may hold all images, too
+        same = Path(own, file.relative_to(CONF))
         if same.is_file() and not filecmp.cmp(file, same, shallow=False):
-            raise UserError(f"--config-dir={own}: {file.relative_to(own)} has the name of a file of conf/, which would be read "
-                            "in its place; rename it")  # fmt: skip
+            name = file.relative_to(CONF)
+            raise UserError(
+                f"--config-dir={own}: {name} has the name of a file of conf/, which would be read in its place; rename it"
+            )
     for flag in flags:
         name = _without_value(flag, known)
         is_known = any(option.startswith(name) for option in known) if flag.startswith("--") else name in known

@@ -359,5 +359,4 @@ def _chosen_from(best: BestOfValue) -> Cell:
 def _folds(row: ResultRow) -> Cell:
     if not row.folds:
         return Cell("-", None)
-    counts = " to ".join(map(str, dict.fromkeys(row.folds_per_seed)))
-    return Cell(f"{counts} of {row.data.folds}", row.folds_per_seed[0])
+    return Cell(row.describe_folds(), row.folds_per_seed[0])

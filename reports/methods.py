@@ -70,8 +70,7 @@ def _data(row: ResultRow) -> list[str]:
     origins = list(dict.fromkeys(run.data.splits_from for run in runs if run.data.splits_from))
     sentences += [f"Splits: {clean('; '.join(origins))}."] if origins else []
     if row.folds:
-        n_folds = " to ".join(map(str, dict.fromkeys(row.folds_per_seed)))
-        sentences.append(f"{n_folds} of {data.folds} folds of a cross-validation were trained for each seed.")
+        sentences.append(f"{row.describe_folds()} folds of a cross-validation were trained for each seed.")
     for split, found in row.outcomes.items():
         if isinstance(found, CorrectnessMatrix) and found.groups is not None:
             sentences.append(f"The {SPLIT_NAMES[split]} images form {len(set(found.groups.tolist())):,} groups.")

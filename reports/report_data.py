@@ -105,6 +105,10 @@ class ResultRow:
         counts = Counter(run.seed for run in self.runs).values()
         return min(counts), max(counts)
 
+    def describe_folds(self) -> str:
+        """Return `5 of 5`, or `3 to 5 of 5` where seeds lack some."""
+        return f"{' to '.join(map(str, dict.fromkeys(self.folds_per_seed)))} of {self.data.folds}"
+
     @cached_property
     def baselines(self) -> dict[str, Baseline]:
         """The most frequent class of each split that was measured and has known class counts."""
