@@ -88,7 +88,7 @@ def write_predictions(folder: RunFolder, split: str, predictions: Predictions) -
 
 def _can_write_parquet(predictions: Predictions) -> bool:
     if importlib.util.find_spec("pyarrow") is None:
-        log.warning("%d classes: predictions are written as CSV, which is large; for parquet: pip install -e '.[parquet]'",
+        log.warning('%d classes: predictions are written as CSV, which is large; for parquet: pip install -e ".[parquet]"',
                     len(predictions.classes))  # fmt: skip
         return False
     try:

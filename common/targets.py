@@ -10,7 +10,7 @@ from collections.abc import Callable, Set
 from pathlib import Path
 
 from common.errors import UserError
-from common.text import did_you_mean, shell_quote
+from common.text import did_you_mean
 
 
 def resolve_target(name: object, key: str) -> Callable:
@@ -81,7 +81,7 @@ def check_installed(package: str, wanted_by: str, extra: str) -> None:
 
 def not_installed(package: str, wanted_by: str, extra: str) -> UserError:
     """Return the error that names a missing package and the command that installs it."""
-    install = f"-e {shell_quote(f'.[{extra}]')}" if extra else package
+    install = f'-e ".[{extra}]"' if extra else package
     return UserError(f"{wanted_by}: {package} is not installed; install it with pip install {install}")
 
 

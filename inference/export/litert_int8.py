@@ -57,7 +57,7 @@ class LitertInt8(LitertFile):
         from lightning_modules.activation_memory import INT8_BYTES, peak_activations  # late: torch
 
         if importlib.util.find_spec(microcontroller.PACKAGE) is None:
-            install = f"pip install -e '.[{self.extra}]'"
+            install = f'pip install -e ".[{self.extra}]"'
             return f"not run as on a microcontroller: {install} installs tflite-micro, on Linux with x86-64"
         computed = INT8_BYTES * peak_activations(model.network, model.description.image_size)
         try:

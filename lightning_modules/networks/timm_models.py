@@ -26,7 +26,7 @@ def find_timm(asked_by: str) -> ModuleType:
     try:
         return importlib.import_module("timm")
     except ImportError as error:
-        raise NetworkError(f"{asked_by}: timm is not installed; install it with pip install -e '.[timm]'") from error
+        raise NetworkError(f'{asked_by}: timm is not installed; install it with pip install -e ".[timm]"') from error
 
 
 def check_timm_name(name: str, *, key: str, further: Iterable[str] = ()) -> None:
@@ -49,7 +49,7 @@ def check_timm_name(name: str, *, key: str, further: Iterable[str] = ()) -> None
         if not further:
             raise
         raise NetworkError(
-            f"{key}={name}: unknown (timm, which has a thousand more, is not installed: pip install -e '.[timm]')",
+            f'{key}={name}: unknown (timm, which has a thousand more, is not installed: pip install -e ".[timm]")',
             name=name,
             allowed=further,
         ) from error

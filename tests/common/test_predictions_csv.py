@@ -55,7 +55,7 @@ def test_without_pyarrow_and_with_names_that_are_no_utf8_it_is_a_csv(folder, mon
     assert "not UTF-8" in caplog.text and read_predictions(folder, "val").paths == ["\udce9.png"]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     write_predictions(folder, "test", predictions(folder))
-    assert "pip install -e '.[parquet]'" in caplog.text and folder.predictions("test").is_file()
+    assert 'pip install -e ".[parquet]"' in caplog.text and folder.predictions("test").is_file()
 
 
 @pytest.mark.parametrize("damage", ["cut", "no parquet", "types", "columns", "label", "probability", "nothing"])

@@ -392,7 +392,7 @@ def test_errors_are_one_line(export, run, tmp_path, monkeypatch):
         assert status == 1 and err.startswith("ERROR: ") and words in err and len(err.splitlines()) == 1, err
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     status, _, err = export(ckpt)
-    assert status == 1 and "onnxscript is not installed; install it with pip install -e '.[onnx]'" in err
+    assert status == 1 and 'onnxscript is not installed; install it with pip install -e ".[onnx]"' in err
 
 
 @pytest.mark.slow

@@ -404,7 +404,7 @@ def test_without_tflite_micro_a_line_names_it_and_ram_kib_is_refused(run, int8, 
     monkeypatch.setattr(microcontroller, "PACKAGE", "no_such_package")
     format = LitertInt8()
     export(str(run.best_checkpoint), format=format, out=str(tmp_path / "out"))
-    assert "\nnot run as on a microcontroller: pip install -e '.[litert]' installs tflite-micro" in format.describe(
+    assert '\nnot run as on a microcontroller: pip install -e ".[litert]" installs tflite-micro' in format.describe(
         True
     )
     with pytest.raises(UserError, match=r"format\.ram_kib=64: no_such_package is not installed.*\[litert\]"):

@@ -411,7 +411,7 @@ def test_without_optuna(search, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     ran = search()
     assert ran.status == 1 and len(ran.err.splitlines()) == 1
-    assert "search.py: optuna is not installed; install it with pip install -e '.[search]'" in ran.err
+    assert 'search.py: optuna is not installed; install it with pip install -e ".[search]"' in ran.err
 
 
 def test_a_folder_that_cannot_be_written(search, tmp_path):

@@ -11,7 +11,7 @@ from lightning_modules.preprocessing import decide_preprocessing
 from tests.support.fake_checkpoints import MEAN, STD, make_checkpoint
 
 HALF = [0.5, 0.5, 0.5]
-OF_TIMM = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs timm: pip install -e '.[timm]'")
+OF_TIMM = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason='needs timm: pip install -e ".[timm]"')
 LITE0 = {"network": "timm", "name": "tf_efficientnet_lite0"}
 CUT = {"network": "truncated", "keep": 5, "head": {}}
 

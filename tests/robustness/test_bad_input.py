@@ -122,7 +122,7 @@ def test_a_sample_package_that_is_not_installed(train, monkeypatch):
     assert says(
         train("datamodule=elpv", small=False),
         "elpv-dataset",
-        "pip install -e '.[samples]'",
+        'pip install -e ".[samples]"',
         "images: datamodule.root=DIR",
     )
 

@@ -234,7 +234,7 @@ def test_the_description_and_the_weights_in_a_safetensors_file_are_checked_alike
     ("image_size", 10**9), ("mean", [1]), ("std", [0, 1, 1]), ("decision", {"x": []}),
 ])  # fmt: skip
 def test_the_description_in_an_onnx_file_is_checked_alike(tmp_path, key, value):
-    onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install -e '.[onnx]'")
+    onnx = pytest.importorskip("onnx", reason='onnx is not installed: pip install -e ".[onnx]"')
     shapes = {"x": ["N", 3, 8, 8], "y": ["N", 3]}
     ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()]
     nodes = [onnx.helper.make_node(*each) for each in (("GlobalAveragePool", "x", "m"), ("Flatten", "m", "y"))]

@@ -152,7 +152,7 @@ def in_chromium(file: Path | str, arguments: Sequence[str] = (), **context) -> I
     `arguments` are the browser's own, `context` is Playwright's.
     """
     browsers = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'"
+        "playwright.sync_api", reason='playwright is not installed: pip install -e ".[test]"'
     )
     with browsers.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *arguments])

@@ -130,7 +130,7 @@ def test_what_lightning_s_callbacks_refuse_later_is_named(train, monkeypatch):
     monkeypatch.setattr(lightning_device_stats, "_PSUTIL_AVAILABLE", RequirementCache("psutil>=1000"))
     ran = train(f"+callbacks.device._target_={LIGHTNING}.DeviceStatsMonitor", *SIMPLE_CNN)
     assert ran.err == (
-        "ERROR: callbacks.device: psutil is not installed; install it with pip install -e '.[device_stats]'\n"
+        'ERROR: callbacks.device: psutil is not installed; install it with pip install -e ".[device_stats]"\n'
     )
 
 

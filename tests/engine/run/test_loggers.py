@@ -197,7 +197,7 @@ def test_a_missing_package_is_one_line_before_images_are_read(train, tmp_path, m
     monkeypatch.setattr(lightning_wandb, "_WANDB_AVAILABLE", RequirementCache("wandb>=1000"))
     ran = train("logger=wandb")
     assert ran.status == 1
-    assert ran.err == "ERROR: logger.wandb: wandb is not installed; install it with pip install -e '.[wandb]'\n"
+    assert ran.err == 'ERROR: logger.wandb: wandb is not installed; install it with pip install -e ".[wandb]"\n'
     assert not ran.folder.exists() and not list(tmp_path.rglob("*.npy"))
 
 

@@ -248,7 +248,7 @@ def test_without_timm_its_backbones_are_left_out(config, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     notes = []
     found = list_candidates(config(backbones=["squeezenet1_1", "lcnet_050"]), 2, notes)
-    assert {each.backbone for each in found} == {"squeezenet1_1"} and "pip install -e '.[timm]'" in notes[0]
+    assert {each.backbone for each in found} == {"squeezenet1_1"} and 'pip install -e ".[timm]"' in notes[0]
     with pytest.raises(UserError, match="timm, which is not installed"):
         list_candidates(config(backbones=["lcnet_050"], weights={}), 2)
 

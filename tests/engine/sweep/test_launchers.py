@@ -138,7 +138,7 @@ def test_ray_runs_jobs_here_and_reuses_their_processes(tmp_path, two_colors):
 def test_a_launcher_that_is_not_installed_names_its_extra(launcher, extra):
     missing = MissingConfigException("not found", missing_cfg_file=f"hydra/launcher/{launcher}", options=["basic"])
     assert error_messages.user_message(missing) == (
-        f"hydra/launcher={launcher}: its package is not installed; install it with pip install -e '.[{extra}]'"
+        f'hydra/launcher={launcher}: its package is not installed; install it with pip install -e ".[{extra}]"'
     )
 
 
@@ -146,7 +146,7 @@ def test_without_ray_the_command_names_the_extra_and_leaves_nothing(train, tmp_p
     monkeypatch.setitem(sys.modules, "ray", None)
     ran = train("-m", "seed=1,2", "hydra/launcher=ray", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert ran.status == 1
-    assert ran.err == "ERROR: hydra/launcher=ray: ray is not installed; install it with pip install -e '.[ray]'\n"
+    assert ran.err == 'ERROR: hydra/launcher=ray: ray is not installed; install it with pip install -e ".[ray]"\n'
     assert not (tmp_path / "sweep").exists()
 
 
