@@ -129,6 +129,39 @@ class Plan:
             write_json(self.path, known)
             return decision
 
+    def keep_networks(self, candidates: int) -> None:
+        """Let the decisions of an earlier budget stand, except for the number of seeds that it allowed.
+
+        Taken again, they would be for a more expensive reference, whose seeds this budget would lack in turn.
+
+        Raises:
+            UserError: as `check`, of this number of candidates.
+        """
+        with self._locked():
+            if not self.completes_seeds:
+                return
+            known = self._read()
+            decided = {name: known[name] for name in DECISIONS if name in known}
+            for name, entry in decided.items():
+                self.check(name, entry.get("decision") if isinstance(entry, dict) else None, candidates)
+            earlier = known.pop("repeats")["budget_minutes"]
+            for entry in decided.values():
+                entry["budget_minutes"] = self.budget.minutes
+            known["race"]["decision"]["notes"].append(
+                f"This is the race of budget.minutes={earlier}, whose finals this budget completes; with another one, a new "
+                "race is planned."
+            )
+            write_json(self.path, known)
+
+    @property
+    def completes_seeds(self) -> bool:
+        """Whether an earlier budget lacked time for seeds of its finalists, and this one is what it named as enough."""
+        try:
+            enough = self._read()["repeats"]["decision"]["decision"]["enough_minutes"]
+            return self.budget.minutes is not None and enough <= self.budget.minutes
+        except (KeyError, TypeError):  # nothing decided, all seeds allowed, or decided by an earlier version
+            return False
+
     def check(self, name: str, found: object, candidates: int) -> None:
         """Check that a decision with its notes has the form that its name requires, for this number of candidates.
 
@@ -138,7 +171,9 @@ class Plan:
         parts = found if isinstance(found, dict) else {}
         decision, notes = parts.get("decision"), parts.get("notes")
         if name == "repeats":
-            is_known = type(decision) is int and decision > 0
+            # Earlier versions wrote the number itself
+            allowed = decision.get("allowed") if isinstance(decision, dict) else decision
+            is_known = type(allowed) is int and allowed > 0
         else:
             places = decision if isinstance(decision, dict) else {}
             lists = [places.get("places"), places.get("frozen")] if name in ("race", "race below") else [decision]

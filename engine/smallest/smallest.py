@@ -132,6 +132,8 @@ class Smallest:
     def _train(self) -> list[int]:
         try:
             self._screen()
+            if self.plan.completes_seeds and not self._has_time_for_seeds_of_a_new_race():
+                self.plan.keep_networks(len(self.candidates))
             return self._finals(self._race_below(self._race()))
         except StopRequested:
             self._save()  # with the seconds so far
@@ -301,6 +303,14 @@ class Smallest:
         if not finished:
             raise UserError(self._why_none_finished(places))
         return finished
+
+    def _has_time_for_seeds_of_a_new_race(self) -> bool:
+        """Return whether the reference of a new race could be trained with all seeds in half of the time that is left."""
+        left_s = self._left_s()
+        found = pick_reference(self.candidates, range(len(self.candidates)), self.question.cost[0], self.times, left_s)
+        if found is None:
+            return False
+        return len(self.runs.finals(found.index)) * self.times.of(self.candidates[found.index]) <= left_s / 2
 
     def _race_below(self, finished: list[int]) -> list[int]:
         """Run a second race among cheaper candidates where the most accurate finisher is also the cheapest good one.
@@ -566,6 +576,7 @@ class Smallest:
         raced = [*raced, *self._trained_before()]
         reference, *finalists = self._decide("finals", lambda: self._plan_finals(raced))
         allowed = self._decide("repeats", lambda: self._plan_repeats([reference, *finalists]))
+        allowed = allowed["allowed"] if isinstance(allowed, dict) else allowed  # a number in earlier versions
         self._measure_latencies([reference, *finalists])
         self.keys = {index: self.runs.finals(index)[:allowed] for index in (reference, *finalists)}
         with self._timed("finals"):
@@ -599,11 +610,11 @@ class Smallest:
         values, costs, reference, need = self._compare(raced)
         return [reference, *pick_finalists(values, costs, need, self.settings.n_finalists, reference)]
 
-    def _plan_repeats(self, finals: list[int]) -> int:
-        """Return how many of the seeds or folds the budget allows."""
+    def _plan_repeats(self, finals: list[int]) -> dict[str, int]:
+        """Return how many of the seeds or folds the budget has `allowed`, and `enough_minutes` for all if it lacks some."""
         wanted, left_s = len(self.runs.finals(finals[0])), self._left_s()
         if left_s is None:
-            return wanted
+            return {"allowed": wanted}
         for index in finals:
             self.times.learn(self.candidates[index], self.runs.folder(self.runs.first(index)))
         keys = {index: self.runs.finals(index) for index in finals}
@@ -614,13 +625,14 @@ class Smallest:
         allowed = 1 + sum(until_then <= left_s for until_then in itertools.accumulate(seconds))
         if self.folds is None and allowed < min(wanted, FEWEST_SEEDS):
             allowed = 1  # two seeds say next to nothing about how much seeds differ
-        if allowed < wanted:
-            what = "folds" if self.folds else "seeds"
-            self.note(
-                f"The budget allows {allowed} of {wanted} {what} in the finals; budget.minutes="
-                f"{self.budget.minutes_for(RESERVE_S + sum(seconds))} allows all {what} of these networks."
-            )
-        return allowed
+        if allowed == wanted:
+            return {"allowed": wanted}
+        what, enough = "folds" if self.folds else "seeds", self.budget.minutes_for(RESERVE_S + sum(seconds))
+        self.note(
+            f"The budget allows {allowed} of {wanted} {what} in the finals; budget.minutes={enough} allows all {what} of these "
+            "networks."
+        )
+        return {"allowed": allowed, "enough_minutes": enough}
 
     def _answer(self, finals: list[int]) -> None:
         """Choose on validation, prove on test, write the answer."""

@@ -1,5 +1,6 @@
 """Decisions that are kept, the clock of the budget, and predicted times."""
 
+import json
 import logging
 import threading
 from dataclasses import replace
@@ -14,7 +15,7 @@ from common.errors import UserError
 from common.locks import locked
 from common.run_folder import RunFolder
 from common.run_record import EpochSpeed, RunRecord, Throughput, write_record
-from common.smallest_record import Candidate, Costs
+from common.smallest_record import Candidate, Costs, Measured, Question
 from engine.smallest.plan import HEAD, PER_RUN_S, TRAINING, Budget, Plan, TrainingTimes
 from engine.smallest.smallest import DECISIVE, Smallest, search_of
 from engine.state import STATE
@@ -64,7 +65,8 @@ def test_a_decision_is_taken_once_and_again_for_another_budget(tmp_path, caplog)
     ("race below", {"places": [], "frozen": []}, [{"places": [], "frozen": [-1]}]),
     ("raced", [2, 0], [[3], [-1], [True], [0.0], [], {"places": [0]}]),
     ("finals", [1], [None]),
-    ("repeats", 1, [0, True, 2.0, [1]]),
+    ("repeats", {"allowed": 1, "enough_minutes": 30}, [0, True, 2.0, [1], {}, {"allowed": 0}, {"allowed": [1]}]),
+    ("repeats", 1, []),
 ])  # fmt: skip
 def test_a_decision_on_three_candidates_has_the_form_of_its_name(tmp_path, name, good, damaged):
     plan = Plan(tmp_path, Budget(10))
@@ -163,8 +165,63 @@ def test_seeds_are_left_out_only_where_the_budget_is_too_small(seeds, trained, l
         times=SimpleNamespace(learn=lambda *_: None, of=lambda _: 10.0), candidates=[None], folds=None, budget=Budget(10),
         note=notes.append, _left_s=lambda: left_s,
     )  # fmt: skip
-    assert Smallest._plan_repeats(search, [0]) == allowed
+    found = Smallest._plan_repeats(search, [0])
+    assert found.pop("allowed") == allowed
     assert bool(notes) == (allowed < seeds)
+    if notes:  # 1.1 times the seconds of the seeds and 30 s, or a minute more than now
+        assert found.pop("enough_minutes") == 11 and "budget.minutes=11 allows all seeds" in notes[0]
+    assert not found
+
+
+def test_the_budget_named_as_enough_completes_the_finals_of_the_search(tmp_path):
+    def decided(minutes: float, enough: float | None = None, taken: str = "") -> Plan:
+        """Return a search of one candidate, all decided by `taken` under this budget."""
+        plan = Plan(tmp_path, Budget(minutes))
+        allowed = {"allowed": 4} if enough is None else {"allowed": 1, "enough_minutes": enough}
+        for name, decision in (
+            ("race", {"places": [0], "frozen": []}),
+            ("raced", [0]),
+            ("finals", [0]),
+            ("repeats", allowed),
+        ):
+            plan.decide(name, lambda decision=decision: {"decision": decision, "notes": [taken]})
+        return plan
+
+    decided(52, enough=104, taken="slow")
+    for minutes in (52, 103.5, None):  # None: a new race has time for all seeds
+        assert not Plan(tmp_path, Budget(minutes)).completes_seeds
+    plan = Plan(tmp_path, Budget(104))
+    assert plan.completes_seeds and not plan.is_decided("race")
+    plan.keep_networks(1)
+    plan.keep_networks(1)  # as another process of the search does
+    assert [plan.is_decided(name) for name in ("race", "raced", "finals", "repeats")] == [True, True, True, False]
+    kept = "This is the race of budget.minutes=52, whose finals this budget completes"
+    notes = plan.decide("race", None)["notes"]
+    assert notes[0] == "slow" and notes[1].startswith(kept) and len(notes) == 2
+    decided(104)
+    assert not Plan(tmp_path, Budget(200)).completes_seeds  # it lacks none
+    assert plan.decide("finals", None)["notes"] == ["slow"]
+    known = json.loads((tmp_path / "plan.json").read_text())
+    (tmp_path / "plan.json").write_text(json.dumps({**known, "repeats": {"budget_minutes": 104, "decision": 1}}))
+    assert not Plan(tmp_path, Budget(200)).completes_seeds  # an earlier version wrote no other
+    decided(300, enough=400)
+    known = json.loads((tmp_path / "plan.json").read_text())
+    (tmp_path / "plan.json").write_text(json.dumps({**known, "race": 5}))
+    with pytest.raises(UserError, match="the decision 'race' is damaged"):
+        Plan(tmp_path, Budget(400)).keep_networks(1)
+
+
+@pytest.mark.parametrize(("left_s", "keeps"), [(1e9, False), (481.0, False), (479.0, True)])
+def test_a_budget_for_all_seeds_of_a_new_reference_races_again(left_s, keeps):
+    """The best candidate takes 60 s a training, and four of them half of 480 s."""
+    search = object.__new__(Smallest)
+    search.candidates = [candidate("a", 1), candidate("b", 9)]
+    for each in search.candidates:
+        each.probe = Measured(value=0.9, low=0.8, high=0.95, n=100)
+    search.question = Question(cost=["macs"], metric="accuracy", good_enough=0.02)
+    search.times = SimpleNamespace(of=lambda each: 60.0 if each.backbone == "b" else 1.0, of_head=lambda each: 0.5)
+    search.runs, search._left_s = SimpleNamespace(finals=lambda _: [1, 2, 3, 4]), lambda: left_s
+    assert search._has_time_for_seeds_of_a_new_race() == (not keeps)
 
 
 def test_a_training_is_predicted_from_the_pass_of_its_backbone_by_macs():

@@ -377,7 +377,7 @@ def test_latencies_of_another_machine_do_not_decide(tmp_path, monkeypatch, is_de
     search._take_known_latencies()
     for each in search.candidates:
         each.stage = "raced"
-    search._decide = lambda name, take: 1 if name == "repeats" else [0, 1] if is_decided else take()
+    search._decide = lambda name, take: {"allowed": 1} if name == "repeats" else [0, 1] if is_decided else take()
     assert search._finals([0, 1]) == ([0, 1] if is_decided else [1])  # of equal ones the cheapest is the reference
     assert [each.costs.latency_ms for each in search.candidates] == [9.0, 8.0]
 
