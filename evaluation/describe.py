@@ -137,7 +137,7 @@ def describe_promise(decision: Decision, like: str = "these") -> str:
         like: completes "images like": the promise holds for images from the same source as the validation images.
     """
     target, n = f"accuracy {decision.target_accuracy:g}", decision.fitted_on or 0
-    if decision.delta is None:  # from an older version, which took the confidence that just reached the target
+    if decision.delta is None:  # of a file in 8 bits, or from an older version, which took what just reached the target
         confidence = decision.confidence
         reached = "no confidence" if confidence is None else f"confidence >= {format_confidence(confidence)}"
         return f"{reached} reached {target} on validation, which promises nothing for other images"

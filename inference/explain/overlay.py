@@ -19,6 +19,7 @@ def overlay(image: Image.Image, heat: np.ndarray, image_size: int, fit: str = "s
     """
     used, filled = place(*image.size, image_size, fit)
     left, top, right, bottom = map(round, used)
+    right, bottom = max(left + 1, right), max(top + 1, bottom)  # of a very long image, less than a pixel is seen
     rows, columns = heat.shape
     box = [edge * length / image_size for edge, length in zip(filled, (columns, rows) * 2, strict=True)]
     scaled = Image.fromarray(heat.astype(np.float32) / (float(heat.max()) or 1.0))

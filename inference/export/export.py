@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -164,6 +165,11 @@ def export(
     checkpoint = CheckpointBackend(Path(ckpt), "cpu", register)
     if threshold is not None:
         checkpoint.description = checkpoint.description.with_threshold(threshold)
+    decision = checkpoint.description.decision
+    if (
+        decision and decision.confidence is not None and not format.exact
+    ):  # fitted on other probabilities than the file's
+        checkpoint.description = replace(checkpoint.description, decision=replace(decision, delta=None))
     splits = known_images(Path(ckpt), images, root)
     if images is not None and not any(splits.get(split) for split in (*ORDER, *further)):
         split = clean(min(splits), 40)
@@ -233,7 +239,7 @@ def _verify(
             exact = format.open_unrounded(model)
         rounded = "before rounding to 8 bits, on "
     if exact:
-        few = images._replace(images=spread(images.images, N_VERIFICATION))
+        few = images.part(N_VERIFICATION)
         bound = [verification if format.exact else compare(exact, few)]
         if images.images:  # synthetic ones have color, which those of the run may not have
             bound.append(compare(exact, VerificationImages([], SYNTHETIC)))

@@ -12,7 +12,7 @@ import numpy as np
 
 from common.atomic_io import write_json
 from inference.export.file_format import Computes, TrainedModel
-from inference.export.verify import SYNTHETIC, VerificationImages, decoded, spread
+from inference.export.verify import SYNTHETIC, VerificationImages, decoded
 
 N_GOLDEN = 20  # images
 TOLERANCE, INT8_TOLERANCE = 1e-4, 0.05  # of a probability
@@ -32,10 +32,9 @@ def write_golden(
         exact: whether other devices have to agree on all images; in 8 bits a few may be rounded the other way.
         made_up: use images of noise instead of those that the file is compared on.
     """
-    chosen = [] if made_up else spread(model.compared.images, N_GOLDEN)
-    images = VerificationImages(chosen, model.compared.description)
+    images = VerificationImages([], SYNTHETIC) if made_up else model.compared.part(N_GOLDEN)
     pixels = np.stack([model.description.pixels(image) for image, _ in decoded(images, model.description)])
-    what = f"{len(pixels)} of the {images.description}" if chosen else SYNTHETIC
+    what = images.description
     folder.mkdir()
     (folder / IMAGES).write_bytes(pixels.tobytes())
     content = {

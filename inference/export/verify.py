@@ -39,6 +39,13 @@ class VerificationImages(NamedTuple):
     description: str
     split: str = ""
 
+    def part(self, most: int) -> "VerificationImages":
+        """Return at most `most` of them, evenly spaced, described as a part of the whole split."""
+        chosen = spread(self.images, most)
+        if len(chosen) == len(self.images):
+            return self
+        return self._replace(images=chosen, description=f"{len(chosen):,} of {self.description.rpartition(' of ')[2]}")
+
 
 class Verification(NamedTuple):
     """Hold how far a file is from its checkpoint, and both accuracies if labels are known."""

@@ -155,7 +155,7 @@ def test_golden_images_check_another_machine_with_the_folder_only(name, request,
     found = request.getfixturevalue(name)
     folder = shutil.copytree(found.path, tmp_path / "folder")
     golden = json.loads((folder / "golden" / "expected.json").read_text())
-    assert golden["images"] == "20 of the 24 validation images" and golden["image_size"] == 32
+    assert golden["images"] == "20 of 24 validation images" and golden["image_size"] == 32
     pixels = np.fromfile(folder / "golden" / "images.bin", np.uint8).reshape(20, 32, 32, 3)
     checkpoint = CheckpointBackend(run.best_checkpoint, "cpu")(pixels)
     np.testing.assert_allclose(golden["checkpoint"], checkpoint, atol=1e-5)

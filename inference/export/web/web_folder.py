@@ -61,6 +61,8 @@ class WebFolder(OnnxFile):
             "image_size": described.image_size,
             "decision": asdict(described.decision) if described.decision else None,
             "deep": described.range is not None,  # trained on images of more than 8 bits, which no browser shows
+            "found_range": described.range is not None
+            and not described.value_range.of_all,  # as in Predictor._note_scaled
             "bytes": len(content),
             "sha256": hashlib.sha256(content).hexdigest(),
             "runtime": VERSION,

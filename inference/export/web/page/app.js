@@ -7,6 +7,7 @@ const THUMBNAIL = 208; // pixels, the longer side
 const STRIP = 256; // rows that are read from an image at a time, a multiple of 8
 const SMALLEST_DRAFT = 512; // see `draftScale`
 const MOST_PIXELS = 200e6; // as in predict.py
+const WIDEST = 32767; // pixels that all browsers draw; wider canvases stay empty without an error
 const $ = (id) => document.getElementById(id);
 
 let model; // model.json: classes, image_size, decision, ...
@@ -21,7 +22,8 @@ class Problem extends Error {}
 
 // ---- The network
 
-async function fetchFile(name) {
+/** Return the body of a file of this server, read by `read`: a method of Response. */
+async function fetchFile(name, read) {
   let response;
   try {
     response = await fetch(name);
@@ -33,7 +35,14 @@ async function fetchFile(name) {
       `${name} is missing on this server (status ${response.status}). Upload the whole folder that export.py wrote.`,
     );
   }
-  return response;
+  try {
+    return await response[read]();
+  } catch {
+    throw new Problem(
+      `${name} cannot be read: the connection broke, or this server has another file of that name. Reload the page, or upload ` +
+        "the whole folder that export.py wrote again.",
+    );
+  }
 }
 
 /** Load the network's description, its runtime, and the network itself, checked by its hash. */
@@ -45,10 +54,8 @@ async function load() {
     );
   }
   if (typeof WebAssembly === "undefined") throw new Problem("This browser has no WebAssembly, which runs the network.");
-  model = await (await fetchFile("model.json")).json();
-  const [wasm, network] = await Promise.all(
-    ["ort.wasm", "model.onnx"].map(async (name) => (await fetchFile(name)).arrayBuffer()),
-  );
+  model = await fetchFile("model.json", "json");
+  const [wasm, network] = await Promise.all(["ort.wasm", "model.onnx"].map((name) => fetchFile(name, "arrayBuffer")));
   let right = network.byteLength === model.bytes;
   if (right && crypto.subtle) {
     // missing on http:// pages of other machines
@@ -116,6 +123,7 @@ async function decode(file) {
   }
   try {
     if (bitmap.width * bitmap.height > MOST_PIXELS) throw new Problem("it has more than 200 million pixels");
+    if (bitmap.width > WIDEST) throw new Problem(`it is wider than ${WIDEST} pixels, which browsers do not draw; use predict.py`);
     return readPixels(bitmap, isJpeg ? draftScale(bitmap.width, bitmap.height) : 1);
   } finally {
     bitmap.close();
@@ -266,7 +274,8 @@ function linearFilter(length, start, end, n) {
 /** Draw heat, scaled to its largest value, in colors over the part of gray RGBA pixels that the network saw. */
 function drawHeat(data, width, height, { values, rows, columns }) {
   const { used, filled } = place(width, height);
-  const [left, top, right, bottom] = used.map(roundEven);
+  const [left, top] = used.map(roundEven);
+  const [right, bottom] = [Math.max(left + 1, roundEven(used[2])), Math.max(top + 1, roundEven(used[3]))];
   const edges = filled.map((edge, k) => (edge * (k % 2 ? rows : columns)) / model.image_size);
   const across = linearFilter(columns, edges[0], edges[2], right - left);
   const down = linearFilter(rows, edges[1], edges[3], bottom - top);
@@ -371,6 +380,7 @@ async function labelAll(entries, skipped) {
   stopped = false;
   $("problem").hidden = true;
   $("after").hidden = false;
+  $("legend").hidden = !isHeatShown();
   $("stop").hidden = entries.length < 2;
   $("progress").hidden = entries.length < 2;
   $("progress").max = entries.length;
@@ -477,15 +487,21 @@ function showProbabilities(probabilities) {
     line.insertCell().textContent = probabilities[k].toFixed(3);
   }
   if (order.length > MOST_CLASSES) {
-    const more = element("td", `and ${order.length - MOST_CLASSES} less probable classes`, "quiet");
+    const more = element("td", `and ${plural(order.length - MOST_CLASSES, "less probable class", "es")}`, "quiet");
     more.colSpan = 3;
     table.insertRow().append(more);
   }
   return table;
 }
 
-function plural(n, word) {
-  return `${n} ${word}${n === 1 ? "" : "s"}`;
+function plural(n, word, ending = "s") {
+  return `${n} ${word}${n === 1 ? "" : ending}`;
+}
+
+/** Return a name for the middle of a sentence, whose other words keep their places where it is written from right to left. */
+function isolate(name) {
+  const plain = name.replaceAll(/[\u202a-\u202e\u2066-\u2069]/g, "");
+  return /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]/.test(plain) ? `\u2068${plain}\u2069` : plain;
 }
 
 function showStatus(skipped = 0, left = 0) {
@@ -494,7 +510,7 @@ function showStatus(skipped = 0, left = 0) {
   const errors = counts.get(undefined) || 0;
   counts.delete(undefined);
   const most = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 6);
-  const shown = most.map(([name, n]) => `${n} as ${name}`);
+  const shown = most.map(([name, n]) => `${n} as ${isolate(name)}`);
   const others = rows.length - errors - most.reduce((sum, [, n]) => sum + n, 0);
   if (others) shown.push(`${others} as other classes`);
   const parts = [`${plural(rows.length, "image")}: ${shown.join(", ") || "none labeled"}`];
@@ -512,9 +528,9 @@ function showProblem(error) {
 }
 
 function describeNetwork() {
-  const names = model.classes.slice(0, 12);
+  const names = model.classes.slice(0, 12).map(isolate);
   const more = model.classes.length - names.length;
-  const last = more ? `${more} more classes` : names.pop();
+  const last = more ? plural(more, "more class", "es") : names.pop();
   const { decision } = model;
   let abstains = "";
   if (decision) {
@@ -524,8 +540,12 @@ function describeNetwork() {
         ? ` Its answers are best guesses: accuracy ${target} cannot be promised for any image, so the table says abstained for each.`
         : ` It abstains where its confidence is below ${formatConfidence(confidence)}, for accuracy ${target}.`;
   }
+  const shallow = model.found_range
+    ? " It was trained on images of more than 8 bits per channel: those of 8 bits, which browsers read, were made in another way, and " +
+      "its predictions may be wrong."
+    : "";
   $("about").textContent =
-    `This network distinguishes ${names.join(", ")} and ${last}, and predicts one of them for any other image, too.${abstains}`;
+    `This network distinguishes ${names.join(", ")} and ${last}, and predicts one of them for any other image, too.${abstains}${shallow}`;
   $("heat").hidden = !model.maps;
   $("no-heat").hidden = Boolean(model.maps);
 }
@@ -541,7 +561,7 @@ function take(entries) {
   const images = entries.filter(({ file, inFolder }) => !inFolder || isImageByName(file));
   images.sort((a, b) => (a.path < b.path ? -1 : a.path > b.path ? 1 : 0));
   if (images.length) return label(images, entries.length - images.length);
-  if (entries.length) showProblem(new Problem("The folder has no images that a browser reads (JPEG, PNG, WebP, GIF, BMP, AVIF)."));
+  showProblem(new Problem("The folder has no images that a browser reads (JPEG, PNG, WebP, GIF, BMP, AVIF)."));
 }
 
 function entriesOf(files) {
@@ -579,10 +599,12 @@ async function entriesOfDrop(items) {
 let camera; // the stream while it is open
 
 async function openCamera() {
+  $("camera").disabled = true; // a second stream would stay open
   try {
     if (!navigator.mediaDevices) throw new Problem("The camera needs https:// or this machine's own address (localhost).");
     camera = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   } catch (error) {
+    $("camera").disabled = false;
     const reasons = { NotAllowedError: "it is not permitted", NotFoundError: "there is none", NotReadableError: "another program uses it" };
     return showProblem(error instanceof Problem ? error : new Problem(`No camera: ${reasons[error.name] || error.message}.`));
   }
@@ -596,6 +618,7 @@ function closeCamera() {
   if (camera) camera.getTracks().forEach((track) => track.stop());
   camera = undefined;
   $("viewfinder").hidden = true;
+  $("camera").disabled = false;
   $("camera").focus();
 }
 
@@ -624,6 +647,7 @@ function clear() {
     rows = [];
     $("results").replaceChildren();
     $("after").hidden = true;
+    $("legend").hidden = true;
     $("problem").hidden = true;
     $("status").textContent = "Ready.";
     $("choose").focus();
