@@ -315,7 +315,7 @@ class Decision:
     target_accuracy: float
     """Value of decision.target_accuracy for which `confidence` was chosen."""
     delta: float | None = None
-    """decision.delta: the probability that the promise of `confidence` fails; null: no promise (older records, files in 8 bits)."""
+    """decision.delta: the probability that the promise of `confidence` fails; null: no promise (old records, 8 bits)."""
     confidence: float | None = None
     """Smallest confidence at which a prediction is made; null if val promises the target for no share of the images."""
     fitted_on: int | None = None

@@ -166,9 +166,7 @@ def export(
     if threshold is not None:
         checkpoint.description = checkpoint.description.with_threshold(threshold)
     decision = checkpoint.description.decision
-    if (
-        decision and decision.confidence is not None and not format.exact
-    ):  # fitted on other probabilities than the file's
+    if decision and decision.confidence is not None and not format.exact:  # chosen with other probabilities
         checkpoint.description = replace(checkpoint.description, decision=replace(decision, delta=None))
     splits = known_images(Path(ckpt), images, root)
     if images is not None and not any(splits.get(split) for split in (*ORDER, *further)):

@@ -1,5 +1,6 @@
 import matplotlib
 import numpy as np
+import pytest
 from PIL import Image
 
 from inference.explain.overlay import OPACITY, overlay
@@ -38,6 +39,15 @@ def test_colors_lie_on_what_the_network_saw():
     assert (np.asarray(overlay(image, heat, 24, "pad"))[14:16] == yellow).all()
     tall = np.asarray(overlay(image.transpose(Image.Transpose.ROTATE_90), heat.T, 24, "pad"))
     assert (tall[:, 14:16] == yellow).all()
+
+
+@pytest.mark.parametrize("size", [(256, 1), (1, 256), (3, 2)])
+def test_of_a_very_long_image_at_least_one_pixel_was_seen(size):
+    """The central square of a thumbnail of 256 x 1 pixels is less than a pixel wide after rounding."""
+    image = Image.new("RGB", size, (120, 120, 120))
+    drawn = np.asarray(overlay(image, np.ones((2, 2)), 24, "crop"))
+    assert drawn.shape == (size[1], size[0], 3)
+    assert (drawn != 120).any(axis=-1).sum() == min(size) ** 2
 
 
 def test_no_heat_is_the_darkest_color_everywhere():
