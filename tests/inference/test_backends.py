@@ -69,7 +69,7 @@ def test_a_device_that_is_not_here(checkpoint, device):
 def test_onnxruntime_not_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     (tmp_path / "best.onnx").write_bytes(b"")
-    with pytest.raises(UserError, match=r"onnxruntime is not installed; install it with pip install -e '\.\[onnx\]'"):
+    with pytest.raises(UserError, match=r'onnxruntime is not installed; install it with pip install -e "\.\[onnx\]"'):
         open_backend(tmp_path / "best.onnx")
 
 

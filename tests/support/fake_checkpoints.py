@@ -82,7 +82,8 @@ def save_in_mode(image: Image.Image, kind: int, stem: Path) -> Path:
     elif kind == 3:
         image.putalpha(Image.linear_gradient("L").resize(image.size))
     elif kind == 5:
-        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+        gray = np.asarray(image.convert("L")).astype(np.uint16)
+        image = Image.fromarray(256 * gray + 91 * gray % 256)  # the lower byte is another one than the upper
     elif kind == 6:
         exif = image.getexif()
         exif[0x0112] = 6

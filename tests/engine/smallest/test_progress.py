@@ -54,5 +54,5 @@ def test_what_takes_no_time_is_not_shown(caplog):
 def test_a_missing_package_is_one_line_that_names_the_extra(package, monkeypatch):
     usual = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else usual(name))
-    with pytest.raises(UserError, match=rf"^smallest\.py: {package} is not installed; .*'\.\[smallest\]'$"):
+    with pytest.raises(UserError, match=rf'^smallest\.py: {package} is not installed; .*"\.\[smallest\]"$'):
         start.start(None, None)

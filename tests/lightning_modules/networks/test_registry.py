@@ -173,7 +173,7 @@ def test_timm_takes_no_network_from_elsewhere(name):
 
 def test_timm_that_is_not_installed_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(NetworkError, match=r"pip install -e '\.\[timm\]'"):
+    with pytest.raises(NetworkError, match=r'pip install -e "\.\[timm\]"'):
         build_network(network="timm", name="lcnet_050", num_classes=2)
 
 
