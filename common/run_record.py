@@ -503,7 +503,7 @@ class SplitMetrics:
     selective: Selective | None = None
     """Only with a decision that has a confidence."""
     test_evaluations: int | None = None
-    """How often this training was evaluated on its test images, including this time; 1 on other images. Null: val, or unknown."""
+    """How often this training was evaluated on its test images, including this time; other images: 1. Null: val, or unknown."""
 
     @property
     def guessing(self) -> Baseline | None:
