@@ -612,6 +612,11 @@ class Smallest:
 
     def _plan_repeats(self, finals: list[int]) -> dict[str, int]:
         """Return how many of the seeds or folds the budget has `allowed`, and `enough_minutes` for all if it lacks some."""
+        if self._has_answer and self.record.data["n_test"]:
+            self.note(
+                "These test images were evaluated for an earlier answer of this search, too. Each attempt adds to the chance "
+                "that something is wrongly shown: 5% for one, up to 10% for two."
+            )
         wanted, left_s = len(self.runs.finals(finals[0])), self._left_s()
         if left_s is None:
             return {"allowed": wanted}

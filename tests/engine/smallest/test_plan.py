@@ -163,7 +163,7 @@ def test_seeds_are_left_out_only_where_the_budget_is_too_small(seeds, trained, l
         runs=SimpleNamespace(finals=lambda _: list(range(seeds)), folder=lambda _: None, first=lambda _: 0,
                              is_trained=lambda seed: seed < trained),
         times=SimpleNamespace(learn=lambda *_: None, of=lambda _: 10.0), candidates=[None], folds=None, budget=Budget(10),
-        note=notes.append, _left_s=lambda: left_s,
+        note=notes.append, _left_s=lambda: left_s, _has_answer=False,
     )  # fmt: skip
     found = Smallest._plan_repeats(search, [0])
     assert found.pop("allowed") == allowed
@@ -171,6 +171,17 @@ def test_seeds_are_left_out_only_where_the_budget_is_too_small(seeds, trained, l
     if notes:  # 1.1 times the seconds of the seeds and 30 s, or a minute more than now
         assert found.pop("enough_minutes") == 11 and "budget.minutes=11 allows all seeds" in notes[0]
     assert not found
+
+
+@pytest.mark.parametrize(("has_answer", "n_test", "is_noted"), [(True, 40, True), (False, 40, False), (True, 0, False)])
+def test_a_second_answer_says_that_the_test_images_were_evaluated_before(has_answer, n_test, is_noted):
+    notes = []
+    search = SimpleNamespace(
+        runs=SimpleNamespace(finals=lambda _: [1, 2, 3, 4]), _left_s=lambda: None, note=notes.append, _has_answer=has_answer,
+        record=SimpleNamespace(data={"n_test": n_test}),
+    )  # fmt: skip
+    assert Smallest._plan_repeats(search, [0]) == {"allowed": 4}
+    assert bool(notes) == is_noted and all("for an earlier answer of this search" in text for text in notes)
 
 
 def test_the_budget_named_as_enough_completes_the_finals_of_the_search(tmp_path):
